@@ -1,0 +1,47 @@
+"""Mask R-CNN on TensorFlow and Keras 3: the network, its losses, its checkpoints and weight readers."""
+
+from mrcnn_model.config import ModelConfig
+
+__all__ = [
+    "CheckpointError",
+    "Detections",
+    "Losses",
+    "MaskRCNN",
+    "ModelCard",
+    "ModelConfig",
+    "WeightsReport",
+    "build_model",
+    "load_model",
+    "load_tensorpack_weights",
+    "load_weights",
+    "read_card",
+    "resolve_checkpoint",
+    "save_model",
+    "variable_key",
+]
+
+_HOMES = {
+    "CheckpointError": "checkpoint",
+    "ModelCard": "checkpoint",
+    "load_model": "checkpoint",
+    "read_card": "checkpoint",
+    "resolve_checkpoint": "checkpoint",
+    "save_model": "checkpoint",
+    "variable_key": "checkpoint",
+    "Detections": "structures",
+    "Losses": "structures",
+    "MaskRCNN": "mask_rcnn",
+    "build_model": "mask_rcnn",
+    "WeightsReport": "tensorpack",
+    "load_tensorpack_weights": "tensorpack",
+    "load_weights": "tensorpack",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import TensorFlow only when something that needs it is asked for: `ModelConfig` alone takes milliseconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mrcnn_model' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"mrcnn_model.{_HOMES[name]}"), name)

@@ -1,0 +1,38 @@
+"""Anchors of the region proposal network (Ren et al. 2015, section 3.1.1)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+def cell_anchors(size: float, ratios: Sequence[float]) -> np.ndarray:
+    """Make the anchors of one position, centred on (0, 0).
+
+    Args:
+        size: square root of every anchor's area, pixels.
+        ratios: height / width of each.
+
+    Returns:
+        float32 [len(ratios), 4], (x1, y1, x2, y2), not rounded.
+    """
+    half = [(0.5 * size / math.sqrt(r), 0.5 * size * math.sqrt(r)) for r in ratios]
+    return np.array([(-w, -h, w, h) for w, h in half], np.float32)
+
+
+def level_anchors(
+    height: int | tf.Tensor, width: int | tf.Tensor, *, stride: int, size: float, ratios: Sequence[float]
+) -> tf.Tensor:
+    """Lay the anchors of one level over its feature map: position (y, x) is centred on (x * stride, y * stride).
+
+    Computed from ranges in the graph, not stored in it: at 800x1344 they are 4 MB a bucket.
+
+    Returns:
+        float32 [height * width * len(ratios), 4], pixels of the resized image; row-major, ratios innermost.
+    """
+    y = tf.cast(tf.range(height) * stride, tf.float32)
+    x = tf.cast(tf.range(width) * stride, tf.float32)
+    grid_y, grid_x = tf.meshgrid(y, x, indexing="ij")  # [height, width]
+    centres = tf.stack([grid_x, grid_y, grid_x, grid_y], axis=-1)  # [height, width, 4]
+    return tf.reshape(centres[:, :, tf.newaxis, :] + cell_anchors(size, ratios), [-1, 4])

@@ -1,0 +1,146 @@
+"""What defines a network: every width, count and threshold, with the ancestor's values as defaults."""
+
+import math
+from dataclasses import dataclass, field
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+NORMS = ("frozen_bn", "gn")
+HEAD_NORMS = ("none", "gn")
+BOX_LOSSES = ("huber", "l1")
+
+
+@dataclass
+class ModelConfig:
+    """Architecture and thresholds of one Mask R-CNN.
+
+    A plain dataclass of JSON types, so that a checkpoint can hold it and Hydra can use it as a schema. Sizes are
+    pixels of the resized image. Sources: Mask R-CNN (He et al. 2017), FPN (Lin et al. 2017), Faster R-CNN
+    (Ren et al. 2015); the numbers are those of the Tensorpack recipe.
+
+    Raises:
+        ValueError: a value outside its range, named.
+    """
+
+    num_classes: int = 81  # with background, which is class 0
+
+    # Backbone and feature pyramid
+    backbone: str = "resnet50"  # one of BACKBONES
+    backbone_width: int = 64  # channels of the stem; every stage scales with it
+    norm: str = "frozen_bn"  # one of NORMS, in the backbone
+    gn_groups: int = 32
+    freeze_at: int = 2  # 0: everything trains; 1: stem fixed; 2: stem and first stage fixed
+    fpn_channels: int = 256
+    fpn_norm: str = "none"  # one of HEAD_NORMS
+
+    # Anchors: one size per pyramid level P2..P6
+    anchor_sizes: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width
+
+    # Region proposal network
+    rpn_channels: int = 256
+    rpn_foreground_iou: float = 0.7
+    rpn_background_iou: float = 0.3
+    rpn_samples: int = 256  # anchors per image
+    rpn_foreground_fraction: float = 0.5  # at most
+    rpn_label_only_inside: bool = True  # anchors that leave the image are neither foreground nor background
+    rpn_box_loss_beta: float = 1 / 9
+    rpn_nms_threshold: float = 0.7
+    train_pre_nms_top_k: int = 2000  # per level
+    train_post_nms_top_k: int = 2000  # per level
+    train_proposals: int = 2000  # per image
+    detect_pre_nms_top_k: int = 1000
+    detect_post_nms_top_k: int = 1000
+    detect_proposals: int = 1000
+    keep_empty_proposals: bool = False  # the ancestor keeps boxes that clip to zero area
+    keep_padding_anchors: bool = False  # the ancestor keeps anchors centred in padding
+
+    # Matching to crowds: a box covered by a crowd at least this far is never background; above 1: never ignored
+    crowd_overlap_threshold: float = 9.99
+
+    # Box head
+    roi_samples: int = 512  # RoIs per image
+    roi_foreground_fraction: float = 0.25  # at most
+    roi_foreground_iou: float = 0.5
+    box_pool_size: int = 7
+    box_head_channels: int = 1024
+    box_regression_weights: list[float] = field(default_factory=lambda: [10.0, 10.0, 5.0, 5.0])
+    box_loss: str = "huber"  # one of BOX_LOSSES; huber has delta 1
+    max_log_scale: float = math.log(1333 / 16)  # a 16 px box grown to the longest edge
+
+    # Mask head
+    mask_pool_size: int = 14
+    mask_head_convs: int = 4
+    mask_head_channels: int = 256
+    head_norm: str = "none"  # one of HEAD_NORMS, in the convolutions of the mask head
+
+    # Level that serves a RoI: floor(4 + log2(sqrt(area) / canonical_size)) (FPN, equation 1)
+    canonical_size: float = 224.0
+
+    # Detections
+    score_threshold: float = 0.05
+    detection_nms_threshold: float = 0.5
+    detections_per_image: int = 100
+
+    # Normalisation of the pixels, RGB
+    pixel_mean: list[float] = field(default_factory=lambda: [123.675, 116.28, 103.53])
+    pixel_std: list[float] = field(default_factory=lambda: [58.395, 57.12, 57.375])
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("backbone", BACKBONES),
+            ("norm", NORMS),
+            ("fpn_norm", HEAD_NORMS),
+            ("head_norm", HEAD_NORMS),
+            ("box_loss", BOX_LOSSES),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"model.{name} is {value!r}; expected one of {', '.join(known)}")
+        self._require(len(self.anchor_sizes) == len(STRIDES), "anchor_sizes", f"{len(STRIDES)} sizes, for P2 to P6")
+        self._require(all(s > 0 for s in self.anchor_sizes), "anchor_sizes", "positive sizes")
+        self._require(
+            bool(self.anchor_ratios) and all(r > 0 for r in self.anchor_ratios), "anchor_ratios", "positive ratios"
+        )
+        self._require(self.num_classes >= 2, "num_classes", "background and at least one class")
+        self._require(self.freeze_at in (0, 1, 2), "freeze_at", "0, 1 or 2")
+        self._require(len(self.box_regression_weights) == 4, "box_regression_weights", "four numbers")
+        self._require(len(self.pixel_mean) == 3 and len(self.pixel_std) == 3, "pixel_mean and pixel_std", "RGB triples")
+        for name in ("rpn_foreground_fraction", "roi_foreground_fraction", "score_threshold"):
+            self._require(0.0 <= getattr(self, name) <= 1.0, name, "a share between 0 and 1")
+        for name in (
+            "backbone_width fpn_channels rpn_channels rpn_samples roi_samples box_pool_size box_head_channels gn_groups "
+            "mask_pool_size mask_head_channels train_pre_nms_top_k train_post_nms_top_k train_proposals "
+            "detect_pre_nms_top_k detect_post_nms_top_k detect_proposals detections_per_image"
+        ).split():
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        for norm, widths in (
+            (self.norm, ("backbone_width",)),
+            (self.fpn_norm, ("fpn_channels",)),
+            (self.head_norm, ("mask_head_channels",)),
+        ):
+            for name in widths if norm == "gn" else ():
+                self._require(getattr(self, name) % self.gn_groups == 0, name, f"a multiple of gn_groups={self.gn_groups}")
+
+    def _require(self, condition: bool, name: str, expected: str) -> None:
+        if not condition:
+            value = getattr(self, name, "")
+            raise ValueError(f"model.{name} is {value!r}; expected {expected}")
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors per position."""
+        return len(self.anchor_ratios)
+
+    @property
+    def mask_size(self) -> int:
+        """Edge of a predicted mask: the mask head doubles its input."""
+        return 2 * self.mask_pool_size
+
+    @property
+    def roi_max_foreground(self) -> int:
+        """Most foreground RoIs of an image, which is how many the mask head sees in training."""
+        return max(1, round(self.roi_samples * self.roi_foreground_fraction))
+
+
+STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
+ROI_STRIDES = STRIDES[:4]  # RoIs are pooled from P2 to P5

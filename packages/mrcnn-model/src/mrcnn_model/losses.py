@@ -1,0 +1,98 @@
+"""The five losses, float32. Every one is the mean over images of per-image losses.
+
+Shapes: N images, S samples, F foreground slots, C classes with background, m mask edge.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+ElementLoss = Callable[[tf.Tensor], tf.Tensor]
+
+
+def smooth_l1(errors: tf.Tensor, *, beta: float) -> tf.Tensor:
+    """0.5 e^2 / beta where |e| < beta, else |e| - beta / 2 (Girshick 2015, equation 3, is beta 1)."""
+    size = tf.abs(errors)
+    return tf.where(size < beta, 0.5 / beta * tf.square(errors), size - 0.5 * beta)
+
+
+def huber(errors: tf.Tensor) -> tf.Tensor:
+    """Huber loss with delta 1, which is smooth L1 with beta 1."""
+    return smooth_l1(errors, beta=1.0)
+
+
+def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor, *, normaliser: int) -> tf.Tensor:
+    """Sigmoid cross entropy over the sampled anchors / the number of samples asked for.
+
+    Args:
+        logits: float32 [N, S] of the sampled anchors.
+        foreground, sampled: bool [N, S].
+        normaliser: samples per image, whether found or not, as the ancestor does.
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(foreground, tf.float32), logits=logits)
+    return tf.reduce_mean(_masked_sum(entropy, sampled) / normaliser)
+
+
+def rpn_box_loss(
+    deltas: tf.Tensor, target_deltas: tf.Tensor, foreground: tf.Tensor, *, beta: float, normaliser: int
+) -> tf.Tensor:
+    """Smooth L1 over the foreground anchors / the number of samples asked for.
+
+    Args:
+        deltas, target_deltas: float32 [N, S, 4].
+        foreground: bool [N, S].
+    """
+    per_anchor = tf.reduce_sum(smooth_l1(deltas - target_deltas, beta=beta), axis=-1)
+    return tf.reduce_mean(_masked_sum(per_anchor, foreground) / normaliser)
+
+
+def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
+    """Softmax cross entropy, averaged over each image's sampled RoIs.
+
+    Args:
+        logits: float32 [N, S, C].
+        classes: int32 [N, S].
+        sampled: bool [N, S].
+    """
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+    return tf.reduce_mean(_masked_sum(entropy, sampled) / _count(sampled))
+
+
+def box_regression_loss(
+    deltas: tf.Tensor, target_deltas: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor, *, element_loss: ElementLoss
+) -> tf.Tensor:
+    """Sum over foreground RoIs of their class's box error / each image's number of sampled RoIs.
+
+    Args:
+        deltas: float32 [N, S, C, 4].
+        target_deltas: float32 [N, S, 4].
+        classes: int32 [N, S], 0 = background.
+        sampled: bool [N, S].
+        element_loss: of one coordinate's error; `huber` or `tf.abs`.
+    """
+    own = tf.gather(deltas, classes, batch_dims=2)  # [N, S, 4]
+    per_roi = tf.reduce_sum(element_loss(own - target_deltas), axis=-1)
+    return tf.reduce_mean(_masked_sum(per_roi, sampled & (classes > 0)) / _count(sampled))
+
+
+def mask_loss(logits: tf.Tensor, targets: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:
+    """Sigmoid cross entropy, averaged over pixels and each image's foreground RoIs that have a mask.
+
+    An image without one adds zero and counts.
+
+    Args:
+        logits, targets: float32 [N, F, m, m]; targets may lie between 0 and 1.
+        has_mask: bool [N, F].
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+    per_roi = tf.reduce_mean(entropy, axis=[2, 3])
+    return tf.reduce_mean(_masked_sum(per_roi, has_mask) / _count(has_mask))
+
+
+def _masked_sum(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """[N, S] -> [N]. tf.where, not a product: a masked value may be infinite."""
+    return tf.reduce_sum(tf.where(mask, values, 0.0), axis=1)
+
+
+def _count(mask: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1), 1.0)
