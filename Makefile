@@ -1,0 +1,48 @@
+# Every target sets the workspace up first; where nothing changed that takes a moment (infra/setup.sh).
+PYTHON ?= python3
+PY := .venv/bin/python
+PACKAGES := $(wildcard packages/*)
+
+.PHONY: help setup lock demo test test-slow lint format bench wheels clean
+
+help: ## List the targets
+	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Create .venv with the locked dependencies and the five packages
+	@PYTHON=$(PYTHON) infra/setup.sh
+
+lock: ## Renew poetry.lock from the pyproject files
+	@PYTHON=$(PYTHON) infra/setup.sh lock
+
+demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
+	$(PY) -m mrcnn_train +experiment=demo
+
+test: setup ## The fast tests of every package and of the workspace
+	$(PY) tests/run_suites.py -m "not slow"
+
+test-slow: setup ## The long ones: training to an AP, packages apart, faults, fuzzing
+	$(PY) tests/run_suites.py -m slow
+
+lint: setup ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests
+
+format: setup ## Let ruff rewrite what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup ## Every benchmark in bench/
+	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) $$script; done
+
+bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
+	$(PY) bench/$*.py
+
+wheels: setup ## Build the five wheels into dist/
+	rm -rf dist
+	$(PY) -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
+	@ls -l dist
+
+clean: ## Remove what was built, and caches; keeps .venv, .poetry and outputs
+	rm -rf dist packages/*/build packages/*/dist .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf

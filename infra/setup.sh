@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Makes the workspace ready: .poetry/ holds Poetry, .venv/ the locked dependencies and the five packages (editable).
+# Called by every `make` target; when nothing changed since the last call it only compares two checksums.
+#
+# Environment: PYTHON, the interpreter to build on (default python3; 3.10 to 3.13).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python3}
+poetry_version=2.5.1
+mirror_plugin_version=0.6.5
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+checksum() { sha256sum "$@" | sha256sum | cut -d' ' -f1; }
+is_stamped() { [ "$(cat ".venv/$1.stamp" 2>/dev/null)" = "$2" ]; }
+
+# System packages, Debian names, and only those that are missing. CMake and Ninja come with .venv.
+install_system_packages() {
+  local missing=()
+  command -v "$python" >/dev/null || missing+=(python3)
+  command -v g++ >/dev/null || missing+=(g++)
+  # Debian ships `venv` without `ensurepip` until python3-venv is there.
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  [ ${#missing[@]} -eq 0 ] && return
+  command -v apt-get >/dev/null || fail "missing: ${missing[*]} (Debian names); no apt-get here, install them by hand"
+  local as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+  say "installing system packages: ${missing[*]}"
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+check_python() {
+  "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' ||
+    fail "$("$python" --version) is not supported: set PYTHON to a Python from 3.10 to 3.13"
+}
+
+# make_venv DIR: creates the virtual environment unless a working one is there.
+make_venv() {
+  "$1/bin/python" -c '' 2>/dev/null && return
+  say "creating $1"
+  "$python" -m venv --clear "$1"
+}
+
+install_poetry() {
+  make_venv .poetry
+  .poetry/bin/python -c "
+import sys
+from importlib.metadata import version
+sys.exit((version('poetry'), version('poetry-plugin-pypi-mirror')) != ('$poetry_version', '$mirror_plugin_version'))
+" 2>/dev/null && return
+  say "installing Poetry $poetry_version"
+  .poetry/bin/python -m pip install --quiet --disable-pip-version-check \
+    "poetry==$poetry_version" "poetry-plugin-pypi-mirror==$mirror_plugin_version"
+}
+
+# Poetry asks for the index's JSON API, which mirrors seldom serve; the plugin makes it use the simple index that pip is
+# configured for (PIP_INDEX_URL, pip.conf, or pip's own default), so no address is written anywhere.
+run_poetry() {
+  local index certificates
+  index=$(.poetry/bin/python -c '
+from pip._internal.commands import create_command
+print(create_command("download").parse_args([])[0].index_url)')
+  certificates=$(.poetry/bin/python -m pip config get global.cert 2>/dev/null || true)
+  env -u VIRTUAL_ENV -u CONDA_PREFIX \
+    POETRY_PYPI_MIRROR_URL="$index" POETRY_VIRTUALENVS_IN_PROJECT=true \
+    PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring \
+    ${certificates:+REQUESTS_CA_BUNDLE="${REQUESTS_CA_BUNDLE:-$certificates}"} \
+    .poetry/bin/python -m poetry --no-interaction "$@"
+}
+
+install_locked_dependencies() {
+  install_poetry
+  say "installing the locked dependencies (TensorFlow alone is 600 MB)"
+  # --compile: an environment with PYTHONDONTWRITEBYTECODE would otherwise compile TensorFlow's Python at every import.
+  run_poetry install --no-directory --compile --quiet
+}
+
+# Without build isolation, mrcnn-ops is compiled against the TensorFlow that is installed already.
+install_packages() {
+  say "building mrcnn-ops, installing the five packages"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+    -e packages/mrcnn-ops -e packages/mrcnn-data -e packages/mrcnn-model -e packages/mrcnn-eval -e packages/mrcnn-train
+}
+
+if [ "${1:-}" = lock ]; then
+  install_system_packages
+  check_python
+  install_poetry
+  run_poetry lock
+  exit
+fi
+
+dependencies_key=$(checksum poetry.lock pyproject.toml infra/setup.sh)
+# Editable packages need a new install when their metadata changed, when C++ did, or when the working copy moved.
+packages_key=$(
+  { printf '%s\n' "$dependencies_key" "$PWD"
+    sha256sum packages/*/pyproject.toml
+    find packages/mrcnn-ops -path '*/build' -prune -o -type f \
+      \( -path '*/csrc/*' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' \) -print0 |
+      sort -z | xargs -0 sha256sum
+  } | sha256sum | cut -d' ' -f1
+)
+if .venv/bin/python -c '' 2>/dev/null && is_stamped dependencies "$dependencies_key" && is_stamped packages "$packages_key"; then
+  exit
+fi
+install_system_packages
+check_python
+make_venv .venv
+if ! is_stamped dependencies "$dependencies_key"; then
+  install_locked_dependencies
+  echo "$dependencies_key" >.venv/dependencies.stamp
+fi
+install_packages
+echo "$packages_key" >.venv/packages.stamp
+say "ready"
