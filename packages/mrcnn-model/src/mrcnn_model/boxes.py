@@ -19,7 +19,12 @@ def encode_boxes(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float])
     """
     x, y, w, h = _centre_form(boxes)
     anchor_x, anchor_y, anchor_w, anchor_h = _centre_form(anchors)
-    deltas = [(x - anchor_x) / anchor_w, (y - anchor_y) / anchor_h, tf.math.log(w / anchor_w), tf.math.log(h / anchor_h)]
+    deltas = [
+        (x - anchor_x) / anchor_w,
+        (y - anchor_y) / anchor_h,
+        tf.math.log(w / anchor_w),
+        tf.math.log(h / anchor_h),
+    ]
     return tf.stack(deltas, axis=-1) * tf.constant(list(weights), tf.float32)
 
 

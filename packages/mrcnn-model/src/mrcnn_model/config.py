@@ -7,6 +7,25 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_bn", "gn")
 HEAD_NORMS = ("none", "gn")
 BOX_LOSSES = ("huber", "l1")
+COUNTS = (
+    "backbone_width",
+    "gn_groups",
+    "fpn_channels",
+    "rpn_channels",
+    "rpn_samples",
+    "train_pre_nms_top_k",
+    "train_post_nms_top_k",
+    "train_proposals",
+    "detect_pre_nms_top_k",
+    "detect_post_nms_top_k",
+    "detect_proposals",
+    "roi_samples",
+    "box_pool_size",
+    "box_head_channels",
+    "mask_pool_size",
+    "mask_head_channels",
+    "detections_per_image",
+)
 
 
 @dataclass
@@ -107,11 +126,7 @@ class ModelConfig:
         self._require(len(self.pixel_mean) == 3 and len(self.pixel_std) == 3, "pixel_mean and pixel_std", "RGB triples")
         for name in ("rpn_foreground_fraction", "roi_foreground_fraction", "score_threshold"):
             self._require(0.0 <= getattr(self, name) <= 1.0, name, "a share between 0 and 1")
-        for name in (
-            "backbone_width fpn_channels rpn_channels rpn_samples roi_samples box_pool_size box_head_channels gn_groups "
-            "mask_pool_size mask_head_channels train_pre_nms_top_k train_post_nms_top_k train_proposals "
-            "detect_pre_nms_top_k detect_post_nms_top_k detect_proposals detections_per_image"
-        ).split():
+        for name in COUNTS:
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for norm, widths in (
             (self.norm, ("backbone_width",)),
@@ -119,7 +134,9 @@ class ModelConfig:
             (self.head_norm, ("mask_head_channels",)),
         ):
             for name in widths if norm == "gn" else ():
-                self._require(getattr(self, name) % self.gn_groups == 0, name, f"a multiple of gn_groups={self.gn_groups}")
+                self._require(
+                    getattr(self, name) % self.gn_groups == 0, name, f"a multiple of gn_groups={self.gn_groups}"
+                )
 
     def _require(self, condition: bool, name: str, expected: str) -> None:
         if not condition:

@@ -33,7 +33,9 @@ class LeafLayer(keras.layers.Layer):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.built = True  # the variables are made in the constructor; there is no deferred build
 
-    def variable(self, name: str, shape: tuple[int, ...], initializer: str | Initializer, **kwargs: bool) -> keras.Variable:
+    def variable(
+        self, name: str, shape: tuple[int, ...], initializer: str | Initializer, **kwargs: bool
+    ) -> keras.Variable:
         # autocast=False: batch norm is folded in float32, and casting happens once, where the convolution is.
         return self.add_weight(
             shape=shape, initializer=initializer, name=name, dtype="float32", autocast=False, **kwargs

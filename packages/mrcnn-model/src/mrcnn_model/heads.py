@@ -35,7 +35,11 @@ class BoxHead(keras.layers.Layer):
         )
         self.fc2 = Dense(in_channels=channels, out_channels=channels, relu=True, name="box_head.fc2", dtype=dtype)
         self.logits = Dense(
-            in_channels=channels, out_channels=num_classes, initializer=normal(0.01), name="box_head.logits", dtype=dtype
+            in_channels=channels,
+            out_channels=num_classes,
+            initializer=normal(0.01),
+            name="box_head.logits",
+            dtype=dtype,
         )
         self.deltas = Dense(
             in_channels=channels,

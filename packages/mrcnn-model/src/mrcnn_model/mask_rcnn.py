@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-from mrcnn_ops import generate_proposals, multiclass_nms, multilevel_roi_align
 
 from mrcnn_model.anchors import level_anchors
 from mrcnn_model.boxes import clip_boxes, decode_boxes, encode_boxes
@@ -28,6 +27,7 @@ from mrcnn_model.resnet import ResNet
 from mrcnn_model.rpn import RpnHead
 from mrcnn_model.structures import Detections, Losses, Proposals, RoiTargets, RpnOutput
 from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets, roi_targets
+from mrcnn_ops import generate_proposals, multiclass_nms, multilevel_roi_align
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 ELEMENT_LOSSES = {"huber": huber, "l1": tf.abs}
@@ -134,9 +134,7 @@ class MaskRCNN:
         sampled_logits = tf.gather(rpn_output.logits, samples.indices, batch_dims=1)  # [N, S]
         sampled_deltas = tf.gather(rpn_output.deltas, samples.indices, batch_dims=1)  # [N, S, 4]
         target_deltas = encode_boxes(targets.boxes, sampled_anchors, [1.0, 1.0, 1.0, 1.0])
-        class_loss = rpn_class_loss(
-            sampled_logits, samples.foreground, samples.sampled, normaliser=config.rpn_samples
-        )
+        class_loss = rpn_class_loss(sampled_logits, samples.foreground, samples.sampled, normaliser=config.rpn_samples)
         box_loss = rpn_box_loss(
             sampled_deltas,
             target_deltas,

@@ -8,7 +8,9 @@ import tensorflow as tf
 SAMPLES_PER_CELL = 2  # along each axis, averaged, as ROIAlign does
 
 
-def mask_targets(gt_masks: tf.Tensor, gt_boxes: tf.Tensor, gt_indices: tf.Tensor, rois: tf.Tensor, *, size: int) -> tf.Tensor:
+def mask_targets(
+    gt_masks: tf.Tensor, gt_boxes: tf.Tensor, gt_indices: tf.Tensor, rois: tf.Tensor, *, size: int
+) -> tf.Tensor:
     """Crop each RoI's ground-truth mask to the RoI.
 
     The stored mask covers its ground-truth box with M x M cells. The RoI is expressed in that frame, sampled bilinearly

@@ -21,9 +21,7 @@ class RpnHead(keras.layers.Layer):
         self.conv = Conv(
             in_channels=in_channels, out_channels=channels, kernel_size=3, relu=True, name="rpn.conv", **options
         )
-        self.logits = Conv(
-            in_channels=channels, out_channels=num_anchors, kernel_size=1, name="rpn.logits", **options
-        )
+        self.logits = Conv(in_channels=channels, out_channels=num_anchors, kernel_size=1, name="rpn.logits", **options)
         # Channel = anchor * 4 + coordinate.
         self.deltas = Conv(
             in_channels=channels, out_channels=4 * num_anchors, kernel_size=1, name="rpn.deltas", **options

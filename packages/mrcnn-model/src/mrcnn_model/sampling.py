@@ -61,7 +61,9 @@ def per_image_uniform(seeds: tf.Tensor, count: int | tf.Tensor, *, salt: int) ->
         float32 [N, count] in [0, 1), multiples of 2^-23, so that adding 1 or 2 keeps their order to 2^-22.
     """
     words = tf.bitwise.bitwise_and(tf.cast(seeds, tf.int64), _MASK32)
-    state = _mix(tf.bitwise.bitwise_xor(words[:, 0], _mix(tf.bitwise.bitwise_xor(words[:, 1], tf.constant(salt, tf.int64)))))
+    state = _mix(
+        tf.bitwise.bitwise_xor(words[:, 0], _mix(tf.bitwise.bitwise_xor(words[:, 1], tf.constant(salt, tf.int64))))
+    )
     positions = tf.range(count, dtype=tf.int64) * 0x9E3779B1
     positions = tf.bitwise.bitwise_and(positions, _MASK32)
     bits = _mix(tf.bitwise.bitwise_xor(state[:, tf.newaxis], positions[tf.newaxis, :]))

@@ -6,12 +6,12 @@ Shapes: N images, A anchors, R candidate RoIs, S samples, G ground truths, K cro
 from typing import NamedTuple
 
 import tensorflow as tf
-from mrcnn_ops import match_boxes
 
 from mrcnn_model.boxes import boxes_inside, encode_boxes
 from mrcnn_model.config import ModelConfig
 from mrcnn_model.sampling import sample_candidates
 from mrcnn_model.structures import Proposals, RoiTargets, Samples
+from mrcnn_ops import match_boxes
 
 ANCHOR_SALT, ROI_SALT = 1, 2
 
@@ -43,8 +43,8 @@ def anchor_targets(
 ) -> AnchorTargets:
     """Label anchors and sample them (Ren et al. 2015, section 3.1.2).
 
-    Foreground: IoU at or above the threshold with some ground truth, or the best of one. Background: IoU below the lower
-    threshold with all, and not in a crowd. Anchors that leave the image take no part when
+    Foreground: IoU at or above the threshold with some ground truth, or the best of one. Background: IoU below the
+    lower threshold with all, and not in a crowd. Anchors that leave the image take no part when
     `config.rpn_label_only_inside`; those that lie wholly in the padding never do.
 
     Args:
@@ -75,9 +75,7 @@ def anchor_targets(
     return AnchorTargets(samples, gather_boxes(gt.boxes, sampled_gt))
 
 
-def roi_targets(
-    proposals: Proposals, gt: GroundTruth, seeds: tf.Tensor, config: ModelConfig
-) -> RoiTargets:
+def roi_targets(proposals: Proposals, gt: GroundTruth, seeds: tf.Tensor, config: ModelConfig) -> RoiTargets:
     """Append the ground truth to the proposals, match, sample and encode (Girshick 2015, section 2.3).
 
     Returns:

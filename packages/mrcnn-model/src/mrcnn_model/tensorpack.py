@@ -138,6 +138,4 @@ def _fill(model: MaskRCNN, arrays: Mapping[str, np.ndarray], *, source: str) -> 
     by_key = {variable_key(v): v for v in model.variables}
     for key in sorted(by_key.keys() & arrays.keys()):
         assign(by_key[key], arrays[key], source=f"{source}: {key}")
-    return WeightsReport(
-        unused=sorted(arrays.keys() - by_key.keys()), unfilled=sorted(by_key.keys() - arrays.keys())
-    )
+    return WeightsReport(unused=sorted(arrays.keys() - by_key.keys()), unfilled=sorted(by_key.keys() - arrays.keys()))

@@ -1,0 +1,262 @@
+"""Stage by stage against the outputs of the ancestor, with its weights (shared data, golden_tensorpack).
+
+Conventions that differ by choice are set here: proposals of zero area and padding-cell anchors are kept, box deltas are
+clamped at log(544 / 16), and the box loss is L1.
+"""
+
+import importlib.util
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_model import ModelConfig, build_model, load_tensorpack_weights
+from mrcnn_model.boxes import encode_boxes
+from mrcnn_model.losses import mask_loss
+from mrcnn_model.mask_rcnn import normalise_images
+from mrcnn_model.structures import Proposals, RoiTargets, Samples
+from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets
+
+LEVELS = (2, 3, 4, 5, 6)
+
+
+@pytest.fixture(scope="module")
+def golden(shared_data):
+    folder = shared_data / "golden_tensorpack"
+    spec = importlib.util.spec_from_file_location("make_weights", folder / "make_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    arrays = {name: dict(np.load(folder / f"{name}.npz")) for name in ("inference", "training")}
+    return arrays | {"weights": module.weights()}
+
+
+@pytest.fixture(scope="module")
+def model(golden):
+    config = ModelConfig(
+        num_classes=81,
+        keep_empty_proposals=True,
+        keep_padding_anchors=True,
+        max_log_scale=math.log(544 / 16),
+        box_loss="l1",
+    )
+    model = build_model(config)
+    report = load_tensorpack_weights(model, golden["weights"])
+    assert report.unused == []
+    assert report.unfilled == []
+    return model
+
+
+def canvas(bgr):
+    """Pad to multiples of 32 and turn to RGB: images [1, H, W, 3], sizes [1, 2]."""
+    height, width = bgr.shape[:2]
+    image = np.zeros([1, math.ceil(height / 32) * 32, math.ceil(width / 32) * 32, 3], bgr.dtype)
+    image[0, :height, :width] = bgr[..., ::-1]
+    return tf.constant(image), tf.constant([[height, width]], tf.int32)
+
+
+@pytest.fixture(scope="module")
+def inference(model, golden):
+    """The stages of the photograph, computed once."""
+    images, sizes = canvas(golden["inference"]["image_bgr_uint8"])
+    backbone = model.backbone(normalise_images(images, sizes, model.config))
+    pyramid = model.fpn(backbone)
+    rpn = model.rpn(pyramid)
+    proposals = model.proposals(rpn, pyramid, sizes, training=False)
+    return {"images": images, "sizes": sizes, "c": backbone, "p": pyramid, "rpn": rpn, "proposals": proposals}
+
+
+@pytest.fixture(scope="module")
+def training(model, golden):
+    images, sizes = canvas(golden["training"]["image_bgr_float"])
+    pyramid = model.features(images, sizes)
+    return {"images": images, "sizes": sizes, "p": pyramid, "rpn": model.rpn(pyramid)}
+
+
+@pytest.mark.parametrize("name", ["c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6"])
+def test_feature_maps(inference, golden, name):
+    features = inference[name[0]][int(name[1]) - 2].numpy().transpose(0, 3, 1, 2)
+    expected_shape = golden["inference"][f"{name}_shape_nchw"]
+    assert features.shape == tuple(expected_shape)
+    (key,) = (k for k in golden["inference"] if k.startswith(f"{name}_ch"))
+    step = int(key.split("y::")[1][0])
+    expected = golden["inference"][key]
+    got = features[:, ::16, ::step, ::step]
+    assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_rpn_outputs(inference, golden):
+    arrays = golden["inference"]
+    logits = [arrays[f"rpn_logits_p{level}_nchw"].transpose(0, 2, 3, 1).reshape(1, -1) for level in LEVELS]
+    deltas = [arrays[f"rpn_deltas_p{level}_nchw"].transpose(0, 2, 3, 1).reshape(1, -1, 4) for level in LEVELS]
+    np.testing.assert_allclose(inference["rpn"].logits, np.concatenate(logits, axis=1), atol=1e-4)
+    np.testing.assert_allclose(inference["rpn"].deltas, np.concatenate(deltas, axis=1), atol=1e-4)
+
+
+def distance_to_set(boxes, expected):
+    """Largest distance, over `boxes`, to the nearest of `expected` (maximum over the coordinates)."""
+    gaps = np.abs(boxes[:, np.newaxis] - expected[np.newaxis]).max(axis=-1)  # [A, B]
+    return gaps.min(axis=1).max()
+
+
+def assert_same_set(boxes, expected):
+    assert boxes.shape == expected.shape
+    assert distance_to_set(boxes, expected) < 0.05
+    assert distance_to_set(expected, boxes) < 0.05
+
+
+def test_proposals_of_inference(inference, golden):
+    proposals = inference["proposals"]
+    assert bool(tf.reduce_all(proposals.valid))
+    assert_same_set(proposals.boxes[0].numpy(), golden["inference"]["proposal_boxes_xyxy"])
+    np.testing.assert_allclose(np.sort(proposals.scores[0]), np.sort(golden["inference"]["proposal_logits"]), atol=1e-4)
+
+
+def test_proposals_of_training(model, training, golden):
+    proposals = model.proposals(training["rpn"], training["p"], training["sizes"], training=True)
+    assert_same_set(
+        proposals.boxes[0].numpy()[proposals.valid[0].numpy()], golden["training"]["generate_fpn_proposals.boxes"]
+    )
+
+
+def test_roi_align(model, inference, golden):
+    boxes = golden["inference"]["proposal_boxes_xyxy"][np.newaxis, :8]
+    pooled = model.pool(inference["p"], tf.constant(boxes), 7).numpy().transpose(0, 3, 1, 2)
+    expected = golden["inference"]["roi_features_7x7_first8_nchw"]
+    assert np.abs(pooled - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_class_scores_and_decoded_boxes(model, inference, golden):
+    boxes = tf.constant(golden["inference"]["proposal_boxes_xyxy"][np.newaxis])
+    proposals = Proposals(boxes, tf.zeros([1, 1000]), tf.ones([1, 1000], tf.bool))
+    output = model.classify(inference["p"], boxes)
+    scores = tf.nn.softmax(output.logits)[0].numpy()
+    np.testing.assert_allclose(scores[:256], golden["inference"]["class_scores_first256"], atol=1e-3)
+    _, decoded = model.scored_boxes(output, proposals, inference["sizes"])
+    np.testing.assert_allclose(decoded[0, :32].numpy(), golden["inference"]["decoded_boxes_first32"][:, 1:], atol=0.05)
+
+
+def test_detections(model, inference, golden):
+    detections = model.detect(inference["images"], inference["sizes"])
+    expected = golden["inference"]
+    assert bool(tf.reduce_all(detections.valid))
+    np.testing.assert_allclose(detections.scores[0], expected["det_scores"], atol=1e-3)
+    # Equal scores to 1e-3 may swap neighbours: pair each detection with the nearest of its class.
+    boxes, classes = detections.boxes[0].numpy(), detections.classes[0].numpy()
+    gaps = np.abs(boxes[:, np.newaxis] - expected["det_boxes_xyxy"]).max(axis=-1)  # [100, 100]
+    gaps = np.where(classes[:, np.newaxis] == expected["det_classes"], gaps, np.inf)
+    pair = gaps.argmin(axis=1)
+    assert sorted(pair) == list(range(100))
+    assert gaps.min(axis=1).max() < 0.05
+    masks = expected["det_masks"].astype(np.float32)[pair]
+    np.testing.assert_allclose(detections.masks[0].numpy(), masks, atol=2e-3)  # stored as float16
+
+
+def anchor_index(golden, model, pyramid, kind):
+    """Indices into the anchors of all levels of those listed as (y, x, anchor)."""
+    indices, offset = [], 0
+    for level, features in zip(LEVELS, pyramid, strict=True):
+        _, height, width, _ = features.shape
+        y, x, a = golden["training"][f"anchor_{kind}_p{level}_yxa"].astype(int).reshape(-1, 3).T
+        indices.append(offset + (y * width + x) * model.config.num_anchors + a)
+        offset += height * width * model.config.num_anchors
+    return np.concatenate(indices)
+
+
+def ground_truth(golden):
+    arrays = golden["training"]
+    count = len(arrays["gt_boxes_xyxy"])
+    return GroundTruth(
+        boxes=tf.constant(arrays["gt_boxes_xyxy"][np.newaxis]),
+        classes=tf.constant(arrays["gt_classes"][np.newaxis].astype(np.int32)),
+        masks=tf.zeros([1, count, 8, 8], tf.uint8),
+        has_mask=tf.ones([1, count], tf.bool),
+        crowd_boxes=tf.zeros([1, 1, 4]),
+    )
+
+
+def test_foreground_anchors_are_the_ancestors(model, training, golden):
+    anchors = model.anchors(training["p"])
+    targets = anchor_targets(
+        anchors, ground_truth(golden), training["sizes"], tf.constant([[1, 2]], tf.int32), model.config
+    )
+    samples = targets.samples
+    chosen = samples.indices[0].numpy()[samples.foreground[0].numpy()]
+    assert sorted(chosen) == sorted(anchor_index(golden, model, training["p"], "fg"))  # 14 of them: none is left out
+    expected = np.concatenate([golden["training"][f"anchor_fg_p{level}_gt_boxes"] for level in LEVELS])
+    order = np.argsort(anchor_index(golden, model, training["p"], "fg"))
+    got = targets.boxes[0].numpy()[samples.foreground[0].numpy()][np.argsort(chosen)]
+    np.testing.assert_allclose(got, expected[order], atol=1e-4)
+
+
+def test_rpn_losses(model, training, golden):
+    foreground = anchor_index(golden, model, training["p"], "fg")
+    background = anchor_index(golden, model, training["p"], "bg")
+    boxes = np.zeros([1, 256, 4], np.float32)
+    boxes[0, : len(foreground)] = np.concatenate(
+        [golden["training"][f"anchor_fg_p{level}_gt_boxes"] for level in LEVELS]
+    )
+    assert len(foreground) + len(background) == 256
+    samples = Samples(
+        indices=tf.constant(np.concatenate([foreground, background])[np.newaxis], tf.int32),
+        foreground=tf.constant(np.arange(256)[np.newaxis] < len(foreground)),
+        sampled=tf.ones([1, 256], tf.bool),
+    )
+    class_loss, box_loss = model.rpn_losses(
+        training["rpn"], model.anchors(training["p"]), AnchorTargets(samples, tf.constant(boxes))
+    )
+    np.testing.assert_allclose(class_loss, golden["training"]["rpn_losses.label_loss"], rtol=1e-4)
+    np.testing.assert_allclose(box_loss, golden["training"]["rpn_losses.box_loss"], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def sampled_rois(model, golden):
+    """The ancestor's 512 sampled RoIs as RoiTargets."""
+    arrays = golden["training"]
+    boxes = arrays["sample_fast_rcnn_targets.sampled_proposal_boxes"]
+    classes = arrays["sample_fast_rcnn_targets.sampled_labels"].astype(np.int32)
+    gt_boxes = arrays["gt_boxes_xyxy"]
+    corner = np.minimum(boxes[:, np.newaxis, 2:], gt_boxes[:, 2:]) - np.maximum(
+        boxes[:, np.newaxis, :2], gt_boxes[:, :2]
+    )
+    intersection = np.prod(np.maximum(corner, 0), axis=-1)
+    areas = [np.prod(b[:, 2:] - b[:, :2], axis=-1) for b in (boxes, gt_boxes)]
+    matched = (intersection / (areas[0][:, np.newaxis] + areas[1] - intersection)).argmax(axis=1)
+    deltas = encode_boxes(
+        tf.constant(gt_boxes[matched][np.newaxis]),
+        tf.constant(boxes[np.newaxis]),
+        model.config.box_regression_weights,
+    )
+    foreground = classes > 0
+    return RoiTargets(
+        boxes=tf.constant(boxes[np.newaxis]),
+        classes=tf.constant(classes[np.newaxis]),
+        deltas=tf.where(foreground[np.newaxis, :, np.newaxis], deltas, 0.0),
+        gt_indices=tf.constant(np.where(foreground, matched, 0)[np.newaxis], tf.int32),
+        sampled=tf.ones([1, 512], tf.bool),
+    )
+
+
+def test_box_head_on_sampled_rois(model, training, golden, sampled_rois):
+    output = model.classify(training["p"], sampled_rois.boxes)
+    arrays = golden["training"]
+    np.testing.assert_allclose(output.logits[0], arrays["fastrcnn.outputs.class.output"], atol=2e-3)
+    np.testing.assert_allclose(output.deltas[0], arrays["fastrcnn.outputs.output_box"], atol=2e-3)
+    class_loss, box_loss = model.box_losses(output, sampled_rois)
+    np.testing.assert_allclose(class_loss, arrays["fastrcnn_losses.label_loss"], rtol=1e-4)
+    np.testing.assert_allclose(box_loss, arrays["fastrcnn_losses.box_loss"], rtol=1e-4)
+
+
+def test_mask_loss_on_the_ancestors_targets(model, training, golden, sampled_rois):
+    targets = golden["training"]["sampled_fg_mask_targets"]
+    foreground = np.flatnonzero(sampled_rois.classes[0].numpy() > 0)
+    boxes = tf.gather(sampled_rois.boxes, foreground, axis=1)
+    classes = tf.gather(sampled_rois.classes, foreground, axis=1)
+    logits = model.mask_logits(training["p"], boxes, classes)
+    loss = mask_loss(logits, tf.constant(targets[np.newaxis]), tf.ones([1, len(foreground)], tf.bool))
+    np.testing.assert_allclose(loss, golden["training"]["maskrcnn_loss.maskrcnn_loss"], rtol=1e-4)
+
+
+def test_weight_decay_is_on_the_same_kernels(model, golden):
+    cost = sum(float(tf.nn.l2_loss(v.value)) for v in model.decayed_variables) * 1e-4
+    np.testing.assert_allclose(cost, golden["training"]["wd_cost"], rtol=1e-4)

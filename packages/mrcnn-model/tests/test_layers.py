@@ -1,0 +1,92 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_model.convolution import Conv, Dense, Upsample
+from mrcnn_model.fpn import upsample_nearest
+from mrcnn_model.normalization import group_norm
+
+FLOAT32 = keras.DTypePolicy("float32")
+
+
+def test_align_padding_puts_the_odd_zero_before():
+    layer = Conv(in_channels=1, out_channels=1, kernel_size=3, stride=2, padding=(1, 0), name="conv", dtype=FLOAT32)
+    layer.kernel.assign(np.ones([3, 3, 1, 1], np.float32))
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    # Windows start at -1 and 1: rows (pad, 0, 1) and (1, 2, 3).
+    np.testing.assert_array_equal(
+        layer(image)[0, :, :, 0], [[0 + 1 + 4 + 5, 1 + 2 + 3 + 5 + 6 + 7], [4 + 5 + 8 + 9 + 12 + 13, 90]]
+    )
+
+
+def randomise(layer, rng):
+    for v in layer.variables:
+        low, high = (0.5, 1.5) if "variance" in v.name or v.name == "gamma" else (-1.0, 1.0)
+        v.assign(rng.uniform(low, high, v.shape).astype(np.float32))
+
+
+def test_folded_batch_norm_equals_unfolded_with_gradients():
+    rng = np.random.default_rng(0)
+    layer = Conv(in_channels=3, out_channels=5, kernel_size=3, norm="frozen_bn", name="conv", dtype=FLOAT32)
+    randomise(layer, rng)
+    x = tf.constant(rng.standard_normal([2, 6, 7, 3]), tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        folded = tf.reduce_sum(tf.sin(layer(x)))
+        y = tf.nn.conv2d(x, layer.kernel.value, 1, "SAME")
+        y = (y - layer.moving_mean.value) / tf.sqrt(layer.moving_variance.value + 1e-5)
+        unfolded = tf.reduce_sum(tf.sin(y * layer.gamma.value + layer.beta.value))
+    np.testing.assert_allclose(folded, unfolded, rtol=1e-5)
+    variables = [v.value for v in (layer.kernel, layer.gamma, layer.beta)]
+    for a, b in zip(tape.gradient(folded, variables), tape.gradient(unfolded, variables), strict=True):
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+    assert [v.name for v in layer.non_trainable_variables] == ["moving_mean", "moving_variance"]
+
+
+def test_group_norm_equals_keras_with_gradients():
+    rng = np.random.default_rng(1)
+    x = tf.constant(rng.standard_normal([2, 5, 6, 8]) * 3 + 1, tf.float32)
+    gamma, beta = (tf.constant(rng.standard_normal(8), tf.float32) for _ in range(2))
+    reference = keras.layers.GroupNormalization(groups=4, epsilon=1e-5)
+    reference.build(x.shape)
+    reference.gamma.assign(gamma)
+    reference.beta.assign(beta)
+    weights = tf.constant(rng.standard_normal(x.shape), tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, gamma, beta])
+        y = group_norm(x, gamma, beta, groups=4)
+        expected = reference(x)
+        loss, expected_loss = (tf.reduce_sum(weights * tf.sin(v)) for v in (y, expected))
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    got = tape.gradient(loss, [x, gamma, beta])
+    want = tape.gradient(expected_loss, [x, reference.gamma.value, reference.beta.value])
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_upsample_equals_conv2d_transpose():
+    rng = np.random.default_rng(2)
+    layer = Upsample(in_channels=3, out_channels=4, name="up", dtype=FLOAT32)
+    randomise(layer, rng)
+    x = tf.constant(rng.standard_normal([2, 5, 5, 3]), tf.float32)
+    kernel = tf.transpose(layer.kernel.value, [0, 1, 3, 2])
+    expected = tf.nn.conv2d_transpose(x, kernel, [2, 10, 10, 4], strides=2) + layer.bias.value
+    np.testing.assert_allclose(layer(x), tf.nn.relu(expected), atol=1e-5)
+    assert layer(x[:0]).shape == (0, 10, 10, 4)
+
+
+def test_nearest_upsampling_repeats_pixels():
+    x = tf.reshape(tf.range(4, dtype=tf.float32), [1, 2, 2, 1])
+    np.testing.assert_array_equal(
+        upsample_nearest(x)[0, :, :, 0], [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    )
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_keeps_variables_and_casts_once(precision):
+    policy = keras.DTypePolicy(precision)
+    conv = Conv(in_channels=3, out_channels=4, kernel_size=1, norm="frozen_bn", name="conv", dtype=policy)
+    dense = Dense(in_channels=3, out_channels=2, name="dense", dtype=policy)
+    assert conv(tf.zeros([1, 4, 4, 3])).dtype == policy.compute_dtype
+    assert dense(tf.zeros([1, 3])).dtype == policy.compute_dtype
+    assert all(v.dtype == "float32" for v in [*conv.variables, *dense.variables])
