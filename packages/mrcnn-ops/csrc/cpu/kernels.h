@@ -1,0 +1,61 @@
+// The kernels whose speed lies in vector instructions. They exist once per instruction set; kernels() gives the best that this
+// processor has. Pointers are to dense row-major arrays; scratch is passed in; nothing is allocated, nothing throws.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../box.h"
+#include "../half.h"
+#include "../roi_align.h"
+
+namespace mrcnn {
+
+// What is known of a box before its gradient is spread: where on which feature map it may write.
+struct RoiFootprint {
+  int level;
+  IndexRange rows, columns;
+};
+
+// A rectangle of one image's feature map that one thread owns during the backward pass.
+struct RoiTile {
+  int image, level;
+  IndexRange rows, columns;
+};
+
+// Bytes of scratch for one running call of roi_align_forward or roi_align_backward.
+size_t roi_align_scratch_bytes(const RoiAlignParams& params, int tile_edge);
+
+template <class T>
+struct RoiAlignKernels {
+  // features[level]: [N, H, W, C]; boxes: [N * R]; output: [N * R, P, P, C]. Fills the outputs of boxes [begin, end).
+  void (*forward)(const RoiAlignParams& params, const T* const* features, const Box* boxes, int64_t begin, int64_t end, T* output,
+                  void* scratch);
+
+  // Fills the tile's part of the feature gradients. footprints: [N * R]; order: [N * R], the box numbers of an image grouped by
+  // level, ascending within it; level_begin: [N * (num_levels + 1)], positions in `order`. Contributions to a pixel are added
+  // in the order of boxes and bins, whatever the tiles are, so results do not depend on the number of threads.
+  void (*backward)(const RoiAlignParams& params, const T* output_gradient, const Box* boxes, const RoiFootprint* footprints,
+                   const int* order, const int* level_begin, const RoiTile& tile, T* const* feature_gradients, void* scratch);
+};
+
+struct Kernels {
+  const char* instruction_set;
+
+  RoiAlignKernels<float> roi_align_f32;
+  RoiAlignKernels<Half> roi_align_f16;
+  RoiAlignKernels<BFloat16> roi_align_bf16;
+
+  // Greedy NMS over boxes sorted best first: keeps a box unless its IoU with a kept one is above the threshold. Writes the
+  // positions of the kept boxes, at most max_kept, and returns how many. scratch: nms_scratch_floats(max_kept) floats.
+  int (*nms)(const Box* boxes, int count, float threshold, int max_kept, float* scratch, int* kept);
+};
+
+inline size_t nms_scratch_floats(int max_kept) { return 5 * (static_cast<size_t>(max_kept) + 8); }
+
+template <class T>
+const RoiAlignKernels<T>& roi_align_kernels(const Kernels& kernels);
+
+const Kernels& kernels();
+
+}  // namespace mrcnn

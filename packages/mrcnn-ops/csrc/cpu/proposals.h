@@ -1,0 +1,43 @@
+// From RPN outputs to proposals (Faster R-CNN section 3, over the levels of FPN section 4.1): per image and level select by logit,
+// decode, clip, drop, NMS; per image the best over levels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../box.h"
+
+namespace mrcnn {
+
+struct ProposalParams {
+  int num_images;
+  int num_anchors;
+  int num_levels;
+  const int* level_begin;  // [num_levels + 1]: where a level's anchors begin; the last entry is num_anchors
+  int pre_nms_top_k;       // per level
+  int post_nms_top_k;      // per level
+  int num_proposals;       // per image
+  float nms_threshold;
+  float min_size;
+  float max_log_scale;
+  bool keep_empty;
+  bool keep_padding_anchors;
+};
+
+// The most proposals a level can give; row length of the arrays below.
+int max_level_proposals(const ProposalParams& params);
+
+// Bytes of scratch for one running call of propose_per_level or merge_levels.
+size_t proposals_scratch_bytes(const ProposalParams& params);
+
+// Units are (image, level), image-major. logits: [N, A]; deltas: [N, A, 4]; anchors: [A]; image_sizes: [N, 2] (h, w).
+// level_boxes, level_scores: [N * L, max_level_proposals]; level_counts: [N * L].
+void propose_per_level(const ProposalParams& params, const float* logits, const float* deltas, const Box* anchors,
+                       const int* image_sizes, int64_t begin, int64_t end, Box* level_boxes, float* level_scores,
+                       int* level_counts, void* scratch);
+
+// boxes: [N, num_proposals]; scores and valid likewise; zeros where there is no proposal. For images [begin, end).
+void merge_levels(const ProposalParams& params, const Box* level_boxes, const float* level_scores, const int* level_counts,
+                  int64_t begin, int64_t end, Box* boxes, float* scores, bool* valid, void* scratch);
+
+}  // namespace mrcnn

@@ -1,0 +1,23 @@
+// Compiled once per instruction set (CMakeLists.txt), with MRCNN_ISA as its name. Everything here has internal linkage, and no
+// template of the standard library is instantiated: the linker may not hand AVX2 code to the portable build.
+#include "roi_align_kernels.h"
+
+#include "nms_kernels.h"
+
+#define MRCNN_STRING_(x) #x
+#define MRCNN_STRING(x) MRCNN_STRING_(x)
+
+namespace mrcnn {
+namespace MRCNN_ISA {
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    MRCNN_STRING(MRCNN_ISA),
+    {roi_align_forward<float>, roi_align_backward<float>},
+    {roi_align_forward<Half>, roi_align_backward<Half>},
+    {roi_align_forward<BFloat16>, roi_align_backward<BFloat16>},
+    nms,
+};
+
+}  // namespace MRCNN_ISA
+}  // namespace mrcnn

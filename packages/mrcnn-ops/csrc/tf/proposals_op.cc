@@ -1,0 +1,169 @@
+// MrcnnGenerateProposals.
+//
+// N images, A anchors over all levels, L levels, R proposals per image.
+#include "cpu/proposals.h"
+
+#include <memory>
+#include <vector>
+
+#include "check.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace mrcnn {
+
+using tensorflow::DEVICE_CPU;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+REGISTER_OP("MrcnnGenerateProposals")
+    .Input("logits: float")
+    .Input("deltas: float")
+    .Input("anchors: float")
+    .Input("image_sizes: int32")
+    .Input("level_sizes: int32")
+    .Output("boxes: float")
+    .Output("scores: float")
+    .Output("valid: bool")
+    .Attr("pre_nms_top_k: int >= 1")
+    .Attr("post_nms_top_k: int >= 1")
+    .Attr("num_proposals: int >= 1")
+    .Attr("nms_threshold: float")
+    .Attr("min_size: float")
+    .Attr("max_log_scale: float")
+    .Attr("keep_empty: bool")
+    .Attr("keep_padding_anchors: bool")
+    .SetShapeFn([](InferenceContext* c) {
+      int num_proposals;
+      TF_RETURN_IF_ERROR(c->GetAttr("num_proposals", &num_proposals));
+      ShapeHandle logits, deltas, anchors, image_sizes, level_sizes;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &logits));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 3, &deltas));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &anchors));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &image_sizes));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 1, &level_sizes));
+      DimensionHandle images = c->Dim(logits, 0), num_anchors = c->Dim(logits, 1), unused;
+      TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(deltas, 0), &images));
+      TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(image_sizes, 0), &images));
+      TF_RETURN_IF_ERROR(c->Merge(num_anchors, c->Dim(deltas, 1), &num_anchors));
+      TF_RETURN_IF_ERROR(c->Merge(num_anchors, c->Dim(anchors, 0), &num_anchors));
+      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(deltas, 2), 4, &unused));
+      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(anchors, 1), 4, &unused));
+      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(image_sizes, 1), 2, &unused));
+      c->set_output(0, c->MakeShape({images, num_proposals, 4}));
+      c->set_output(1, c->MakeShape({images, num_proposals}));
+      c->set_output(2, c->MakeShape({images, num_proposals}));
+      return absl::OkStatus();
+    });
+
+namespace {
+
+// Where each level's anchors begin, and at last where they end.
+absl::Status level_begins(const Tensor& level_sizes, int64_t num_anchors, std::vector<int>* begins) {
+  int64_t sum = 0;
+  begins->push_back(0);
+  for (int64_t level = 0; level < level_sizes.NumElements(); ++level) {
+    const int size = level_sizes.vec<int32_t>()(level);
+    if (size < 0) return InvalidArgument("level_sizes must not be negative, got ", size, " for level ", level);
+    sum += size;
+    if (sum > num_anchors) break;
+    begins->push_back(static_cast<int>(sum));
+  }
+  if (sum == num_anchors) return absl::OkStatus();
+  return InvalidArgument("level_sizes must add up to the number of anchors (", num_anchors, "), got ",
+                         level_sizes.DebugString(16));
+}
+
+}  // namespace
+
+class GenerateProposalsOp : public OpKernel {
+ public:
+  explicit GenerateProposalsOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("pre_nms_top_k", &attributes_.pre_nms_top_k));
+    OP_REQUIRES_OK(context, context->GetAttr("post_nms_top_k", &attributes_.post_nms_top_k));
+    OP_REQUIRES_OK(context, context->GetAttr("num_proposals", &attributes_.num_proposals));
+    OP_REQUIRES_OK(context, context->GetAttr("nms_threshold", &attributes_.nms_threshold));
+    OP_REQUIRES_OK(context, context->GetAttr("min_size", &attributes_.min_size));
+    OP_REQUIRES_OK(context, context->GetAttr("max_log_scale", &attributes_.max_log_scale));
+    OP_REQUIRES_OK(context, context->GetAttr("keep_empty", &attributes_.keep_empty));
+    OP_REQUIRES_OK(context, context->GetAttr("keep_padding_anchors", &attributes_.keep_padding_anchors));
+    OP_REQUIRES(context, attributes_.nms_threshold >= 0.0f,
+                InvalidArgument("nms_threshold must not be negative, got ", attributes_.nms_threshold));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& logits = context->input(0);
+    const Tensor& deltas = context->input(1);
+    const Tensor& anchors = context->input(2);
+    const Tensor& image_sizes = context->input(3);
+    const Tensor& level_sizes = context->input(4);
+    OP_REQUIRES_OK(context, check_shape("logits", logits.shape(), "[N, A]"));
+    OP_REQUIRES_OK(context, check_shape("deltas", deltas.shape(), "[N, A, 4]"));
+    OP_REQUIRES_OK(context, check_shape("anchors", anchors.shape(), "[A, 4]"));
+    OP_REQUIRES_OK(context, check_shape("image_sizes", image_sizes.shape(), "[N, 2]"));
+    OP_REQUIRES_OK(context, check_shape("level_sizes", level_sizes.shape(), "[L]"));
+    const int64_t num_images = logits.dim_size(0);
+    const int64_t num_anchors = logits.dim_size(1);
+    OP_REQUIRES_OK(context, check_axis("deltas", 0, deltas.dim_size(0), num_images, "logits"));
+    OP_REQUIRES_OK(context, check_axis("deltas", 1, deltas.dim_size(1), num_anchors, "logits"));
+    OP_REQUIRES_OK(context, check_axis("anchors", 0, anchors.dim_size(0), num_anchors, "logits"));
+    OP_REQUIRES_OK(context, check_axis("image_sizes", 0, image_sizes.dim_size(0), num_images, "logits"));
+    OP_REQUIRES_OK(context, check_size("anchors", anchors));
+    OP_REQUIRES_OK(context, check_size("logits", logits));
+    std::vector<int> begins;
+    OP_REQUIRES_OK(context, level_begins(level_sizes, num_anchors, &begins));
+
+    ProposalParams params = attributes_;
+    params.num_images = static_cast<int>(num_images);
+    params.num_anchors = static_cast<int>(num_anchors);
+    params.num_levels = static_cast<int>(level_sizes.NumElements());
+    params.level_begin = begins.data();
+
+    Tensor *boxes, *scores, *valid;
+    const int64_t wanted = params.num_proposals;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {num_images, wanted, 4}, &boxes));
+    OP_REQUIRES_OK(context, context->allocate_output(1, {num_images, wanted}, &scores));
+    OP_REQUIRES_OK(context, context->allocate_output(2, {num_images, wanted}, &valid));
+    if (num_images == 0) return;
+
+    const int64_t units = num_images * params.num_levels;
+    const int row = max_level_proposals(params);
+    std::vector<Box> level_boxes(units * row);
+    std::vector<float> level_scores(units * row);
+    std::vector<int> level_counts(units);
+    const size_t scratch_bytes = proposals_scratch_bytes(params);
+    auto* pool = workers(context).workers;
+
+    // Reading the logits, and comparing each candidate with about a quarter of the kept, eight at a time.
+    const int64_t candidates = std::min<int64_t>(params.pre_nms_top_k, num_anchors);
+    const int64_t cost = num_anchors / std::max(1, params.num_levels) + candidates * (100 + std::min<int64_t>(row, candidates) / 4);
+    pool->ParallelFor(units, cost, [&](int64_t begin, int64_t end) {
+      std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
+      propose_per_level(params, logits.flat<float>().data(), deltas.flat<float>().data(),
+                        reinterpret_cast<const Box*>(anchors.flat<float>().data()), image_sizes.flat<int32_t>().data(), begin,
+                        end, level_boxes.data(), level_scores.data(), level_counts.data(), scratch.get());
+    });
+    pool->ParallelFor(num_images, int64_t{50} * row * params.num_levels + 10 * wanted, [&](int64_t begin, int64_t end) {
+      std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
+      merge_levels(params, level_boxes.data(), level_scores.data(), level_counts.data(), begin, end,
+                   reinterpret_cast<Box*>(boxes->flat<float>().data()), scores->flat<float>().data(),
+                   valid->flat<bool>().data(), scratch.get());
+    });
+  }
+
+ private:
+  ProposalParams attributes_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("MrcnnGenerateProposals").Device(DEVICE_CPU), GenerateProposalsOp);
+
+}  // namespace mrcnn
