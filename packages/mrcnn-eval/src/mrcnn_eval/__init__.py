@@ -1,0 +1,12 @@
+"""Detections in, COCO AP out: evaluation, reports and pictures.
+
+Importing this package does not import TensorFlow; what runs a model lies in `mrcnn_eval.inference`.
+"""
+
+from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
+from mrcnn_eval.ground_truth import GroundTruthError
+from mrcnn_eval.image_results import ResultsError
+
+__version__ = "0.1.0"
+
+__all__ = ["CocoEvaluator", "EvalResult", "GroundTruthError", "ResultsError", "__version__"]

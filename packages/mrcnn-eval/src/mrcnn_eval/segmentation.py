@@ -1,0 +1,149 @@
+"""Masks as COCO files write them: polygons, RLE with a list of counts, RLE with a compressed string."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import hotcoco.mask as hotcoco_mask
+import numpy as np
+from pycocotools import mask as mask_utils
+
+Polygons: TypeAlias = list[list[float]]  # [[x1, y1, x2, y2, ...], ...], pixels of the image
+Rle: TypeAlias = dict[str, Any]  # {"size": [h, w], "counts": str, bytes or list of int}
+Segmentation: TypeAlias = Polygons | Rle
+
+MAX_POLYGON_EXTENT = 10.0  # in image edges: pycocotools allocates by perimeter, one vertex at 1e9 takes all memory
+COUNTS_CHARACTERS = bytes(range(48, 112))  # the alphabet of COCO's compressed counts: 6 bits each, from "0"
+
+
+class SegmentationError(ValueError):
+    """A segmentation that is none of the three forms; the message does not name the annotation yet."""
+
+
+def check_segmentation(segmentation: Any, *, size: tuple[int, int]) -> tuple[Segmentation | None, int]:
+    """Check one `segmentation` so that pycocotools and hotcoco can take it without harm.
+
+    Polygons with fewer than three points, with coordinates that are not finite or farther out than
+    `MAX_POLYGON_EXTENT` image edges are dropped; vertices outside the image are kept (rasterising clips).
+
+    Args:
+        segmentation: what the file holds, of any type.
+        size: (h, w) of the image, pixels; (0, 0) where unknown.
+
+    Returns:
+        The segmentation, None where no mask is left, and the number of polygons dropped.
+
+    Raises:
+        SegmentationError: not polygons or RLE, or an RLE that does not fit the image.
+    """
+    if segmentation is None or segmentation == []:
+        return None, 0
+    if isinstance(segmentation, dict):
+        return _check_rle(segmentation, size=size), 0
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        raise SegmentationError("segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or an RLE")
+    if size == (0, 0):
+        raise SegmentationError("its image has no width and height, which polygons need")
+    limit = MAX_POLYGON_EXTENT * max(size)
+    kept = [polygon[: len(polygon) // 2 * 2] for polygon in segmentation if _usable(polygon, limit=limit)]
+    return kept or None, len(segmentation) - len(kept)
+
+
+def _usable(polygon: list[Any], *, limit: float) -> bool:
+    if len(polygon) < 6:
+        return False
+    try:
+        # sum() is NaN or infinite where any number is; min and max alone would miss a NaN.
+        return math.isfinite(sum(polygon)) and -limit <= min(polygon) and max(polygon) <= limit
+    except TypeError as error:
+        raise SegmentationError("polygon coordinates must be numbers") from error
+
+
+def check_compressed_rle(rle: Any, *, size: tuple[int, int]) -> Rle:
+    """Check the mask of a result and return it with its counts as str.
+
+    Raises:
+        SegmentationError: anything but a compressed RLE of the image's size, (h, w) or (0, 0) where unknown.
+    """
+    if not isinstance(rle, dict) or isinstance(rle.get("counts"), list):
+        raise SegmentationError("the mask of a result must be an RLE with compressed counts")
+    rle_size = _rle_size(rle, size=size)
+    return {"size": rle_size, "counts": counts_text(rle.get("counts"))}
+
+
+def _rle_size(rle: dict[str, Any], *, size: tuple[int, int]) -> list[int]:
+    rle_size = rle.get("size")
+    if not (
+        isinstance(rle_size, (list, tuple))
+        and len(rle_size) == 2
+        and all(isinstance(n, (int, np.integer)) for n in rle_size)
+    ):
+        raise SegmentationError(f"RLE size must be [height, width], not {rle_size!r}")
+    if size != (0, 0) and tuple(rle_size) != size:
+        raise SegmentationError(f"RLE size {list(rle_size)} differs from the image's [height, width] {list(size)}")
+    return [int(n) for n in rle_size]
+
+
+def _check_rle(rle: dict[str, Any], *, size: tuple[int, int]) -> Rle:
+    if not isinstance(rle.get("counts"), list):
+        checked = check_compressed_rle(rle, size=size)
+        mask_areas([checked])  # finds damaged counts
+        return checked
+    rle_size, counts = _rle_size(rle, size=size), rle["counts"]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise SegmentationError("RLE counts must be whole numbers, none negative")
+    if sum(counts) != rle_size[0] * rle_size[1]:
+        raise SegmentationError(f"RLE counts add up to {sum(counts)}, not to {rle_size[0]} x {rle_size[1]}")
+    return {"size": rle_size, "counts": counts}
+
+
+def counts_text(counts: Any) -> str:
+    """Return compressed RLE counts as str, from str or bytes.
+
+    Raises:
+        SegmentationError: another type, or a character that compressed counts never hold.
+    """
+    if not isinstance(counts, (str, bytes)):
+        raise SegmentationError(f"RLE counts must be a compressed string, not {type(counts).__name__}")
+    raw = counts if isinstance(counts, bytes) else counts.encode("utf-8")
+    if raw.translate(None, COUNTS_CHARACTERS):
+        raise SegmentationError("RLE counts hold characters that compressed COCO counts never do")
+    return raw.decode("ascii")
+
+
+def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
+    """Return the pixels that each compressed RLE covers, float64 [n].
+
+    Raises:
+        SegmentationError: counts that decode to a negative run, or that cover more than the image.
+    """
+    try:
+        # pycocotools' own area() fails on more than 255 RLEs with NumPy 2, and does not see negative runs.
+        areas = np.asarray(hotcoco_mask.area(list(rles)), np.float64).reshape(-1)
+    except ValueError as error:
+        raise SegmentationError(f"RLE counts are damaged: {error}") from error
+    if any(area > rle["size"][0] * rle["size"][1] for area, rle in zip(areas, rles, strict=True)):
+        raise SegmentationError("RLE counts are damaged: they cover more than the image")
+    return areas
+
+
+def to_rle(segmentation: Segmentation, *, size: tuple[int, int]) -> Rle:
+    """Return a checked segmentation as compressed RLE on an image of (h, w) `size` pixels."""
+    if isinstance(segmentation, list):
+        return mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return mask_utils.frPyObjects(segmentation, *segmentation["size"])
+    return segmentation
+
+
+def to_mask(segmentation: Segmentation, *, size: tuple[int, int]) -> np.ndarray:
+    """Return a checked segmentation as a bitmap, uint8 [h, w], 0 or 1."""
+    return mask_utils.decode(to_rle(segmentation, size=size))
+
+
+def box_polygon(box: np.ndarray) -> Polygons:
+    """Return the rectangle of `box` (x, y, w, h) as a polygon."""
+    x, y, w, h = (float(value) for value in box)
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]

@@ -1,0 +1,125 @@
+"""What the tests share: ground truth and detections made by hand, and the scorer they are held against."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+class Scene:
+    """Builds a COCO dict and the results list that belongs to it."""
+
+    def __init__(self, *, images: int = 1, size: tuple[int, int] = (100, 100), categories: tuple[int, ...] = (1,)):
+        self.size = size
+        self.annotations: dict[str, Any] = {
+            "info": {},
+            "images": [
+                {"id": n, "height": size[0], "width": size[1], "file_name": f"{n}.png"} for n in range(1, images + 1)
+            ],
+            "categories": [{"id": n, "name": f"class {n}"} for n in categories],
+            "annotations": [],
+        }
+        self.results: list[dict[str, Any]] = []
+
+    @staticmethod
+    def rle(mask):
+        """Compressed RLE of a bitmap [h, w]."""
+        rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+    @staticmethod
+    def polygon(box):
+        x, y, w, h = box
+        return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+    def box_rle(self, box):
+        mask = np.zeros(self.size, np.uint8)
+        x, y, w, h = (round(value) for value in box)
+        mask[y : y + h, x : x + w] = 1
+        return self.rle(mask)
+
+    def truth(self, box, *, image=1, category=1, **fields):
+        """Add an object; a field given as None is left out of the annotation."""
+        annotation = {
+            "id": len(self.annotations["annotations"]) + 1,
+            "image_id": image,
+            "category_id": category,
+            "bbox": list(box),
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+            "segmentation": self.polygon(box),
+        } | fields
+        self.annotations["annotations"].append({k: v for k, v in annotation.items() if v is not None})
+        return self
+
+    def detection(self, box, *, score=0.9, image=1, category=1, segmentation=None):
+        self.results.append(
+            {
+                "image_id": image,
+                "category_id": category,
+                "bbox": list(box),
+                "score": score,
+                "segmentation": segmentation or self.box_rle(box),
+            }
+        )
+        return self
+
+
+@pytest.fixture
+def scene():
+    return Scene
+
+
+@pytest.fixture
+def reference_stats():
+    return pycocotools_stats
+
+
+def pycocotools_stats(annotations, results, iou_type, *, max_dets=100):
+    """The twelve numbers by pycocotools itself, through its own loadRes and for its own maxDets indices.
+
+    Results must not be empty, and annotations must be free of what pycocotools scores wrongly (id 0, duplicates).
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = annotations
+        truth.createIndex()
+        keys = ("image_id", "category_id", "score", "bbox" if iou_type == "bbox" else "segmentation")
+        detections = truth.loadRes([{key: entry[key] for key in keys} for entry in results])
+        evaluation = COCOeval(truth, detections, iou_type)
+        evaluation.params.maxDets = [1, 10, max_dets]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        if max_dets == 100:
+            evaluation.summarize()
+            return list(evaluation.stats)
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+
+    def mean(values):
+        return values[values > -1].mean() if (values > -1).any() else -1.0
+
+    return [
+        *(mean(precision[t, :, :, 0, 2]) for t in (slice(None), 0, 5)),
+        *(mean(precision[:, :, :, area, 2]) for area in (1, 2, 3)),
+        *(mean(recall[:, :, 0, cap]) for cap in (0, 1, 2)),
+        *(mean(recall[:, :, area, 2]) for area in (1, 2, 3)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of real data beside the repository, or a skip."""
+    default = Path(__file__).resolve().parents[4] / "shared" / "data" if len(Path(__file__).parents) > 4 else Path("/")
+    folder = Path(os.environ.get("MRCNN_SHARED_DATA", default))
+    if not (folder / "eval_cocoapi_val2014_100").is_dir():
+        pytest.skip(f"real data is absent: no {folder}/eval_cocoapi_val2014_100 (set MRCNN_SHARED_DATA)")
+    return folder

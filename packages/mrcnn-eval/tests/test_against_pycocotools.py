@@ -1,0 +1,111 @@
+"""Both backends against pycocotools itself, on random scenes and on the official demo results: equal to 1e-9."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mrcnn_eval import CocoEvaluator
+
+# The boundaries of pycocotools' size classes, both ends inclusive.
+SEED_WITH_ALL_CLASSES = 5  # every class has results
+BOUNDARY_AREAS = (32**2, 96**2, 32**2 - 1e-9, 96**2 + 1e-9, 0.0)
+
+
+def random_box(rng, size):
+    # Multiples of 4 make equal IoUs, and with the scores below equal everything, common.
+    x, y = rng.integers(0, size - 4, 2) // 4 * 4
+    w, h = rng.integers(1, (size - x) // 4 + 1) * 4, rng.integers(1, (size - y) // 4 + 1) * 4
+    return [float(x), float(y), float(w), float(h)]
+
+
+def jittered(box, rng, size):
+    x, y, w, h = box
+    x, y = (float(np.clip(value + rng.integers(-1, 2) * 2, 0, size - 4)) for value in (x, y))
+    return [x, y, min(w, size - x), min(h, size - y)]
+
+
+def random_truth(rng, example, image, size):
+    box = random_box(rng, size)
+    crowd = int(rng.random() < 0.2)
+    polygon = [[box[0], box[1], box[0] + box[2], box[1] + 1.5, box[0] + box[2] / 3, box[1] + box[3]]]
+    segmentation = (polygon, example.polygon(box), example.box_rle(box))[rng.integers(3)]
+    area = float(rng.choice(BOUNDARY_AREAS)) if rng.random() < 0.3 else box[2] * box[3]
+    example.truth(
+        box,
+        image=image,
+        category=int(rng.choice((2, 5, 9))),
+        iscrowd=crowd,
+        area=area,
+        ignore=int(rng.random() < 0.1),
+        segmentation=segmentation,
+    )
+    return box
+
+
+def random_scene(scene, seed):
+    """Empty images, crowds, ties, duplicates, misses, wrong classes; masks as polygons and both kinds of RLE."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.choice((64, 160)))
+    example = scene(images=int(rng.integers(1, 6)), size=(size, size), categories=(9, 2, 5, 11))
+    for image in range(1, len(example.annotations["images"]) + 1):
+        boxes = [random_truth(rng, example, image, size) for _ in range(rng.integers(0, 7))]
+        for box in [*boxes, *boxes[::2], *(random_box(rng, size) for _ in range(rng.integers(0, 4)))]:
+            if rng.random() < 0.8:
+                category = int(rng.choice((2, 5, 9, 11)))
+                score = float(rng.integers(0, 5) / 4)
+                example.detection(jittered(box, rng, size), image=image, category=category, score=score)
+    return example
+
+
+@pytest.mark.parametrize("max_dets", [11, 100])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_scenes(scene, reference_stats, seed, max_dets):
+    example = random_scene(scene, seed)
+    for iou_type in ("bbox", "segm"):
+        if example.results:
+            annotations = copy.deepcopy(example.annotations)
+            expected = reference_stats(annotations, example.results, iou_type, max_dets=max_dets)
+        else:  # pycocotools cannot load an empty list; nothing found is 0 where there is something to find
+            expected = None
+        for backend in ("hotcoco", "pycocotools"):
+            evaluator = CocoEvaluator(example.annotations, max_dets=max_dets, backend=backend, iou_types=[iou_type])
+            evaluator.add_results(example.results)
+            stats = list(evaluator.evaluate().stats[iou_type].values())
+            if expected is None:
+                assert set(stats) <= {0.0, -1.0}
+            else:
+                assert stats == pytest.approx(expected, abs=1e-9)
+
+
+def test_per_class_numbers_equal_a_pycocotools_run_on_that_class_alone(scene, reference_stats):
+    example = random_scene(scene, SEED_WITH_ALL_CLASSES)
+    evaluator = CocoEvaluator(example.annotations)
+    evaluator.add_results(example.results)
+    per_class = evaluator.evaluate().per_class
+    for category in example.annotations["categories"]:
+        alone = copy.deepcopy(example.annotations)
+        alone["categories"] = [category]
+        alone["annotations"] = [a for a in alone["annotations"] if a["category_id"] == category["id"]]
+        results = [entry for entry in example.results if entry["category_id"] == category["id"]]
+        assert results
+        for iou_type in ("bbox", "segm"):
+            expected = reference_stats(copy.deepcopy(alone), results, iou_type)
+            assert list(per_class[iou_type][category["name"]].values()) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize(("iou_type", "name"), [("bbox", "fakebbox100"), ("segm", "fakesegm100")])
+def test_official_demo_results(shared_data, backend, iou_type, name):
+    folder = shared_data / "eval_cocoapi_val2014_100"
+    reference = json.loads((folder / "results/pycocotools_reference.json").read_text())
+    evaluator = CocoEvaluator(folder / "annotations/instances_val2014_100.json", backend=backend, iou_types=[iou_type])
+    evaluator.add_results(json.loads((folder / f"results/instances_val2014_{name}_results.json").read_text()))
+    stats = evaluator.evaluate().stats[iou_type]
+    assert list(stats.values()) == pytest.approx(reference[f"{iou_type}:instances_val2014_{name}"], abs=1e-9)
