@@ -4,12 +4,14 @@ Every leaf layer makes its variables in the constructor, under its dotted name, 
 `<layer name>.<variable name>`. Shapes: N images, H x W positions, C channels.
 """
 
+from typing import TypeAlias
+
 import keras
 import tensorflow as tf
 
 from mrcnn_model.normalization import fold_batch_norm, group_norm
 
-Initializer = keras.initializers.Initializer
+Initializer: TypeAlias = keras.initializers.Initializer
 
 
 def he_normal_fan_out() -> Initializer:
