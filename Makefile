@@ -40,7 +40,7 @@ bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
 
 wheels: setup ## Build the five wheels into dist/
 	rm -rf dist
-	$(PY) -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
+	$(PY) -m pip wheel -qq --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
 	@ls -l dist
 
 clean: ## Remove what was built, and caches; keeps .venv, .poetry and outputs

@@ -51,7 +51,7 @@ from importlib.metadata import version
 sys.exit((version('poetry'), version('poetry-plugin-pypi-mirror')) != ('$poetry_version', '$mirror_plugin_version'))
 " 2>/dev/null && return
   say "installing Poetry $poetry_version"
-  .poetry/bin/python -m pip install --quiet --disable-pip-version-check \
+  .poetry/bin/python -m pip install -qq --disable-pip-version-check \
     "poetry==$poetry_version" "poetry-plugin-pypi-mirror==$mirror_plugin_version"
 }
 
@@ -80,7 +80,7 @@ install_locked_dependencies() {
 # Without build isolation, mrcnn-ops is compiled against the TensorFlow that is installed already.
 install_packages() {
   say "building mrcnn-ops, installing the five packages"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-index --no-deps --no-build-isolation \
     -e packages/mrcnn-ops -e packages/mrcnn-data -e packages/mrcnn-model -e packages/mrcnn-eval -e packages/mrcnn-train
 }
 

@@ -1,0 +1,63 @@
+"""Each package stands alone: its tests pass where only its wheel, its dependencies and pytest are installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from workspace import PACKAGES, ROOT, Environment, create_environment, import_name, pip, project_table
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def constraints(tmp_path: Path) -> Path:
+    """The versions of the running environment, those of poetry.lock: the outcome depends on the code alone."""
+    versions = [line for line in pip("freeze", "--exclude-editable").splitlines() if "==" in line]
+    path = tmp_path / "constraints.txt"
+    path.write_text("\n".join(versions))
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Environment]:
+    environment = create_environment(tmp_path / "venv")
+    yield environment
+    shutil.rmtree(environment.directory)  # pytest keeps the folders of three sessions; with TensorFlow one is 2 GB
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_alone(
+    package: str, wheels: dict[str, Path], environment: Environment, constraints: Path, tmp_path: Path
+) -> None:
+    folder = wheels[package].parent
+    pip(
+        *(
+            "install",
+            "-q",
+            "--find-links",
+            folder,
+            "--constraint",
+            constraints,
+            wheels[package],
+            "pytest",
+            "hypothesis",
+        ),
+        python=environment.python,
+    )
+    installed = {import_name(name) for name in PACKAGES if (environment.site_packages / import_name(name)).is_dir()}
+    assert installed == {import_name(name) for name in with_dependencies(package)}
+    # The tests are run in place: nothing puts src/ on their path, so they import the wheel.
+    tests = ROOT / "packages" / package / "tests"
+    print(
+        environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", tests, cwd=tmp_path)
+    )
+
+
+def with_dependencies(package: str) -> set[str]:
+    """The package and the siblings that it needs, directly or not."""
+    direct = {Requirement(text).name for text in project_table(package)["dependencies"]} & set(PACKAGES)
+    return {package}.union(*(with_dependencies(name) for name in direct))
