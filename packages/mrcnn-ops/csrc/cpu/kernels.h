@@ -39,6 +39,15 @@ struct RoiAlignKernels {
                    const int* order, const int* level_begin, const RoiTile& tile, T* const* feature_gradients, void* scratch);
 };
 
+// One image's ground truths and crowds, as matching reads them.
+struct MatchTargets {
+  const Box* gt_boxes;    // [G]
+  const bool* gt_valid;   // [G]
+  const Box* crowd_boxes; // [K]; an all-zero row overlaps nothing
+  int num_gt;
+  int num_crowds;
+};
+
 struct Kernels {
   const char* instruction_set;
 
@@ -49,9 +58,22 @@ struct Kernels {
   // Greedy NMS over boxes sorted best first: keeps a box unless its IoU with a kept one is above the threshold. Writes the
   // positions of the kept boxes, at most max_kept, and returns how many. scratch: nms_scratch_floats(max_kept) floats.
   int (*nms)(const Box* boxes, int count, float threshold, int max_kept, float* scratch, int* kept);
+
+  // For boxes [0, count) of one image: the best ground truth of each (IoU 0 and -1 where there is none or the box is not valid),
+  // the greatest share of its area within one crowd, and, for each ground truth, the greatest IoU with one of these boxes.
+  // boxes_valid may be null. gt_best_iou: [G]. scratch: match_scratch_floats(G) floats.
+  void (*match)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, float* best_iou,
+                int* best_gt, float* crowd_overlap, float* gt_best_iou, float* scratch);
+
+  // Marks the boxes whose IoU with some ground truth equals that ground truth's gt_best_iou over all boxes, and is above 0.
+  // best_iou and best_gt as `match` gave them.
+  void (*mark_best)(const MatchTargets& targets, const Box* boxes, const float* best_iou, const int* best_gt,
+                    const float* gt_best_iou, int64_t count, bool* is_best_for_gt);
 };
 
 inline size_t nms_scratch_floats(int max_kept) { return 5 * (static_cast<size_t>(max_kept) + 8); }
+
+inline size_t match_scratch_floats(int num_gt) { return 8 * static_cast<size_t>(num_gt); }
 
 template <class T>
 const RoiAlignKernels<T>& roi_align_kernels(const Kernels& kernels);

@@ -47,6 +47,12 @@ inline bool any(Int8 mask) {
 #endif
 }
 
+inline float greatest(Float8 v) {
+  float result = v[0];
+  for (int i = 1; i < kLanes; ++i) result = v[i] > result ? v[i] : result;
+  return result;
+}
+
 // a * b + c
 inline Float8 multiply_add(Float8 a, Float8 b, Float8 c) {
 #ifdef __FMA__

@@ -2,6 +2,7 @@
 // template of the standard library is instantiated: the linker may not hand AVX2 code to the portable build.
 #include "roi_align_kernels.h"
 
+#include "matching_kernels.h"
 #include "nms_kernels.h"
 
 #define MRCNN_STRING_(x) #x
@@ -17,6 +18,8 @@ const Kernels kernels = {
     {roi_align_forward<Half>, roi_align_backward<Half>},
     {roi_align_forward<BFloat16>, roi_align_backward<BFloat16>},
     nms,
+    match,
+    mark_best,
 };
 
 }  // namespace MRCNN_ISA

@@ -1,7 +1,18 @@
 """Compiled TensorFlow ops for Mask R-CNN, for the CPU."""
 
+from mrcnn_ops.detections import NmsDetections, multiclass_nms
 from mrcnn_ops.library import build_info
+from mrcnn_ops.matching import BoxMatches, match_boxes
 from mrcnn_ops.proposals import GeneratedProposals, generate_proposals
 from mrcnn_ops.roi_align import multilevel_roi_align
 
-__all__ = ["GeneratedProposals", "build_info", "generate_proposals", "multilevel_roi_align"]
+__all__ = [
+    "BoxMatches",
+    "GeneratedProposals",
+    "NmsDetections",
+    "build_info",
+    "generate_proposals",
+    "match_boxes",
+    "multiclass_nms",
+    "multilevel_roi_align",
+]

@@ -1,0 +1,109 @@
+// Matching of boxes with ground truths on the CPU: eight boxes against one ground truth at a time. Part of simd_kernels.cc.
+//
+// No matrix of boxes by ground truths is stored. IoUs are computed twice where that is needed (match, then mark_best), by the
+// same code, so that the second pass may compare for equality.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace mrcnn {
+namespace {
+
+inline BoxOf<Float8> splat(const Box& box) { return {splat(box.x1), splat(box.y1), splat(box.x2), splat(box.y2)}; }
+
+// Lane i holds box i; lanes without a valid box hold zeros, which overlap nothing.
+inline BoxOf<Float8> load_boxes(const Box* boxes, const bool* valid, int lanes) {
+  BoxOf<Float8> result = {};
+  for (int i = 0; i < lanes; ++i) {
+    if (valid != nullptr && !valid[i]) continue;
+    result.x1[i] = boxes[i].x1;
+    result.y1[i] = boxes[i].y1;
+    result.x2[i] = boxes[i].x2;
+    result.y2[i] = boxes[i].y2;
+  }
+  return result;
+}
+
+inline int first_valid(const MatchTargets& targets) {
+  for (int gt = 0; gt < targets.num_gt; ++gt) {
+    if (targets.gt_valid[gt]) return gt;
+  }
+  return -1;
+}
+
+// The first `lanes` of the vector, one by one past its end.
+template <class V, class T>
+inline void store_lanes(V v, int lanes, T* out) {
+  if (lanes == kLanes) {
+    store_vector(v, out);
+  } else {
+    for (int i = 0; i < lanes; ++i) out[i] = v[i];
+  }
+}
+
+// Comparisons are written so that a NaN changes nothing.
+void match(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, float* best_iou, int* best_gt,
+           float* crowd_overlap, float* gt_best_iou, float* scratch) {
+  const int none = first_valid(targets);
+  for (int gt = 0; gt < targets.num_gt; ++gt) store(Float8{}, scratch + gt * kLanes);
+
+  for (int64_t first = 0; first < count; first += kLanes) {
+    const int lanes = count - first < kLanes ? static_cast<int>(count - first) : kLanes;
+    const bool* valid = boxes_valid == nullptr ? nullptr : boxes_valid + first;
+    const BoxOf<Float8> eight = load_boxes(boxes + first, valid, lanes);
+    const Float8 areas = area(eight);
+
+    Float8 best{};
+    Int8 best_index = splat(static_cast<int32_t>(none));
+    for (int gt = 0; gt < targets.num_gt; ++gt) {
+      if (!targets.gt_valid[gt]) continue;
+      const BoxOf<Float8> target = splat(targets.gt_boxes[gt]);
+      if (!any(intersection(eight, target) > Float8{})) continue;  // most: no division, no update
+      const Float8 overlap = iou(eight, areas, target, area(target));
+      const Int8 better = overlap > best;
+      best = better ? overlap : best;
+      best_index = better ? splat(static_cast<int32_t>(gt)) : best_index;
+      const Float8 known = load(scratch + gt * kLanes);
+      store(overlap > known ? overlap : known, scratch + gt * kLanes);
+    }
+
+    Float8 covered{};
+    for (int crowd = 0; crowd < targets.num_crowds; ++crowd) {
+      const Float8 part = share(intersection(eight, splat(targets.crowd_boxes[crowd])), areas);
+      covered = part > covered ? part : covered;
+    }
+
+    store_lanes(best, lanes, best_iou + first);
+    store_lanes(best_index, lanes, best_gt + first);
+    store_lanes(covered, lanes, crowd_overlap + first);
+    for (int i = 0; valid != nullptr && i < lanes; ++i) {
+      if (!valid[i]) best_gt[first + i] = -1;
+    }
+  }
+  for (int gt = 0; gt < targets.num_gt; ++gt) gt_best_iou[gt] = greatest(load(scratch + gt * kLanes));
+}
+
+void mark_best(const MatchTargets& targets, const Box* boxes, const float* best_iou, const int* best_gt, const float* gt_best_iou,
+               int64_t count, bool* is_best_for_gt) {
+  // A box that is best for some ground truth has at least the least of their best IoUs itself: most boxes are settled by that.
+  float least = 2.0f;
+  for (int gt = 0; gt < targets.num_gt; ++gt) {
+    if (gt_best_iou[gt] > 0.0f && gt_best_iou[gt] < least) least = gt_best_iou[gt];
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    bool is_best = false;
+    if (best_gt[i] >= 0 && best_iou[i] >= least) {
+      const BoxOf<Float8> box = splat(boxes[i]);
+      for (int gt = 0; gt < targets.num_gt && !is_best; ++gt) {
+        if (!targets.gt_valid[gt] || !(gt_best_iou[gt] > 0.0f)) continue;
+        const BoxOf<Float8> target = splat(targets.gt_boxes[gt]);
+        is_best = iou(box, area(box), target, area(target))[0] == gt_best_iou[gt];
+      }
+    }
+    is_best_for_gt[i] = is_best;
+  }
+}
+
+}  // namespace
+}  // namespace mrcnn
