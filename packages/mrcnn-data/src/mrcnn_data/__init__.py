@@ -1,0 +1,28 @@
+"""COCO instances files to training batches. NumPy and OpenCV; no TensorFlow."""
+
+from mrcnn_data.augmentation import Augmentation
+from mrcnn_data.batch import Batch
+from mrcnn_data.buckets import default_buckets
+from mrcnn_data.dataset import CocoDataset, Instances, instance_masks
+from mrcnn_data.errors import DatasetError
+from mrcnn_data.eval_loader import EvalLoader
+from mrcnn_data.images import load_image
+from mrcnn_data.masks import MASK_SIZE
+from mrcnn_data.report import Finding, Report
+from mrcnn_data.train_loader import TrainLoader
+
+__all__ = [
+    "MASK_SIZE",
+    "Augmentation",
+    "Batch",
+    "CocoDataset",
+    "DatasetError",
+    "EvalLoader",
+    "Finding",
+    "Instances",
+    "Report",
+    "TrainLoader",
+    "default_buckets",
+    "instance_masks",
+    "load_image",
+]

@@ -1,0 +1,78 @@
+"""What may happen to a training image, and the draw of it for one sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mrcnn_data.buckets import resized_sizes
+from mrcnn_data.geometry import Geometry
+
+
+@dataclasses.dataclass
+class Augmentation:
+    """Probabilities and ranges; the defaults are the ancestor's recipe, a horizontal flip only.
+
+    Attributes:
+        horizontal_flip, vertical_flip: probability.
+        rotate90: probability of drawing one of the four quarter turns (one of which is none); 1.0 = all alike.
+        scale_range: [low, high] factor on the short edge and the size limit, drawn uniformly.
+        crop_size: edge of a random square crop of the resized image, pixels; smaller images are padded to it. 0 = off.
+    """
+
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotate90: float = 0.0
+    scale_range: list[float] = dataclasses.field(default_factory=lambda: [1.0, 1.0])
+    crop_size: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError, naming the option, for what cannot work."""
+        for name in ("horizontal_flip", "vertical_flip", "rotate90"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"augmentation.{name}={getattr(self, name)} is not a probability")
+        if len(self.scale_range) != 2 or not 0.0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(
+                f"augmentation.scale_range={list(self.scale_range)} is not [low, high] with 0 < low <= high"
+            )
+        if self.crop_size < 0:
+            raise ValueError(f"augmentation.crop_size={self.crop_size} is negative")
+        if self.crop_size == 0 and self.scale_range[1] > 1.0:
+            raise ValueError(
+                f"augmentation.scale_range={list(self.scale_range)} enlarges images beyond their canvas: "
+                "set augmentation.crop_size"
+            )
+
+
+def draw_geometry(
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    *,
+    source_size: tuple[int, int],
+    turns: int,
+    short_edges: Sequence[int],
+    max_size: int,
+) -> Geometry:
+    """Draw the geometry of one sample.
+
+    Every number is drawn whatever the options are, so that switching one option on leaves the others' draws alone.
+    """
+    factor = rng.uniform(augmentation.scale_range[0], augmentation.scale_range[1])
+    short_edge = short_edges[int(rng.integers(len(short_edges)))]
+    flips_x, flips_y, crop_x, crop_y = rng.random(4)
+    # Counter-clockwise quarter turns, as numpy.rot90: transpose, then flip.
+    transpose = turns % 2 == 1
+    flip_x = (turns in (2, 3)) != (flips_x < augmentation.horizontal_flip)
+    flip_y = (turns in (1, 2)) != (flips_y < augmentation.vertical_flip)
+    turned_size = source_size[::-1] if transpose else source_size
+    height, width = map(
+        int, resized_sizes(np.array(turned_size), short_edge=short_edge * factor, max_size=max_size * factor)
+    )
+    origin, output_size = (0, 0), (height, width)
+    if augmentation.crop_size:
+        crop = augmentation.crop_size
+        output_size = (min(crop, height), min(crop, width))
+        origin = (int(crop_x * (width - output_size[1] + 1)), int(crop_y * (height - output_size[0] + 1)))
+    return Geometry(source_size, transpose, bool(flip_x), bool(flip_y), (height, width), origin, output_size)

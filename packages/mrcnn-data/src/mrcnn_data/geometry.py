@@ -1,0 +1,87 @@
+"""Where a point of the source image lands in the batch image: turn, flip, scale, crop; and back.
+
+Continuous coordinates: pixel i spans [i, i+1), so a flip is x' = W - x and everything maps without half-pixel terms.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Geometry(NamedTuple):
+    """Applied in this order: transpose, flips, resize, crop. Sizes are (h, w).
+
+    A quarter turn is a transpose and a flip. `crop_origin` is (x, y) in the resized image; what lies beyond
+    `output_size` is cut.
+    """
+
+    source_size: tuple[int, int]
+    transpose: bool
+    flip_x: bool
+    flip_y: bool
+    resized_size: tuple[int, int]
+    crop_origin: tuple[int, int]
+    output_size: tuple[int, int]
+
+    @property
+    def is_cropped(self) -> bool:
+        return self.output_size != self.resized_size
+
+    @property
+    def turned_size(self) -> tuple[int, int]:
+        return self.source_size[::-1] if self.transpose else self.source_size
+
+    def points(self, source: np.ndarray) -> np.ndarray:
+        """Map points (x, y) [..., 2] of the source image to the output, float64."""
+        turned_height, turned_width = self.turned_size
+        x, y = source[..., 0], source[..., 1]
+        if self.transpose:
+            x, y = y, x
+        if self.flip_x:
+            x = turned_width - x
+        if self.flip_y:
+            y = turned_height - y
+        x = x * (self.resized_size[1] / turned_width) - self.crop_origin[0]
+        y = y * (self.resized_size[0] / turned_height) - self.crop_origin[1]
+        return np.stack([x, y], axis=-1)
+
+    def source_points(self, output: np.ndarray) -> np.ndarray:
+        """Map points (x, y) [..., 2] of the output back to the source image, float64."""
+        turned_height, turned_width = self.turned_size
+        x = (output[..., 0] + self.crop_origin[0]) * (turned_width / self.resized_size[1])
+        y = (output[..., 1] + self.crop_origin[1]) * (turned_height / self.resized_size[0])
+        if self.flip_x:
+            x = turned_width - x
+        if self.flip_y:
+            y = turned_height - y
+        if self.transpose:
+            x, y = y, x
+        return np.stack([x, y], axis=-1)
+
+    def boxes(self, source: np.ndarray) -> np.ndarray:
+        """Map boxes (x1, y1, x2, y2) [..., 4], not clipped, float64."""
+        corners = self.points(np.asarray(source, np.float64).reshape(*source.shape[:-1], 2, 2))
+        return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
+
+    def write_image(self, source: np.ndarray, out: np.ndarray) -> None:
+        """Turn, flip, resize (bilinear) and crop `source` uint8 [h, w, 3] into `out` uint8 [output h, output w, 3]."""
+        image = cv2.transpose(source) if self.transpose else source
+        if self.flip_x or self.flip_y:
+            image = cv2.flip(image, -1 if self.flip_x and self.flip_y else int(self.flip_x))
+        resized_height, resized_width = self.resized_size
+        if not self.is_cropped and image.shape[:2] != self.resized_size:
+            cv2.resize(image, (resized_width, resized_height), dst=out, interpolation=cv2.INTER_LINEAR)
+            return
+        if image.shape[:2] != self.resized_size:
+            image = cv2.resize(image, (resized_width, resized_height), interpolation=cv2.INTER_LINEAR)
+        x, y = self.crop_origin
+        height, width = self.output_size
+        out[...] = image[y : y + height, x : x + width]
+
+
+def resize_only(source_size: tuple[int, int], resized_size: tuple[int, int]) -> Geometry:
+    """The geometry of evaluation: no turn, no flip, no crop."""
+    return Geometry(source_size, False, False, False, resized_size, (0, 0), resized_size)
