@@ -38,7 +38,7 @@ check_python() {
 
 # make_venv DIR: creates the virtual environment unless a working one is there.
 make_venv() {
-  "$1/bin/python" -c '' 2>/dev/null && return
+  "$1/bin/python" -c 'import pip' 2>/dev/null && return
   say "creating $1"
   "$python" -m venv --clear "$1"
 }
@@ -87,6 +87,7 @@ install_packages() {
 if [ "${1:-}" = lock ]; then
   install_system_packages
   check_python
+  make_venv .venv  # or Poetry would make one after its own taste
   install_poetry
   run_poetry lock
   exit

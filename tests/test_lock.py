@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -35,4 +34,6 @@ def specifiers(value: str | dict[str, Any]) -> SpecifierSet:
 
 
 def test_lock_names_no_address() -> None:
-    assert re.findall(r"\w+://\S+", LOCK.read_text()) == []
+    # Descriptions are the authors' own words. A source with an address is what Poetry writes for an index it was told of.
+    lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("description = ")]
+    assert [line for line in lines if "://" in line] == []
