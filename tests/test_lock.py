@@ -34,6 +34,6 @@ def specifiers(value: str | dict[str, Any]) -> SpecifierSet:
 
 
 def test_lock_names_no_address() -> None:
-    # Descriptions are the authors' own words. A source with an address is what Poetry writes for an index it was told of.
+    # Descriptions are the authors' own words; a source with an address is what Poetry writes for an index it knows.
     lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("description = ")]
     assert [line for line in lines if "://" in line] == []
