@@ -88,12 +88,7 @@ class CocoEvaluator:
         self.honor_ignore = honor_ignore
         self.ground_truth = load_ground_truth(annotations, image_sizes=image_sizes)
         self._image_indices = {image_id: index for index, image_id in enumerate(self.ground_truth.image_ids)}
-        self._results: dict[Any, ImageResults] = {}
-
-    @property
-    def image_ids(self) -> tuple[Any, ...]:
-        """Ids of the images whose detections were added, in that order."""
-        return tuple(self._results)
+        self.image_results: dict[Any, ImageResults] = {}  # by image id, in the order of adding
 
     def add(
         self,
@@ -140,7 +135,7 @@ class CocoEvaluator:
 
     def results(self) -> list[dict[str, Any]]:
         """Return all detections as a COCO results list, which pycocotools' `loadRes` takes, unrounded."""
-        return [entry for image_id, results in self._results.items() for entry in to_coco(image_id, results)]
+        return [entry for image_id, results in self.image_results.items() for entry in to_coco(image_id, results)]
 
     def evaluate(self, *, image_ids: Iterable[Any] | None = None) -> EvalResult:
         """Score what was added.
@@ -152,12 +147,12 @@ class CocoEvaluator:
             The numbers. Without any detection AP is 0, with a warning.
         """
         images = self._scored_images(image_ids)
-        columns = _columns([self._results[image] for image in images if image in self._results])
+        columns = _columns([self.image_results[image] for image in images if image in self.image_results])
         # The image's number among those scored, from 1; images are numbered in the order of their sorted ids.
         numbers = {image_id: number for number, image_id in enumerate(images, start=1)}
         image_numbers = np.repeat(
-            [numbers[image] for image in images if image in self._results],
-            [len(self._results[image].scores) for image in images if image in self._results],
+            [numbers[image] for image in images if image in self.image_results],
+            [len(self.image_results[image].scores) for image in images if image in self.image_results],
         ).astype(np.int64)  # [D]
         truth_kept = np.isin(self.ground_truth.image_indices, [self._image_indices[image] for image in images])
         warnings = _warnings(columns, truth_kept, self.iou_types)
@@ -194,12 +189,12 @@ class CocoEvaluator:
             raise ResultsError(f"image {image_id!r} is not in the ground truth") from None
 
     def _add(self, image_id: Any, results: ImageResults) -> None:
-        if image_id in self._results:
+        if image_id in self.image_results:
             raise ResultsError(f"image {image_id!r} was added before; its detections would count twice")
         unknown = np.setdiff1d(results.category_ids, self.ground_truth.category_ids)
         if unknown.size:
             raise ResultsError(f"image {image_id!r}: category_id {unknown[0]} is not in the ground truth")
-        self._results[image_id] = results
+        self.image_results[image_id] = results
 
     def _scored_images(self, image_ids: Iterable[Any] | None) -> list[Any]:
         if image_ids is None:

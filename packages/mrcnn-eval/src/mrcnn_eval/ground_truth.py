@@ -6,8 +6,10 @@ Legend: I images, K categories, G annotations.
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ class GroundTruth(NamedTuple):
     Attributes:
         image_ids: I ids as in the file, sorted.
         image_sizes: int64 [I, 2] (h, w) pixels, (0, 0) where the file does not say.
+        file_names: I names below the image folder, None where the file does not say.
         category_ids: K ids as in the file, sorted.
         category_names: K names, made unique by their ids where two categories share one.
         image_indices: int64 [G], index into `image_ids`.
@@ -44,6 +47,7 @@ class GroundTruth(NamedTuple):
 
     image_ids: tuple[Any, ...]
     image_sizes: np.ndarray
+    file_names: tuple[str | None, ...]
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
     image_indices: np.ndarray
@@ -60,7 +64,8 @@ def load_ground_truth(
 ) -> GroundTruth:
     """Read and check a COCO instances file.
 
-    Annotation ids are not read at all: id 0 and ids used twice, which pycocotools scores wrongly, do no harm.
+    What mrcnn_data trains on can be scored on: the same faults are repaired, counted and logged. Annotation ids are
+    only read for messages: id 0 and ids used twice, which pycocotools scores wrongly, do no harm.
 
     Args:
         annotations: path of the file, or its content.
@@ -77,11 +82,13 @@ def load_ground_truth(
     categories = sorted(_entries(content, "categories", source), key=lambda entry: _category_id(entry, source))
     image_ids = _sorted_image_ids(images, source)
     sizes = {entry["id"]: _image_size(entry) for entry in images} | dict(image_sizes or {})
+    file_names = {entry["id"]: entry.get("file_name") for entry in images}
     return _columns(
         _entries(content, "annotations", source),
         image_ids=image_ids,
         image_sizes=np.asarray([sizes[image_id] for image_id in image_ids], np.int64).reshape(-1, 2),
-        category_ids=_unique([entry["id"] for entry in categories], "category id", source),
+        file_names=tuple(file_names[image_id] for image_id in image_ids),
+        category_ids=_unique([int(entry["id"]) for entry in categories], "category id", source),
         category_names=_unique_names(categories),
         source=source,
     )
@@ -91,14 +98,21 @@ def _read(annotations: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str
     if isinstance(annotations, Mapping):
         return "annotations", annotations
     try:
-        content = msgspec.json.decode(Path(annotations).read_bytes())
+        content = _decode(Path(annotations).read_bytes())
     except OSError as error:
         raise GroundTruthError(f"{annotations}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise GroundTruthError(f"{annotations}: not JSON: {error}") from error
     if not isinstance(content, dict):
         raise GroundTruthError(f"{annotations}: not a COCO instances file: expected an object, found a list")
     return str(annotations), content
+
+
+def _decode(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)  # slow, but takes NaN, a byte order mark and UTF-16
 
 
 def _entries(content: Mapping[str, Any], key: str, source: str) -> list[dict[str, Any]]:
@@ -110,12 +124,9 @@ def _entries(content: Mapping[str, Any], key: str, source: str) -> list[dict[str
 
 def _sorted_image_ids(images: list[dict[str, Any]], source: str) -> tuple[Any, ...]:
     for position, entry in enumerate(images):
-        if not isinstance(entry.get("id"), (int, str)):
+        if not isinstance(entry.get("id"), (int, float, str)):
             raise GroundTruthError(f"{source}: image {position} of the list has no id")
-    try:
-        ids = sorted(entry["id"] for entry in images)
-    except TypeError as error:
-        raise GroundTruthError(f"{source}: image ids are numbers and strings mixed") from error
+    ids = sorted((entry["id"] for entry in images), key=lambda image_id: (isinstance(image_id, str), image_id))
     return _unique(ids, "image id", source)
 
 
@@ -128,9 +139,11 @@ def _unique(ids: list[Any], what: str, source: str) -> tuple[Any, ...]:
 
 def _category_id(entry: dict[str, Any], source: str) -> int:
     category_id = entry.get("id")
-    if not isinstance(category_id, int):
-        raise GroundTruthError(f"{source}: category {entry.get('name')!r} has the id {category_id!r}, not a number")
-    return category_id
+    if not isinstance(category_id, (int, float)) or category_id != int(category_id):
+        raise GroundTruthError(
+            f"{source}: category {entry.get('name')!r} has the id {category_id!r}, not a whole number"
+        )
+    return int(category_id)
 
 
 def _unique_names(categories: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -153,6 +166,7 @@ def _columns(
     *,
     image_ids: tuple[Any, ...],
     image_sizes: np.ndarray,
+    file_names: tuple[str | None, ...],
     category_ids: tuple[int, ...],
     category_names: tuple[str, ...],
     source: str,
@@ -160,28 +174,30 @@ def _columns(
     image_index = {image_id: index for index, image_id in enumerate(image_ids)}
     category_index = {category_id: index for index, category_id in enumerate(category_ids)}
     sizes = [(int(h), int(w)) for h, w in image_sizes]
+    faults = _Faults(source)
     rows = []
     segmentations: list[Segmentation | None] = []
-    num_dropped = 0
     for position, entry in enumerate(entries):
-        owner = f"{source}: annotation {entry.get('id', f'number {position}')}"
-        image = _lookup(image_index, entry, "image_id", owner)
-        category = _lookup(category_index, entry, "category_id", owner)
-        try:
-            segmentation, dropped = check_segmentation(entry.get("segmentation"), size=sizes[image])
-        except SegmentationError as error:
-            raise GroundTruthError(f"{owner}: {error}") from error
-        box = _box(entry, segmentation, sizes[image], owner)
-        area = _area(entry, segmentation, box, sizes[image], owner)
+        name = f"annotation {entry.get('id', f'number {position}')}"
+        image = _lookup(image_index, entry, "image_id", f"{source}: {name}")
+        category = _lookup(category_index, entry, "category_id", f"{source}: {name}")
+        size = sizes[image]
+        if size == (0, 0) and isinstance(entry.get("segmentation"), list):
+            raise GroundTruthError(f"{source}: image {image_ids[image]!r} has no width and height, which polygons need")
+        segmentation = _segmentation(entry, size, name, faults)
+        box = _box(entry, segmentation, size)
+        if box is None:
+            faults.add("have neither a box nor a mask that can be used, and do not count", name)
+            continue
+        area = _area(entry, segmentation, box, size)
         rows.append((image, category, *box, area, bool(entry.get("iscrowd")), bool(entry.get("ignore"))))
         segmentations.append(segmentation)
-        num_dropped += dropped
-    if num_dropped:
-        logger.warning("%s: %d polygons have fewer than 3 points or absurd coordinates, ignored", source, num_dropped)
+    faults.log()
     table = np.asarray(rows, np.float64).reshape(-1, 9)  # [G, 9]
     return GroundTruth(
         image_ids=image_ids,
         image_sizes=image_sizes,
+        file_names=file_names,
         category_ids=category_ids,
         category_names=category_names,
         image_indices=table[:, 0].astype(np.int64),
@@ -205,28 +221,48 @@ def _lookup(index: dict[Any, int], entry: dict[str, Any], key: str, owner: str) 
         raise GroundTruthError(f"{owner}: {key} {entry[key]!r} is not an id") from None
 
 
-def _box(
-    entry: dict[str, Any], segmentation: Segmentation | None, size: tuple[int, int], owner: str
-) -> tuple[float, ...]:
+class _Faults:
+    """Counts annotations by what is wrong with them, for one log line each."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._names: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, fault: str, name: str) -> None:
+        self._names[fault].append(name)
+
+    def log(self) -> None:
+        for fault, names in self._names.items():
+            logger.warning("%s: %d annotations %s (first: %s)", self._source, len(names), fault, names[0])
+
+
+def _segmentation(entry: dict[str, Any], size: tuple[int, int], name: str, faults: _Faults) -> Segmentation | None:
+    try:
+        segmentation, num_dropped = check_segmentation(entry.get("segmentation"), size=size)
+    except SegmentationError as error:
+        faults.add("have no usable mask; for mask AP their boxes are regions to ignore", f"{name}, {error}")
+        return None
+    if num_dropped:
+        faults.add("have polygons with fewer than 3 points or absurd coordinates, ignored", name)
+    return segmentation
+
+
+def _box(entry: dict[str, Any], segmentation: Segmentation | None, size: tuple[int, int]) -> tuple[float, ...] | None:
     box = entry.get("bbox")
-    if box is None and segmentation is not None:
-        return tuple(float(value) for value in mask_utils.toBbox(to_rle(segmentation, size=size)))
-    if box is None:
-        raise GroundTruthError(f"{owner}: has neither bbox nor segmentation")
-    if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(_is_finite(value) for value in box)):
-        raise GroundTruthError(f"{owner}: bbox must be [x, y, width, height] in finite numbers, not {box!r}")
-    return tuple(box)
+    if isinstance(box, (list, tuple)) and len(box) == 4 and all(_is_finite(value) for value in box):
+        return tuple(box)
+    if segmentation is None:
+        return None
+    return tuple(float(value) for value in mask_utils.toBbox(to_rle(segmentation, size=size)))
 
 
 def _area(
-    entry: dict[str, Any], segmentation: Segmentation | None, box: tuple[float, ...], size: tuple[int, int], owner: str
+    entry: dict[str, Any], segmentation: Segmentation | None, box: tuple[float, ...], size: tuple[int, int]
 ) -> float:
     area = entry.get("area")
-    if area is None:
-        return float(mask_utils.area(to_rle(segmentation, size=size))) if segmentation else box[2] * box[3]
-    if not _is_finite(area):
-        raise GroundTruthError(f"{owner}: area must be a finite number, not {area!r}")
-    return float(area)
+    if area is not None and _is_finite(area):
+        return float(area)
+    return box[2] * box[3] if segmentation is None else float(mask_utils.area(to_rle(segmentation, size=size)))
 
 
 def _is_finite(value: Any) -> bool:

@@ -22,43 +22,46 @@ class SegmentationError(ValueError):
     """A segmentation that is none of the three forms; the message does not name the annotation yet."""
 
 
-def check_segmentation(segmentation: Any, *, size: tuple[int, int]) -> tuple[Segmentation | None, int]:
+def check_segmentation(segmentation: Any, *, size: tuple[int, int]) -> tuple[Segmentation, int]:
     """Check one `segmentation` so that pycocotools and hotcoco can take it without harm.
 
     Polygons with fewer than three points, with coordinates that are not finite or farther out than
-    `MAX_POLYGON_EXTENT` image edges are dropped; vertices outside the image are kept (rasterising clips).
+    `MAX_POLYGON_EXTENT` image edges are dropped; vertices outside the image are kept (rasterising clips). A flat
+    polygon is taken for one part, as mrcnn_data does.
 
     Args:
         segmentation: what the file holds, of any type.
-        size: (h, w) of the image, pixels; (0, 0) where unknown.
+        size: (h, w) of the image, pixels; (0, 0) where unknown, which only an RLE can do with.
 
     Returns:
-        The segmentation, None where no mask is left, and the number of polygons dropped.
+        The segmentation and the number of polygons dropped.
 
     Raises:
-        SegmentationError: not polygons or RLE, or an RLE that does not fit the image.
+        SegmentationError: no usable mask.
     """
-    if segmentation is None or segmentation == []:
-        return None, 0
     if isinstance(segmentation, dict):
         return _check_rle(segmentation, size=size), 0
-    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        raise SegmentationError("segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or an RLE")
-    if size == (0, 0):
-        raise SegmentationError("its image has no width and height, which polygons need")
+    if not segmentation:
+        raise SegmentationError("no segmentation")
+    if not isinstance(segmentation, list):
+        raise SegmentationError("segmentation is neither polygons nor RLE")
+    if not any(isinstance(polygon, list) for polygon in segmentation):
+        segmentation = [segmentation]
     limit = MAX_POLYGON_EXTENT * max(size)
-    kept = [polygon[: len(polygon) // 2 * 2] for polygon in segmentation if _usable(polygon, limit=limit)]
-    return kept or None, len(segmentation) - len(kept)
+    kept = [polygon[: len(polygon) // 2 * 2] for polygon in segmentation if _is_usable(polygon, limit=limit)]
+    if not kept:
+        raise SegmentationError("no polygon has three points and sane coordinates")
+    return kept, len(segmentation) - len(kept)
 
 
-def _usable(polygon: list[Any], *, limit: float) -> bool:
-    if len(polygon) < 6:
+def _is_usable(polygon: Any, *, limit: float) -> bool:
+    if not isinstance(polygon, list) or len(polygon) < 6:
         return False
     try:
         # sum() is NaN or infinite where any number is; min and max alone would miss a NaN.
         return math.isfinite(sum(polygon)) and -limit <= min(polygon) and max(polygon) <= limit
-    except TypeError as error:
-        raise SegmentationError("polygon coordinates must be numbers") from error
+    except (TypeError, OverflowError):
+        return False
 
 
 def check_compressed_rle(rle: Any, *, size: tuple[int, int]) -> Rle:

@@ -1,0 +1,289 @@
+"""The `mrcnn-eval` command: score a checkpoint on a data set, or a results file against its ground truth."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from mrcnn_data import CocoDataset
+    from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
+    from mrcnn_model import MaskRCNN, ModelCard
+
+CHECKPOINT_ONLY = ("data_root", "split", "limit", "batch_size")
+DEFAULT_BATCH_SIZE = 4
+PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
+
+
+class UsageError(ValueError):
+    """Options that contradict each other or the checkpoint; one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
+    """
+    from mrcnn_data import DatasetError
+    from mrcnn_eval.ground_truth import GroundTruthError
+    from mrcnn_eval.image_results import ResultsError
+
+    logging.basicConfig(format="mrcnn-eval: %(levelname)s: %(message)s", level=logging.WARNING)
+    arguments = _parser().parse_args(argv)
+    try:
+        _check_options(arguments)
+        if arguments.results is not None:
+            score_results_file(arguments)
+        else:
+            score_checkpoint(arguments)
+    except (UsageError, DatasetError, GroundTruthError, ResultsError) as error:
+        print(f"mrcnn-eval: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mrcnn-eval: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mrcnn-eval",
+        description="Score a Mask R-CNN checkpoint, or a COCO results file, by COCO AP of boxes and masks.",
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score")
+    add("--results", type=Path, metavar="FILE", help="COCO results JSON to score instead; needs --annotations")
+    add("--data-root", type=Path, metavar="DIR", help="data set with annotations/ in it (default: the run's)")
+    add("--split", metavar="NAME", help="split of the data set (default: the run's validation split)")
+    add("--annotations", type=Path, metavar="FILE", help="COCO instances file, in place of root and split")
+    add("--images", type=Path, metavar="DIR", help="folder of its images")
+    add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ beside the input)")
+    add("--limit", type=_positive, metavar="N", help="score the first N images only")
+    add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
+    add("--max-dets", type=_max_dets, metavar="N", help="detections per image that count (default: the model's)")
+    add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
+    add("--backend", choices=("hotcoco", "pycocotools"), default="hotcoco", help="scorer; the numbers are equal")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _max_dets(text: str) -> int:
+    from mrcnn_eval.summary import MIN_MAX_DETS
+
+    value = int(text)
+    if value < MIN_MAX_DETS:
+        raise argparse.ArgumentTypeError(f"must be at least {MIN_MAX_DETS}, as AR1 and AR10 are reported too: {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return value
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    if (arguments.checkpoint is None) == (arguments.results is None):
+        raise UsageError("give either --checkpoint or --results")
+    if arguments.results is not None:
+        if arguments.annotations is None:
+            raise UsageError("--results needs --annotations, the ground truth to score against")
+        for name in CHECKPOINT_ONLY:
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} does not go with --results")
+        return
+    if (arguments.annotations is None) != (arguments.images is None):
+        raise UsageError("--annotations and --images go together")
+    if arguments.annotations is not None and (arguments.data_root is not None or arguments.split is not None):
+        raise UsageError("--annotations and --images take the place of --data-root and --split")
+
+
+def score_results_file(arguments: argparse.Namespace) -> None:
+    """Score a results JSON without a model; with `--images`, draw pictures too."""
+    from mrcnn_eval.coco_evaluator import IOU_TYPES, CocoEvaluator
+
+    results = _read_results(arguments.results)
+    if arguments.score_threshold is not None:
+        results = [entry for entry in results if entry.get("score", 1.0) >= arguments.score_threshold]
+    keys = {"bbox": "bbox", "segm": "segmentation"}
+    # COCO's own results files hold boxes or masks, not both: what the file has is what is scored.
+    held = [iou_type for iou_type in IOU_TYPES if any(keys[iou_type] in entry for entry in results)]
+    evaluator = CocoEvaluator(
+        arguments.annotations,
+        max_dets=arguments.max_dets or 100,
+        backend=arguments.backend,
+        iou_types=held or IOU_TYPES,
+    )
+    evaluator.add_results(results)
+    settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
+    settings |= {"annotations": str(arguments.annotations), "backend": arguments.backend}
+    _report(
+        evaluator,
+        evaluator.evaluate(),
+        output=_made(arguments.output or arguments.results.parent / "evaluation"),
+        images=arguments.images,
+        settings=settings,
+    )
+
+
+def _read_results(path: Path) -> list[dict[str, Any]]:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: not a COCO results file: {error}") from error
+
+
+def score_checkpoint(arguments: argparse.Namespace) -> None:
+    """Run a checkpoint over a data set and score it."""
+    model, card = _load(arguments.checkpoint)
+    dataset = _open_dataset(arguments, card)
+    check_classes(dataset, card, checkpoint=arguments.checkpoint)
+    output = _made(arguments.output or arguments.checkpoint / "evaluation")  # before hours of inference
+    if arguments.score_threshold is not None:
+        model.config.score_threshold = arguments.score_threshold
+    if arguments.max_dets is not None:
+        model.config.detections_per_image = arguments.max_dets
+
+    from mrcnn_eval.inference import detect_dataset
+
+    with _progress_bar() as progress:
+        evaluator = detect_dataset(
+            model,
+            dataset,
+            buckets=[(height, width) for height, width in card.buckets],
+            short_edge=card.short_edge,
+            max_size=card.max_size,
+            batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
+            limit=arguments.limit,
+            max_dets=arguments.max_dets,
+            backend=arguments.backend,
+            progress=progress,
+        )
+    settings = {
+        "checkpoint": str(arguments.checkpoint),
+        "annotations": str(dataset.annotation_path),
+        "images": str(dataset.image_dir),
+        "limit": arguments.limit,
+        "score_threshold": model.config.score_threshold,
+        "detections_per_image": model.config.detections_per_image,
+        "short_edge": card.short_edge,
+        "max_size": card.max_size,
+        "backend": arguments.backend,
+    }
+    result = evaluator.evaluate(image_ids=evaluator.image_results)
+    _report(evaluator, result, output=output, images=Path(dataset.image_dir), settings=settings)
+
+
+def _load(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # has to precede the import of TensorFlow
+    try:
+        from mrcnn_model import CheckpointError, load_model
+    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
+        raise UsageError(str(error)) from error
+    try:
+        return load_model(checkpoint)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+
+
+def _open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
+    from mrcnn_data import CocoDataset
+
+    if arguments.annotations is not None:
+        return CocoDataset.open(arguments.annotations, arguments.images)
+    chosen = arguments.data_root is not None or arguments.split is not None
+    if not chosen and card.annotations is not None and card.images is not None:
+        return CocoDataset.open(Path(card.annotations), Path(card.images))
+    root, split = arguments.data_root or card.data_root, arguments.split or card.val_split
+    if root is None:
+        raise UsageError(
+            "the checkpoint does not say where its data is: give --data-root, or --annotations and --images"
+        )
+    if split is None:
+        raise UsageError("the checkpoint does not name a validation split: give --split")
+    return CocoDataset.from_root(Path(root), split)
+
+
+def check_classes(dataset: CocoDataset, card: ModelCard, *, checkpoint: Path) -> None:
+    """Require that the classes of the data set are the checkpoint's, by id and name.
+
+    Raises:
+        UsageError: naming the first difference.
+    """
+    ours = list(zip(card.category_ids, card.class_names, strict=True))
+    theirs = list(zip(dataset.category_ids, dataset.class_names, strict=True))
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        difference = f"{len(theirs)} classes, the checkpoint {len(ours)}"
+    else:
+        (our_id, our_name), (id_, name) = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
+        difference = f"category {id_} {name!r} where the checkpoint has {our_id} {our_name!r}"
+    raise UsageError(f"{dataset.annotation_path} does not fit {checkpoint}: it has {difference}")
+
+
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {directory}: cannot be made: {error.strerror}") from error
+    return directory
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("images")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _report(
+    evaluator: CocoEvaluator, result: EvalResult, *, output: Path, images: Path | None, settings: dict[str, Any]
+) -> None:
+    from rich.console import Console
+
+    from mrcnn_eval.report import ap_tables, write_ap_table, write_metrics, write_results
+
+    write_metrics(output / "metrics.json", result, settings=settings)
+    write_results(output / "detections.json", evaluator.results())
+    write_ap_table(output / "ap_table.txt", result)
+    names = ["metrics.json", "detections.json", "ap_table.txt"]
+    if images is not None:
+        from mrcnn_eval.pictures import draw_contact_sheet
+
+        draw_contact_sheet(output / "contact_sheet.png", evaluator, images, score_threshold=PICTURE_SCORE)
+        names.append("contact_sheet.png")
+    console = Console()
+    console.print(ap_tables(result))
+    console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)

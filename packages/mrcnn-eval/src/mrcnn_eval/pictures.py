@@ -1,0 +1,297 @@
+"""Pictures of detections beside ground truth.
+
+Images are uint8 RGB [h, w, 3]; masks uint8 [h, w], 0 or 1; pixel (x, y) spans [x, x + 1) x [y, y + 1).
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from mrcnn_eval.coco_evaluator import CocoEvaluator
+from mrcnn_eval.ground_truth import GroundTruthError
+from mrcnn_eval.segmentation import to_mask
+
+MIN_EDGE, MAX_EDGE = 480, 720  # of a picture's longer edge: below, text covers the objects; above, a sheet is too big
+MASK_ALPHA = 0.45
+GAP = 8  # pixels between pictures
+TITLE_HEIGHT = 22
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+GREY = (150, 150, 150)  # crowds
+
+
+class Instance(NamedTuple):
+    """One object to draw.
+
+    Attributes:
+        box: (x1, y1, x2, y2), pixels of the image; None for a mask alone.
+        mask: of the image's size; None for a box alone.
+        label: text at the box.
+        color: RGB, 0 to 255.
+    """
+
+    box: tuple[float, float, float, float] | None
+    mask: np.ndarray | None
+    label: str
+    color: tuple[int, int, int]
+
+
+def draw_contact_sheet(
+    path: str | Path,
+    evaluator: CocoEvaluator,
+    images: str | Path,
+    *,
+    score_threshold: float = 0.5,
+    max_images: int = 8,
+) -> None:
+    """Write a PNG of ground truth (left) beside detections (right), one image per row.
+
+    Args:
+        path: of the PNG.
+        evaluator: holds ground truth and detections.
+        images: folder that the file names of the ground truth are relative to.
+        score_threshold: detections below it are not drawn (they do count for AP).
+        max_images: rows, spread evenly over the images that were detected on.
+
+    Raises:
+        DatasetError: an image file that is missing, broken, or of another size than the ground truth says.
+        GroundTruthError: an image without a file name.
+    """
+    shown = spread([*evaluator.image_results], count=max_images)
+    rows = [_row(evaluator, image_id, Path(images), score_threshold=score_threshold) for image_id in shown]
+    sheet = stack(rows, axis=0) if rows else np.full((TITLE_HEIGHT, MIN_EDGE, 3), 255, np.uint8)
+    ok, png = cv2.imencode(".png", sheet[..., ::-1])
+    assert ok
+    Path(path).write_bytes(png.tobytes())
+
+
+def spread(items: Sequence[Any], *, count: int) -> list[Any]:
+    """Return at most `count` items, evenly spread from the first to the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(position)] for position in np.linspace(0, len(items) - 1, count)]
+
+
+def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_threshold: float) -> np.ndarray:
+    from mrcnn_data import load_image
+
+    truth = evaluator.ground_truth
+    index = truth.image_ids.index(image_id)
+    name = truth.file_names[index]
+    if name is None:
+        raise GroundTruthError(f"image {image_id!r} of the ground truth has no file_name")
+    height, width = (int(edge) for edge in truth.image_sizes[index])
+    image = load_image(images / name, expected_size=(height, width) if height else None)
+    objects = truth_instances(evaluator, image_id)
+    found = detected_instances(evaluator, image_id, score_threshold=score_threshold)
+    of_what = f" of {truth.category_names[0]}" if _is_single_class(evaluator) else ""
+    return stack(
+        [
+            titled(draw_instances(image, objects), f"{name}: {len(objects)} objects{of_what}"),
+            titled(
+                draw_instances(image, found), f"{len(found)} detections{of_what} at score {score_threshold:g} or more"
+            ),
+        ],
+        axis=1,
+    )
+
+
+def truth_instances(evaluator: CocoEvaluator, image_id: Any) -> list[Instance]:
+    """Return the ground-truth objects of an image, large ones first; crowds are grey."""
+    truth = evaluator.ground_truth
+    index = truth.image_ids.index(image_id)
+    size = (int(truth.image_sizes[index, 0]), int(truth.image_sizes[index, 1]))
+    rows = np.flatnonzero(truth.image_indices == index)
+    instances = []
+    for row in rows[np.argsort(-truth.areas[rows], kind="stable")]:
+        category = int(truth.category_indices[row])
+        name = "" if _is_single_class(evaluator) else truth.category_names[category]
+        segmentation = truth.segmentations[row]
+        instances.append(
+            Instance(
+                box=corners(truth.boxes[row]),
+                mask=None if segmentation is None else to_mask(segmentation, size=size),
+                label=f"crowd {name}".strip() if truth.crowd[row] else name,
+                color=GREY if truth.crowd[row] else class_color(category),
+            )
+        )
+    return instances
+
+
+def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_threshold: float) -> list[Instance]:
+    """Return the detections of an image from `score_threshold` up, lowest score first, so that the best is on top."""
+    truth = evaluator.ground_truth
+    results = evaluator.image_results[image_id]
+    instances = []
+    for row in np.argsort(results.scores, kind="stable"):
+        if results.scores[row] < score_threshold:
+            continue
+        category = truth.category_ids.index(int(results.category_ids[row]))
+        name = "" if _is_single_class(evaluator) else truth.category_names[category]
+        rle = results.rles[row]
+        instances.append(
+            Instance(
+                box=None if np.isnan(results.boxes[row]).any() else corners(results.boxes[row]),
+                mask=None if rle is None else to_mask(rle, size=tuple(rle["size"])),
+                label=f"{name} {results.scores[row]:.2f}".strip(),
+                color=class_color(category),
+            )
+        )
+    return instances
+
+
+def _is_single_class(evaluator: CocoEvaluator) -> bool:
+    """With one class the title names it: labels on hundreds of nuclei would hide them."""
+    return len(evaluator.ground_truth.category_ids) == 1
+
+
+def corners(box: np.ndarray) -> tuple[float, float, float, float]:
+    """Turn (x, y, w, h) into (x1, y1, x2, y2)."""
+    x, y, w, h = (float(value) for value in box)
+    return x, y, x + w, y + h
+
+
+def class_color(category: int) -> tuple[int, int, int]:
+    """Return the RGB color of a class, the same in every picture; neighbours in number are far apart in hue."""
+    hue = category * 0.618034 % 1.0  # the golden ratio spreads any number of hues
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def picture_scale(height: int, width: int) -> float:
+    """Return by how much to enlarge an image: a whole number for small ones, so that mask pixels stay squares."""
+    longer = max(height, width)
+    if longer < MIN_EDGE:
+        return math.ceil(MIN_EDGE / longer)
+    return min(1.0, MAX_EDGE / longer)
+
+
+def draw_instances(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
+    """Draw masks, boxes and labels over an image.
+
+    Args:
+        image: uint8 RGB [h, w, 3].
+        instances: in the order of drawing.
+
+    Returns:
+        uint8 RGB, enlarged or reduced by `picture_scale`. Without instances it is the scaled image.
+    """
+    scale = picture_scale(*image.shape[:2])
+    picture = resize_image(image, scale)
+    masks = [None if instance.mask is None else resize_mask(instance.mask, scale) for instance in instances]
+    for instance, mask in zip(instances, masks, strict=True):
+        if mask is not None:
+            tint(picture, mask, instance.color)
+    for instance, mask in zip(instances, masks, strict=True):
+        if mask is not None:
+            picture[outline(mask)] = instance.color
+        if instance.box is not None:
+            frame(picture, instance.box, instance.color, scale=scale)
+    _draw_labels(picture, instances, scale=scale)
+    return picture
+
+
+def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
+    """Scale an image; a copy where the scale is 1."""
+    if scale == 1:
+        return image.copy()
+    interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    return cv2.resize(image, _scaled_size(image, scale), interpolation=interpolation)
+
+
+def resize_mask(mask: np.ndarray, scale: float) -> np.ndarray:
+    """Scale a mask to bool: pixels become squares when enlarged, and count by half their area when reduced."""
+    if scale >= 1:
+        factor = int(scale)
+        return mask.astype(bool).repeat(factor, axis=0).repeat(factor, axis=1)
+    return cv2.resize(mask * 255, _scaled_size(mask, scale), interpolation=cv2.INTER_AREA) >= 128
+
+
+def _scaled_size(image: np.ndarray, scale: float) -> tuple[int, int]:
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))  # (w, h), as OpenCV has it
+
+
+def tint(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Blend a color into the pixels of a bool mask, in place."""
+    picture[mask] = (picture[mask] * (1 - MASK_ALPHA) + np.array(color) * MASK_ALPHA).astype(np.uint8)
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels of a bool mask that touch its outside: inside the mask, so that it looks no bigger."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return mask & (cv2.erode(mask.astype(np.uint8), cross) == 0)
+
+
+def frame(
+    picture: np.ndarray, box: tuple[float, float, float, float], color: tuple[int, int, int], *, scale: float
+) -> None:
+    """Draw a box of one pixel's width, in place; its outermost pixels are the first and last inside [x1, x2)."""
+    x1, y1, x2, y2 = (round(value * scale) for value in box)
+    cv2.rectangle(picture, (x1, y1), (max(x2 - 1, x1), max(y2 - 1, y1)), color)
+
+
+def _draw_labels(picture: np.ndarray, instances: Sequence[Instance], *, scale: float) -> None:
+    """Label what was drawn last first, and leave out labels that would cover another."""
+    taken = np.zeros(picture.shape[:2], bool)
+    for instance in reversed(instances):
+        anchor = _label_anchor(instance)
+        if anchor is None or not instance.label:
+            continue
+        (text_width, text_height), descent = cv2.getTextSize(instance.label, FONT, FONT_SCALE, 1)
+        width, height = text_width + 4, text_height + descent + 2
+        x = max(0, min(round(anchor[0] * scale), picture.shape[1] - width))
+        y = max(0, min(round(anchor[1] * scale) - height, picture.shape[0] - height))
+        area = (slice(y, y + height), slice(x, x + width))
+        if taken[area].any():
+            continue
+        taken[area] = True
+        picture[area] = instance.color
+        _write(picture, instance.label, (x + 2, y + height - descent), text_color(instance.color))
+
+
+def _label_anchor(instance: Instance) -> tuple[float, float] | None:
+    """Return the top left corner (x, y) of the box, or of the mask where there is no box."""
+    if instance.box is not None:
+        return instance.box[0], instance.box[1]
+    if instance.mask is None or not instance.mask.any():
+        return None
+    rows, columns = np.nonzero(instance.mask)
+    return float(columns.min()), float(rows.min())
+
+
+def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return black or white, whichever reads better."""
+    red, green, blue = background
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
+
+
+def _write(picture: np.ndarray, text: str, origin: tuple[int, int], color: tuple[int, int, int]) -> None:
+    cv2.putText(picture, text, origin, FONT, FONT_SCALE, color, 1, cv2.LINE_AA)
+
+
+def titled(picture: np.ndarray, title: str) -> np.ndarray:
+    """Put a line of text above a picture."""
+    (width, _), _ = cv2.getTextSize(title, FONT, FONT_SCALE, 1)
+    canvas = np.full((picture.shape[0] + TITLE_HEIGHT, max(picture.shape[1], width + 4), 3), 255, np.uint8)
+    _write(canvas, title, (2, TITLE_HEIGHT - 7), (0, 0, 0))
+    canvas[TITLE_HEIGHT:, : picture.shape[1]] = picture
+    return canvas
+
+
+def stack(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
+    """Put pictures below (axis 0) or beside (axis 1) each other on white, with a gap between."""
+    other = 1 - axis
+    extent = max(picture.shape[other] for picture in pictures)
+    padded = []
+    for number, picture in enumerate(pictures):
+        padding = [(0, 0), (0, 0), (0, 0)]
+        padding[axis] = (GAP if number else 0, 0)
+        padding[other] = (0, extent - picture.shape[other])
+        padded.append(np.pad(picture, padding, constant_values=255))
+    return np.concatenate(padded, axis=axis)

@@ -1,0 +1,98 @@
+"""An evaluation as text and files: tables, `metrics.json`, the results list."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console, Group
+from rich.table import Table
+
+from mrcnn_eval.coco_evaluator import EvalResult
+
+HEADINGS = {"bbox": "box", "segm": "mask"}
+MEANINGS = {
+    "AP": "mean over IoU 0.50:0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "area up to 32 x 32 px",
+    "APm": "area 32 x 32 to 96 x 96 px",
+    "APl": "area from 96 x 96 px",
+}
+TABLE_WIDTH = 78  # of ap_table.txt
+
+
+def ap_tables(result: EvalResult) -> Group:
+    """Return the twelve numbers and the AP of every class as rich tables; "-" is where there is nothing to find."""
+    return Group(_summary_table(result), _class_table(result))
+
+
+def _summary_table(result: EvalResult) -> Table:
+    table = Table(title=f"COCO AP on {result.num_images} images, {result.num_ground_truths} objects")
+    table.add_column("number")
+    for iou_type in result.stats:
+        table.add_column(HEADINGS[iou_type], justify="right")
+    table.add_column("meaning")
+    for name in next(iter(result.stats.values())):
+        values = [_cell(stats[name]) for stats in result.stats.values()]
+        table.add_row(name, *values, MEANINGS.get(name) or _recall_meaning(name))
+    return table
+
+
+def _recall_meaning(name: str) -> str:
+    part = name.removeprefix("AR")
+    if part.isdigit():
+        return f"recall, {part} detections per image and class"
+    return f"recall, {MEANINGS[f'AP{part}']}"
+
+
+def _class_table(result: EvalResult) -> Table:
+    table = Table(title="By class")
+    table.add_column("class", overflow="fold")
+    for heading in (HEADINGS[iou_type] for iou_type in result.per_class):
+        table.add_column(f"{heading} AP", justify="right")
+        table.add_column(f"{heading} AP50", justify="right")
+    for name in next(iter(result.per_class.values())):
+        scores = [classes[name] for classes in result.per_class.values()]
+        table.add_row(name, *(_cell(stats[key]) for stats in scores for key in ("AP", "AP50")))
+    return table
+
+
+def _cell(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
+
+
+def write_ap_table(path: Path, result: EvalResult) -> None:
+    """Write the tables as plain text."""
+    text = io.StringIO()
+    Console(file=text, width=TABLE_WIDTH).print(ap_tables(result))
+    _replace(path, text.getvalue().encode("utf-8"))
+
+
+def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]) -> None:
+    """Write the numbers and the settings that led to them as JSON: `bbox` and `segm` by name, then by class."""
+    content = {
+        **result.stats,
+        "per_class": result.per_class,
+        "num_images": result.num_images,
+        "num_ground_truths": result.num_ground_truths,
+        "num_detections": result.num_detections,
+        "max_dets": result.max_dets,
+        "warnings": result.warnings,
+        "settings": settings,
+    }
+    _replace(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+
+
+def write_results(path: Path, results: list[dict[str, Any]]) -> None:
+    """Write a COCO results list, unrounded, as pycocotools' `loadRes` reads it."""
+    _replace(path, msgspec.json.encode(results))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")  # a run that dies leaves the old file or none
+    partial.write_bytes(content)
+    partial.replace(path)
