@@ -16,7 +16,7 @@ _COMMON_ASPECTS = (4 / 3, 3 / 2)
 
 
 def resized_sizes(sizes: np.ndarray, *, short_edge: float | np.ndarray, max_size: float | np.ndarray) -> np.ndarray:
-    """Scale (h, w), int [..., 2], so that the short edge is `short_edge`, but the long one at most `max_size`: int64."""
+    """Scale (h, w), int [..., 2], so that the short edge is `short_edge` and the long one at most `max_size`: int64."""
     sizes = np.asarray(sizes, np.float64)
     scale = np.minimum(short_edge / sizes.min(axis=-1), max_size / sizes.max(axis=-1))
     return np.maximum(np.floor(sizes * scale[..., None] + 0.5).astype(np.int64), 1)

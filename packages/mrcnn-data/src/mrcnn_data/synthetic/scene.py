@@ -1,0 +1,125 @@
+"""Objects placed over each other on a background; what stays visible of each is known to the pixel."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from mrcnn_data.synthetic.outlines import CLASS_NAMES, outline
+from mrcnn_data.synthetic.textures import contrasting_colours, random_colours, random_texture
+
+MIN_OBJECTS, MAX_OBJECTS = 2, 8
+MIN_SIZE, MAX_SIZE = 12, 100  # long edge of an object's box, pixels
+MIN_VISIBLE = 0.4  # share of its pixels that every object keeps
+OCCLUDED = 0.2  # share of its pixels hidden that makes an object count as occluded
+# How often a new object is laid over another on purpose. A third of the objects end up occluded: attempts fail.
+OVERLAY_PROBABILITY = 0.55
+ATTEMPTS = 30
+_SUPERSAMPLING = 4
+_SHIFT = 4
+
+
+@dataclasses.dataclass
+class PlacedObject:
+    """`full_mask` and `visible_mask`: bool [size, size], before and after what lies over it."""
+
+    class_index: int
+    full_mask: np.ndarray
+    visible_mask: np.ndarray
+
+    @property
+    def visible_share(self) -> float:
+        return float(self.visible_mask.sum() / self.full_mask.sum())
+
+
+@dataclasses.dataclass
+class Scene:
+    """`image`: uint8 [size, size, 3] RGB; later objects lie over earlier ones."""
+
+    image: np.ndarray
+    objects: list[PlacedObject]
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> Scene:
+    """Draw an image of 2 to 8 objects."""
+    canvas = random_texture(rng, size, size, random_colours(rng, spread=90.0))
+    canvas = np.clip(canvas, 0, 255)
+    objects: list[PlacedObject] = []
+    wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
+    attempts = 0
+    while len(objects) < wanted and (attempts < ATTEMPTS * wanted or len(objects) < MIN_OBJECTS):
+        attempts += 1
+        _try_to_place(rng, canvas, objects)
+    noise = rng.standard_normal(canvas.shape, np.float32)  # of the sensor: over objects and background alike
+    canvas += noise * np.float32(rng.uniform(0.0, 6.0))
+    return Scene(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), objects)
+
+
+def _try_to_place(rng: np.random.Generator, canvas: np.ndarray, objects: list[PlacedObject]) -> None:
+    size = canvas.shape[0]
+    class_index = int(rng.integers(len(CLASS_NAMES)))
+    coverage = _random_coverage(rng, CLASS_NAMES[class_index], max_edge=min(MAX_SIZE, size * 5 // 8))
+    height, width = coverage.shape
+    victim = _pick_unhidden(rng, objects) if rng.random() < OVERLAY_PROBABILITY else None
+    if victim is None:
+        top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+    else:
+        y, x = np.argwhere(victim.visible_mask)[rng.integers(victim.visible_mask.sum())]
+        top = np.clip(y - rng.integers(height), 0, size - height)
+        left = np.clip(x - rng.integers(width), 0, size - width)
+    window = np.s_[top : top + height, left : left + width]
+    mask = np.zeros((size, size), bool)
+    mask[window] = coverage >= 0.5
+    if not _leaves_others_visible(mask, objects):
+        return
+    if victim is not None and (victim.visible_mask & ~mask).sum() > (1 - OCCLUDED) * victim.full_mask.sum():
+        return
+    for other in objects:
+        other.visible_mask &= ~mask
+    objects.append(PlacedObject(class_index, mask, mask.copy()))
+
+    under = canvas[window]
+    colours = contrasting_colours(rng, under[coverage >= 0.5].mean(axis=0), spread=70.0)
+    texture = np.clip(random_texture(rng, height, width, colours), 0, 255)
+    canvas[window] = under + coverage[..., None] * (texture - under)  # anti-aliased at the border
+
+
+def _random_coverage(rng: np.random.Generator, class_name: str, *, max_edge: int) -> np.ndarray:
+    """Share of each pixel that a randomly turned, sized and stretched shape covers: float32 [h, w], its box."""
+    angle = rng.uniform(0, 2 * np.pi)
+    # As many of one octave as of the next; one more than the least, as border pixels less than half covered fall away.
+    edge = np.exp(rng.uniform(np.log(MIN_SIZE + 1), np.log(max_edge)))
+    stretch = np.array([1.0, rng.uniform(0.8, 1.0)])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    contours = [contour * stretch @ turn for contour in outline(class_name)]
+    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
+    scale = edge / (high - low).max()
+    width, height = np.ceil((high - low) * scale).astype(int)
+    samples = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING), np.uint8)
+    covered = 240  # a multiple of _SUPERSAMPLING^2: the mean over a pixel is a whole number
+    fixed = [
+        np.rint((((contour - low) * scale) * _SUPERSAMPLING - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        for contour in contours
+    ]
+    cv2.fillPoly(samples, fixed, covered, shift=_SHIFT)  # even-odd: a second contour is a hole
+    return cv2.resize(samples, (int(width), int(height)), interpolation=cv2.INTER_AREA).astype(np.float32) / covered
+
+
+def _pick_unhidden(rng: np.random.Generator, objects: list[PlacedObject]) -> PlacedObject | None:
+    unhidden = [one for one in objects if one.visible_share > 1 - OCCLUDED]
+    return unhidden[int(rng.integers(len(unhidden)))] if unhidden else None
+
+
+def _leaves_others_visible(mask: np.ndarray, objects: list[PlacedObject]) -> bool:
+    for other in objects:
+        if not (other.visible_mask & mask).any():
+            continue
+        left = other.visible_mask & ~mask
+        if left.sum() < MIN_VISIBLE * other.full_mask.sum():
+            return False
+        rows, columns = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
+        if max(np.ptp(rows), np.ptp(columns)) + 1 < MIN_SIZE:
+            return False
+    return True
