@@ -128,7 +128,8 @@ def test_a_graph_for_four_images_is_that_for_one(make_tiny_model, make_batch):
         kinds = [op.type for op in graph.get_operations()]
         assert "Where" not in kinds
         assert not [kind for kind in kinds if "While" in kind]
-        return len(kinds)
+        # tf.zeros is a Const below 1,000 elements and a Fill above: not a matter of the network.
+        return len([kind for kind in kinds if kind not in ("Const", "Fill")])
 
     assert nodes(1) == nodes(4)
 
