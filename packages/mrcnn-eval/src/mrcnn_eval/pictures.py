@@ -90,7 +90,7 @@ def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_thresho
     image = load_image(images / name, expected_size=(height, width) if height else None)
     objects = truth_instances(evaluator, image_id)
     found = detected_instances(evaluator, image_id, score_threshold=score_threshold)
-    of_what = f" of {truth.category_names[0]}" if _is_single_class(evaluator) else ""
+    of_what = f" ({truth.category_names[0]})" if _is_single_class(evaluator) else ""
     return stack(
         [
             titled(draw_instances(image, objects), f"{name}: {len(objects)} objects{of_what}"),

@@ -1,0 +1,165 @@
+"""The command: what it prints and writes, and one line on bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from mrcnn_eval import CocoEvaluator
+from mrcnn_eval.cli import main
+
+BOX = [10, 20, 30, 40]
+
+
+@pytest.fixture
+def files(scene, tmp_path):
+    """truth.json, results.json and images/ of two perfect detections and one false one."""
+    example = scene(images=2, categories=(3, 8)).truth(BOX, category=3).truth(BOX, image=2, category=8)
+    example.detection(BOX, category=3).detection(BOX, image=2, category=8).detection(BOX, category=8, score=0.2)
+    (tmp_path / "truth.json").write_text(json.dumps(example.annotations))
+    (tmp_path / "results.json").write_text(json.dumps(example.results))
+    (tmp_path / "images").mkdir()
+    for number in (1, 2):
+        cv2.imwrite(str(tmp_path / f"images/{number}.png"), np.full((100, 100, 3), 90, np.uint8))
+    return tmp_path
+
+
+def score(files, *options, results="results.json"):
+    return main(["--results", str(files / results), "--annotations", str(files / "truth.json"), *map(str, options)])
+
+
+def metrics(files):
+    return json.loads((files / "evaluation/metrics.json").read_text())
+
+
+def test_results_file_prints_and_writes_the_evaluators_numbers(files, capsys):
+    assert score(files, "--images", files / "images") == 0
+    evaluator = CocoEvaluator(files / "truth.json")
+    evaluator.add_results(json.loads((files / "results.json").read_text()))
+    result = evaluator.evaluate()
+    written = metrics(files)
+    assert (written["bbox"], written["segm"]) == (result.stats["bbox"], result.stats["segm"])
+    assert written["per_class"] == result.per_class
+    assert written["settings"]["backend"] == "hotcoco"
+    assert json.loads((files / "evaluation/detections.json").read_text()) == evaluator.results()
+    out = capsys.readouterr().out
+    for text in ("AP50", "AR100", "ARl", "class 3", "class 8", "1.000", str(files / "evaluation"), "contact_sheet.png"):
+        assert text in out
+    table = (files / "evaluation/ap_table.txt").read_text()
+    assert all(len(line) <= 80 for line in table.splitlines())
+    assert "class 8" in table
+    assert cv2.imread(str(files / "evaluation/contact_sheet.png")).shape[0] > 2 * 320
+    assert sorted(path.name for path in (files / "evaluation").iterdir()) == [
+        "ap_table.txt",
+        "contact_sheet.png",
+        "detections.json",
+        "metrics.json",
+    ]
+
+
+def test_backends_write_the_same_numbers(files):
+    written = []
+    for backend in ("hotcoco", "pycocotools"):
+        assert score(files, "--backend", backend) == 0
+        written.append(metrics(files))
+    assert written[1].pop("settings")["backend"] == "pycocotools"
+    written[0].pop("settings")
+    assert written[0] == written[1]
+
+
+def test_output_max_dets_and_score_threshold(files, capsys):
+    assert score(files, "--output", files / "a/b", "--max-dets", 300, "--score-threshold", 0.5) == 0
+    written = json.loads((files / "a/b/metrics.json").read_text())
+    assert "AR300" in written["segm"]
+    assert written["num_detections"] == 2
+    assert written["settings"]["score_threshold"] == 0.5
+    assert not (files / "evaluation").exists()
+    assert "contact_sheet" not in capsys.readouterr().out  # no images, no picture
+
+
+def test_file_with_boxes_only_is_scored_for_boxes_only(files):
+    results = json.loads((files / "results.json").read_text())
+    for entry in results:
+        del entry["segmentation"]
+    (files / "boxes.json").write_text(json.dumps(results))
+    assert score(files, results="boxes.json") == 0
+    assert "segm" not in metrics(files)
+    assert metrics(files)["bbox"]["AP50"] == pytest.approx(1.0)
+
+
+def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
+    (files / "empty.json").write_text("[]")
+    command = [sys.executable, "-m", "mrcnn_eval", "--results", files / "empty.json", "--annotations"]
+    subprocess.run([*command, files / "truth.json"], check=True)
+    out, err = capfd.readouterr()
+    assert err == "mrcnn-eval: WARNING: nothing was detected: AP is 0\n"
+    assert "0.000" in out
+    assert metrics(files)["bbox"]["AP"] == metrics(files)["segm"]["AP"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either --checkpoint or --results"),
+        (["--checkpoint", "a", "--results", "b"], "give either --checkpoint or --results"),
+        (["--results", "{files}/results.json"], "--results needs --annotations"),
+        (["--results", "{files}/absent.json", "--annotations", "{files}/truth.json"], "absent.json: cannot be read"),
+        (["--results", "{files}/truth.json", "--annotations", "{files}/truth.json"], "not a COCO results file"),
+        (["--results", "{files}/images/1.png", "--annotations", "{files}/truth.json"], "not a COCO results file"),
+        (["--results", "{files}/results.json", "--annotations", "{files}/results.json"], "not a COCO instances file"),
+        (["--results", "{files}/results.json", "--annotations", "{files}/none.json"], "none.json: cannot be read"),
+        (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
+        (["--results", "a", "--annotations", "b", "--batch-size", "3"], "--batch-size does not go with --results"),
+        (["--results", "a", "--annotations", "b", "--data-root", "c"], "--data-root does not go with --results"),
+        (["--checkpoint", "a", "--annotations", "b"], "--annotations and --images go together"),
+        (["--checkpoint", "a", "--annotations", "b", "--images", "c", "--split", "d"], "take the place of"),
+        (["--checkpoint", "a", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
+        (["--checkpoint", "a", "--limit", "x"], "argument --limit: invalid"),
+        (["--checkpoint", "a", "--max-dets", "10"], "argument --max-dets: must be at least 11"),
+        (["--checkpoint", "a", "--score-threshold", "1.5"], "argument --score-threshold: must be between 0 and 1"),
+        (["--checkpoint", "a", "--backend", "other"], "argument --backend: invalid choice"),
+        (["--checkpont", "a"], "unrecognized arguments"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(files, capsys, options, message):
+    try:
+        code = main([option.format(files=files) for option in options])
+    except SystemExit as stop:  # argparse's own way
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("mrcnn-eval: error: ")
+    assert err.count("\n") == 1
+
+
+def test_result_of_an_unknown_image_is_one_line(files, capsys):
+    results = json.loads((files / "results.json").read_text())
+    results[0]["image_id"] = 77
+    (files / "odd.json").write_text(json.dumps(results))
+    assert score(files, results="odd.json") == 2
+    assert capsys.readouterr().err == "mrcnn-eval: error: image 77 is not in the ground truth\n"
+
+
+def test_image_of_another_size_is_one_line(files, capsys):
+    cv2.imwrite(str(files / "images/1.png"), np.zeros((50, 60, 3), np.uint8))
+    assert score(files, "--images", files / "images") == 2
+    err = capsys.readouterr().err
+    assert "1.png" in err
+    assert err.count("\n") == 1
+
+
+def test_help_explains_each_option_without_tensorflow():
+    code = (
+        "import sys\nfrom mrcnn_eval.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n"
+        "    assert stop.code == 0\nassert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    )
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    options = "checkpoint results data-root split annotations images output limit batch-size max-dets score-threshold"
+    for option in [*options.split(), "backend"]:
+        assert f"--{option}" in text

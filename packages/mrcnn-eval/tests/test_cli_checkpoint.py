@@ -1,0 +1,197 @@
+"""The command on a checkpoint: a tiny model with random weights on two drawn images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from mrcnn_data import default_buckets
+from mrcnn_eval.cli import main
+from mrcnn_model import ModelCard, ModelConfig, build_model, save_model
+
+CARD = ModelCard(
+    class_names=["class 3", "class 8"],
+    category_ids=[3, 8],
+    short_edge=64,
+    max_size=64,
+    buckets=[list(bucket) for bucket in default_buckets(64, 64)],
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = ModelConfig(
+        num_classes=3,
+        backbone="resnet18",
+        norm="gn",
+        gn_groups=4,
+        backbone_width=8,
+        freeze_at=0,
+        fpn_channels=16,
+        rpn_channels=16,
+        detect_proposals=20,
+        box_head_channels=32,
+        mask_head_convs=1,
+        mask_head_channels=16,
+        detections_per_image=15,
+    )
+    return build_model(config)
+
+
+@pytest.fixture
+def root(scene, tmp_path):
+    """A data set in the layout ROOT/annotations, ROOT/val."""
+    example = scene(images=3, categories=(8, 3)).truth([10, 20, 30, 40], category=3)
+    (tmp_path / "data/annotations").mkdir(parents=True)
+    (tmp_path / "data/val").mkdir()
+    (tmp_path / "data/annotations/instances_val.json").write_text(json.dumps(example.annotations))
+    for number in (1, 2, 3):
+        noise = np.random.default_rng(number).integers(0, 256, (100, 100, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"data/val/{number}.png"), noise)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def checkpoint(model, root):
+    """Makes the checkpoint of a run whose card has the given fields."""
+
+    def make(**fields):
+        directory = root.parent / "run"
+        card = dataclasses.replace(CARD, **({"data_root": str(root), "val_split": "val"} | fields))
+        save_model(directory / "checkpoints/step-00000001", model, card)
+        return directory
+
+    return make
+
+
+def metrics(directory):
+    return json.loads((directory / "evaluation/metrics.json").read_text())
+
+
+def test_run_directory_alone_scores_its_own_validation_split(checkpoint, capsys):
+    run = checkpoint()
+    assert main(["--checkpoint", str(run), "--score-threshold", "0"]) == 0
+    written = metrics(run)
+    assert written["num_images"] == 3
+    assert written["num_detections"] == 3 * 15
+    assert written["settings"]["score_threshold"] == 0
+    results = json.loads((run / "evaluation/detections.json").read_text())
+    assert {entry["image_id"] for entry in results} == {1, 2, 3}
+    assert {entry["category_id"] for entry in results} <= {3, 8}
+    assert cv2.imread(str(run / "evaluation/contact_sheet.png")) is not None
+    assert str(run / "evaluation") in capsys.readouterr().out
+
+
+def test_written_results_score_the_same_without_the_model(checkpoint, root):
+    run = checkpoint()
+    assert main(["--checkpoint", str(run), "--score-threshold", "0", "--max-dets", "20"]) == 0
+    with_model = metrics(run)
+    assert with_model["settings"]["detections_per_image"] == 20
+    assert with_model["num_detections"] == 3 * 20
+    annotations = str(root / "annotations/instances_val.json")
+    results = str(run / "evaluation/detections.json")
+    assert main(["--results", results, "--annotations", annotations, "--max-dets", "20", "--output", f"{run}/b"]) == 0
+    without = json.loads((run / "b/metrics.json").read_text())
+    assert (without["bbox"], without["segm"]) == (with_model["bbox"], with_model["segm"])
+
+
+def test_a_model_that_detects_nothing_is_ap_0_a_warning_and_exit_code_0(checkpoint):
+    # A process of its own, as a user sees it: one line on stderr, TensorFlow's own chatter silenced.
+    run = checkpoint()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
+    command = [sys.executable, "-m", "mrcnn_eval", "--checkpoint", run, "--score-threshold", "1", "--limit", "2"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert done.stderr == "mrcnn-eval: WARNING: nothing was detected: AP is 0\n"
+    assert "0.000" in done.stdout
+    assert metrics(run)["bbox"]["AP"] == metrics(run)["segm"]["AP"] == 0.0
+    assert metrics(run)["num_images"] == 2
+    assert json.loads((run / "evaluation/detections.json").read_text()) == []
+
+
+def test_options_choose_other_data(checkpoint, root):
+    run = checkpoint(data_root=None, val_split=None)
+    for options in (
+        ["--data-root", str(root), "--split", "val"],
+        ["--annotations", str(root / "annotations/instances_val.json"), "--images", str(root / "val")],
+    ):
+        out = root.parent / f"out{len(options[0])}"
+        assert (
+            main(["--checkpoint", str(run), "--limit", "1", "--output", str(out), "--batch-size", "1", *options]) == 0
+        )
+        assert json.loads((out / "metrics.json").read_text())["num_images"] == 1
+
+
+def test_card_with_explicit_files(checkpoint, root):
+    run = checkpoint(
+        data_root=None,
+        val_split=None,
+        annotations=str(root / "annotations/instances_val.json"),
+        images=str(root / "val"),
+    )
+    assert main(["--checkpoint", str(run), "--limit", "1"]) == 0
+    assert metrics(run)["num_images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"data_root": None}, [], "does not say where its data is: give --data-root"),
+        ({"val_split": None}, [], "does not name a validation split: give --split"),
+        ({"data_root": "/nowhere"}, [], "/nowhere"),
+        ({}, ["--split", "test"], "test"),
+        ({"category_ids": [3, 9]}, [], "it has category 8 'class 8' where the checkpoint has 9 'class 8'"),
+        ({"class_names": ["class 8", "class 3"]}, [], "category 3 'class 3' where the checkpoint has 3 'class 8'"),
+        ({}, ["--output", "{root}/val/1.png"], "cannot be made"),
+    ],
+)
+def test_data_that_does_not_fit_is_one_line_and_exit_code_2(checkpoint, root, capsys, fields, options, message):
+    run = checkpoint(**fields)
+    assert main(["--checkpoint", str(run), *(option.format(root=root) for option in options)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("mrcnn-eval: error: ")
+    assert err.count("\n") == 1
+
+
+def test_class_count_that_differs_is_one_line(checkpoint, root, capsys):
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 10, "name": "class 10"})
+    path.write_text(json.dumps(content))
+    assert main(["--checkpoint", str(checkpoint())]) == 2
+    assert "it has 3 classes, the checkpoint 2" in capsys.readouterr().err
+
+
+def test_image_that_cannot_be_read_is_one_line(checkpoint, root, capsys):
+    (root / "val/2.png").write_bytes(b"<html>")
+    assert main(["--checkpoint", str(checkpoint())]) == 2
+    err = capsys.readouterr().err
+    assert "2.png" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "torn", "card"])
+def test_bad_checkpoint_is_one_line_and_exit_code_2(checkpoint, root, capsys, damage):
+    run = checkpoint()
+    step = run / "checkpoints/step-00000001"
+    if damage == "absent":
+        run = root.parent / "no-such-run"
+    elif damage == "empty":
+        run = root
+    elif damage == "torn":
+        (step / "model.safetensors").write_bytes(b"torn")
+    else:
+        (step / "model.json").write_text("{")
+    assert main(["--checkpoint", str(run)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mrcnn-eval: error: ")
+    assert err.count("\n") == 1

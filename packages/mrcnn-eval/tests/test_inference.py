@@ -1,0 +1,218 @@
+"""A model over a data set, with a model whose answer can be checked: it sees bright rectangles, one in each image."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+tf = pytest.importorskip("tensorflow")
+
+from mrcnn_data import CocoDataset, default_buckets  # noqa: E402
+from mrcnn_eval.inference import compiled_detect, detect_dataset, evaluate_model, to_original  # noqa: E402
+from mrcnn_model import Detections  # noqa: E402
+
+SHORT_EDGE, MAX_SIZE = 64, 96
+PREPROCESSING = {
+    "buckets": default_buckets(SHORT_EDGE, MAX_SIZE),
+    "short_edge": SHORT_EDGE,
+    "max_size": MAX_SIZE,
+}
+# id: (h, w), box (x1, y1, x2, y2) or None, category. Resized by 2, by 2, by 1, and by 2/3 (capped by the long edge).
+IMAGES = {
+    30: ((32, 40), (8, 4, 20, 24), 7),
+    4: ((48, 32), (0, 0, 32, 48), 3),
+    12: ((64, 64), None, None),
+    9: ((60, 144), (30, 12, 120, 45), 7),
+}
+BRIGHT = {7: (0, 255, 0), 3: (255, 0, 0)}  # RGB; categories 3, 7 are classes 1, 2: red and green
+
+
+class RectangleFinder:
+    """Finds the red (class 1) and the green (class 2) rectangle of an image; its masks fill the boxes."""
+
+    def __init__(self, detections_per_image: int = 3) -> None:
+        self.config = SimpleNamespace(num_classes=3, detections_per_image=detections_per_image, score_threshold=0.05)
+        self.traced: list[tuple[int, ...]] = []
+
+    def detect(self, images, image_sizes):
+        self.traced.append(tuple(images.shape))
+        boxes, valid = zip(*(self._find(images[..., channel]) for channel in (0, 1)), strict=True)
+        missing = self.config.detections_per_image - 2
+        valid = tf.pad(tf.stack(valid, axis=1), [[0, 0], [0, missing]])  # [N, D]
+        boxes = tf.pad(tf.stack(boxes, axis=1), [[0, 0], [0, missing], [0, 0]])  # [N, D, 4]
+        order = tf.argsort(tf.cast(valid, tf.int32), direction="DESCENDING", stable=True)
+        valid = tf.gather(valid, order, batch_dims=1)
+        classes = tf.where(valid, order + 1, 0)
+        scores = tf.where(valid, 0.9, 0.0)
+        masks = tf.ones([*boxes.shape[:2], 28, 28]) * tf.cast(valid, tf.float32)[..., None, None]
+        boxes = tf.where(valid[..., None], tf.gather(boxes, order, batch_dims=1), 0.0)
+        return Detections(boxes, scores, classes, masks, valid)
+
+    @staticmethod
+    def _find(channel):
+        bright = channel > 127  # [N, H, W]
+        columns, rows = tf.reduce_any(bright, axis=1), tf.reduce_any(bright, axis=2)
+
+        def span(line):
+            length = line.shape[1]
+            first = tf.argmax(line, axis=1, output_type=tf.int32)
+            last = length - tf.argmax(tf.reverse(line, [1]), axis=1, output_type=tf.int32)
+            return tf.cast(first, tf.float32), tf.cast(last, tf.float32)
+
+        (x1, x2), (y1, y2) = span(tf.cast(columns, tf.int32)), span(tf.cast(rows, tf.int32))
+        return tf.stack([x1, y1, x2, y2], axis=1), tf.reduce_any(bright, axis=[1, 2])
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    annotations = []
+    for image_id, ((height, width), box, category) in IMAGES.items():
+        image = np.zeros((height, width, 3), np.uint8)
+        if box is not None:
+            x1, y1, x2, y2 = box
+            image[y1:y2, x1:x2] = BRIGHT[category]
+            polygon = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+            annotations.append({"id": len(annotations), "image_id": image_id, "category_id": category, "iscrowd": 0})
+            annotations[-1] |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "segmentation": polygon}
+        cv2.imwrite(str(tmp_path / f"{image_id}.png"), image[..., ::-1])
+    content = {
+        "images": [
+            {"id": image_id, "file_name": f"{image_id}.png", "height": size[0], "width": size[1]}
+            for image_id, (size, _, _) in IMAGES.items()
+        ],
+        "categories": [{"id": 7, "name": "green"}, {"id": 3, "name": "red"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return CocoDataset.open(tmp_path / "truth.json", tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_boxes_and_masks_come_back_in_original_pixels(dataset, batch_size):
+    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=batch_size, **PREPROCESSING)
+    assert sorted(evaluator.image_results) == sorted(IMAGES)
+    found = {entry["image_id"]: entry for entry in evaluator.results()}
+    assert sorted(found) == [4, 9, 30]
+    for image_id, entry in found.items():
+        size, (x1, y1, x2, y2), category = IMAGES[image_id]
+        assert entry["category_id"] == category
+        assert entry["segmentation"]["size"] == list(size)
+        tolerance = 0 if image_id != 9 else 1.5  # 2/3 does not keep the edges on whole pixels
+        assert entry["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=tolerance)
+        if image_id != 9:
+            expected = np.zeros(size, np.uint8)
+            expected[y1:y2, x1:x2] = 1
+            np.testing.assert_array_equal(mask_utils.decode(entry["segmentation"]), expected)
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_perfect_model_scores_one(dataset, backend):
+    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=2, backend=backend, **PREPROCESSING)
+    stats = evaluator.evaluate().stats
+    assert stats["bbox"]["AP50"] == stats["segm"]["AP50"] == pytest.approx(1.0)
+    assert stats["bbox"]["AP75"] == stats["segm"]["AP75"] == pytest.approx(1.0)
+
+
+def test_evaluate_model_is_the_same_in_one_call(dataset):
+    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    assert result == evaluator.evaluate()
+    assert (result.num_images, result.num_detections, result.num_ground_truths) == (4, 3, 3)
+
+
+def test_limit_scores_the_first_images_of_the_file_only(dataset):
+    result = evaluate_model(RectangleFinder(), dataset, batch_size=2, limit=2, **PREPROCESSING)
+    assert (result.num_images, result.num_ground_truths, result.num_detections) == (2, 2, 2)
+    assert result.stats["bbox"]["AR100"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("detections_per_image", "max_dets", "expected"), [(3, None, 100), (200, None, 200), (3, 50, 50)]
+)
+def test_detection_cap_follows_the_model_but_is_at_least_cocos(dataset, detections_per_image, max_dets, expected):
+    model = RectangleFinder(detections_per_image)
+    result = evaluate_model(model, dataset, batch_size=4, max_dets=max_dets, **PREPROCESSING)
+    assert f"AR{expected}" in result.stats["bbox"]
+    assert result.max_dets == expected
+
+
+def test_progress_reaches_the_number_of_images(dataset):
+    calls = []
+    evaluate_model(
+        RectangleFinder(),
+        dataset,
+        batch_size=1,
+        progress=lambda done, total: calls.append((done, total)),
+        **PREPROCESSING,
+    )
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_one_trace_per_shape_and_none_in_a_second_evaluation(dataset):
+    model = RectangleFinder()
+    detect = compiled_detect(model)
+    for _ in range(2):
+        evaluate_model(model, dataset, batch_size=1, detect=detect, **PREPROCESSING)
+    assert len(model.traced) == len(set(model.traced)) > 1
+
+
+def test_a_model_that_detects_nothing_scores_zero_with_a_warning(dataset):
+    model = RectangleFinder()
+    model._find = lambda channel: (tf.zeros([channel.shape[0], 4]), tf.zeros([channel.shape[0]], tf.bool))
+    result = evaluate_model(model, dataset, batch_size=3, **PREPROCESSING)
+    assert result.stats["bbox"]["AP"] == result.stats["segm"]["AP"] == 0.0
+    assert result.warnings == ("nothing was detected: AP is 0",)
+
+
+def test_class_counts_that_differ_are_an_error(dataset):
+    model = RectangleFinder()
+    model.config.num_classes = 81
+    with pytest.raises(ValueError, match=r"the model has 80 classes, .*truth\.json has 2"):
+        evaluate_model(model, dataset, batch_size=1, **PREPROCESSING)
+
+
+def test_to_original_scales_each_axis_by_its_own_factor_and_clips():
+    boxes = np.float32([[10, 10, 50, 60], [-5, 0, 200, 90], [99, 79, 100, 80]])
+    sizes, originals = np.full((3, 2), (80, 100)), np.full((3, 2), (160, 50))  # (h, w): y twice, x half
+    expected = [[5, 20, 25, 120], [0, 0, 50, 160], [49.5, 158, 50, 160]]
+    scaled = to_original(boxes, image_sizes=sizes, original_sizes=originals)
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled, np.float32(expected))
+    assert to_original(np.zeros((0, 4), np.float32), image_sizes=sizes[:0], original_sizes=sizes[:0]).shape == (0, 4)
+
+
+def test_tiny_real_model_gives_the_same_in_any_batch(dataset):
+    import keras
+
+    from mrcnn_model import ModelConfig, build_model
+
+    keras.utils.set_random_seed(0)
+    config = ModelConfig(
+        num_classes=3,
+        backbone="resnet18",
+        norm="gn",
+        gn_groups=4,
+        backbone_width=8,
+        freeze_at=0,
+        fpn_channels=16,
+        anchor_sizes=[8.0, 16.0, 32.0, 64.0, 128.0],
+        rpn_channels=16,
+        detect_proposals=30,
+        box_head_channels=32,
+        mask_head_convs=1,
+        mask_head_channels=16,
+        score_threshold=0.0,
+        detections_per_image=20,
+    )
+    model = build_model(config)
+    one, two = (detect_dataset(model, dataset, batch_size=size, **PREPROCESSING) for size in (1, 3))
+    assert len(one.results()) == len(two.results()) > 20
+    for image_id, results in one.image_results.items():
+        np.testing.assert_allclose(results.scores, two.image_results[image_id].scores, atol=1e-5)
+        np.testing.assert_allclose(results.boxes, two.image_results[image_id].boxes, atol=1e-2)
+    assert one.evaluate().stats["bbox"]["AP"] >= 0
