@@ -65,10 +65,11 @@ struct Kernels {
   void (*match)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, float* best_iou,
                 int* best_gt, float* crowd_overlap, float* gt_best_iou, float* scratch);
 
-  // Marks the boxes whose IoU with some ground truth equals that ground truth's gt_best_iou over all boxes, and is above 0.
-  // best_iou and best_gt as `match` gave them.
-  void (*mark_best)(const MatchTargets& targets, const Box* boxes, const float* best_iou, const int* best_gt,
-                    const float* gt_best_iou, int64_t count, bool* is_best_for_gt);
+  // Marks those of the same boxes whose IoU with some ground truth is the greatest over all boxes, and above 0. gt_best_iou: what
+  // `match` gave for these boxes; gt_best_iou_overall: the greatest of all calls. Ground truths that have their best box
+  // elsewhere cost nothing.
+  void (*mark_best)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count,
+                    const float* gt_best_iou, const float* gt_best_iou_overall, bool* is_best_for_gt);
 };
 
 inline size_t nms_scratch_floats(int max_kept) { return 5 * (static_cast<size_t>(max_kept) + 8); }

@@ -84,24 +84,22 @@ void match(const MatchTargets& targets, const Box* boxes, const bool* boxes_vali
   for (int gt = 0; gt < targets.num_gt; ++gt) gt_best_iou[gt] = greatest(load(scratch + gt * kLanes));
 }
 
-void mark_best(const MatchTargets& targets, const Box* boxes, const float* best_iou, const int* best_gt, const float* gt_best_iou,
-               int64_t count, bool* is_best_for_gt) {
-  // A box that is best for some ground truth has at least the least of their best IoUs itself: most boxes are settled by that.
-  float least = 2.0f;
+void mark_best(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, const float* gt_best_iou,
+               const float* gt_best_iou_overall, bool* is_best_for_gt) {
+  memset(is_best_for_gt, 0, count);
   for (int gt = 0; gt < targets.num_gt; ++gt) {
-    if (gt_best_iou[gt] > 0.0f && gt_best_iou[gt] < least) least = gt_best_iou[gt];
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    bool is_best = false;
-    if (best_gt[i] >= 0 && best_iou[i] >= least) {
-      const BoxOf<Float8> box = splat(boxes[i]);
-      for (int gt = 0; gt < targets.num_gt && !is_best; ++gt) {
-        if (!targets.gt_valid[gt] || !(gt_best_iou[gt] > 0.0f)) continue;
-        const BoxOf<Float8> target = splat(targets.gt_boxes[gt]);
-        is_best = iou(box, area(box), target, area(target))[0] == gt_best_iou[gt];
-      }
+    const float greatest_iou = gt_best_iou_overall[gt];
+    if (!(greatest_iou > 0.0f) || gt_best_iou[gt] != greatest_iou) continue;
+    const BoxOf<Float8> target = splat(targets.gt_boxes[gt]);
+    const Float8 target_area = area(target);
+    for (int64_t first = 0; first < count; first += kLanes) {
+      const int lanes = count - first < kLanes ? static_cast<int>(count - first) : kLanes;
+      const bool* valid = boxes_valid == nullptr ? nullptr : boxes_valid + first;
+      const BoxOf<Float8> eight = load_boxes(boxes + first, valid, lanes);
+      const Int8 equal = iou(eight, area(eight), target, target_area) == splat(greatest_iou);
+      if (!any(equal)) continue;
+      for (int i = 0; i < lanes; ++i) is_best_for_gt[first + i] |= equal[i] != 0;
     }
-    is_best_for_gt[i] = is_best;
   }
 }
 

@@ -122,25 +122,29 @@ class MatchBoxesOp : public OpKernel {
     };
 
     // Every block notes the best IoU it has for each ground truth; the greatest of these does not depend on who was first.
-    std::vector<float> gt_best_iou(num_images * blocks_per_image * num_gt);
+    std::vector<float> block_best(num_images * blocks_per_image * num_gt), best(num_images * num_gt);
+    const auto valid_of = [&](int64_t first) {
+      return all_boxes_valid_ ? nullptr : boxes_valid.flat<bool>().data() + first;
+    };
     for_each_block(10 + 2 * (num_gt + num_crowds), [&](int64_t block, int64_t image, int64_t first, int64_t count, const Box* box) {
       std::vector<float> scratch(match_scratch_floats(num_gt));
-      const bool* valid = all_boxes_valid_ ? nullptr : boxes_valid.flat<bool>().data() + first;
-      kernels().match(targets_of(image), box, valid, count, best_iou + first, best_gt + first, crowd_overlap + first,
-                      gt_best_iou.data() + block * num_gt, scratch.data());
+      kernels().match(targets_of(image), box, valid_of(first), count, best_iou + first, best_gt + first, crowd_overlap + first,
+                      block_best.data() + block * num_gt, scratch.data());
     });
-    for (int64_t image = 0; image < num_images; ++image) {
-      float* best = gt_best_iou.data() + image * blocks_per_image * num_gt;
-      for (int64_t i = num_gt; i < blocks_per_image * num_gt; ++i) best[i % num_gt] = std::max(best[i % num_gt], best[i]);
+    for (int64_t block = 0; block < num_images * blocks_per_image; ++block) {
+      for (int64_t gt = 0; gt < num_gt; ++gt) {
+        float& greatest = best[block / blocks_per_image * num_gt + gt];
+        greatest = std::max(greatest, block_best[block * num_gt + gt]);
+      }
     }
-    for_each_block(5, [&](int64_t, int64_t image, int64_t first, int64_t count, const Box* box) {
-      kernels().mark_best(targets_of(image), box, best_iou + first, best_gt + first,
-                          gt_best_iou.data() + image * blocks_per_image * num_gt, count, is_best_for_gt + first);
+    for_each_block(1 + 4 * num_gt / blocks_per_image, [&](int64_t block, int64_t image, int64_t first, int64_t count, const Box* box) {
+      kernels().mark_best(targets_of(image), box, valid_of(first), count, block_best.data() + block * num_gt,
+                          best.data() + image * num_gt, is_best_for_gt + first);
     });
   }
 
  private:
-  static constexpr int64_t kBlock = 8192;
+  static constexpr int64_t kBlock = 4096;
 
   bool boxes_are_shared_;
   bool all_boxes_valid_;

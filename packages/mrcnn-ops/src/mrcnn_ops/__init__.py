@@ -2,6 +2,7 @@
 
 from mrcnn_ops.detections import NmsDetections, multiclass_nms
 from mrcnn_ops.library import build_info
+from mrcnn_ops.mask_encoding import encode_masks
 from mrcnn_ops.matching import BoxMatches, match_boxes
 from mrcnn_ops.proposals import GeneratedProposals, generate_proposals
 from mrcnn_ops.roi_align import multilevel_roi_align
@@ -11,6 +12,7 @@ __all__ = [
     "GeneratedProposals",
     "NmsDetections",
     "build_info",
+    "encode_masks",
     "generate_proposals",
     "match_boxes",
     "multiclass_nms",

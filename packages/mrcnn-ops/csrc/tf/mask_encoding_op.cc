@@ -1,0 +1,98 @@
+// MrcnnEncodeMasks.
+//
+// K masks of M x M.
+#include "check.h"
+#include "cpu/mask_encoder.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace mrcnn {
+
+using tensorflow::DEVICE_CPU;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::tstring;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+REGISTER_OP("MrcnnEncodeMasks")
+    .Input("masks: float")
+    .Input("boxes: float")
+    .Input("image_sizes: int32")
+    .Output("counts: string")
+    .Attr("threshold: float = 0.5")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle masks, boxes, image_sizes;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &masks));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &boxes));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &image_sizes));
+      DimensionHandle num_masks = c->Dim(masks, 0), unused;
+      TF_RETURN_IF_ERROR(c->Merge(num_masks, c->Dim(boxes, 0), &num_masks));
+      TF_RETURN_IF_ERROR(c->Merge(num_masks, c->Dim(image_sizes, 0), &num_masks));
+      TF_RETURN_IF_ERROR(c->Merge(c->Dim(masks, 1), c->Dim(masks, 2), &unused));
+      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(boxes, 1), 4, &unused));
+      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(image_sizes, 1), 2, &unused));
+      c->set_output(0, c->Vector(num_masks));
+      return absl::OkStatus();
+    });
+
+class EncodeMasksOp : public OpKernel {
+ public:
+  explicit EncodeMasksOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("threshold", &threshold_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& masks = context->input(0);
+    const Tensor& boxes = context->input(1);
+    const Tensor& image_sizes = context->input(2);
+    OP_REQUIRES_OK(context, check_shape("masks", masks.shape(), "[K, M, M]"));
+    OP_REQUIRES_OK(context, check_shape("boxes", boxes.shape(), "[K, 4]"));
+    OP_REQUIRES_OK(context, check_shape("image_sizes", image_sizes.shape(), "[K, 2]"));
+    const int64_t num_masks = masks.dim_size(0);
+    const int64_t size = masks.dim_size(1);
+    OP_REQUIRES_OK(context, check_axis("masks", 2, masks.dim_size(2), size, "axis 1"));
+    OP_REQUIRES_OK(context, check_axis("boxes", 0, boxes.dim_size(0), num_masks, "masks"));
+    OP_REQUIRES_OK(context, check_axis("image_sizes", 0, image_sizes.dim_size(0), num_masks, "masks"));
+    OP_REQUIRES(context, size >= 1 && size <= 4096, InvalidArgument("masks must be 1 to 4096 pixels wide, got ", size));
+    const int* sizes = image_sizes.flat<int32_t>().data();
+    int64_t pixels = 0;
+    for (int64_t i = 0; i < num_masks; ++i) {
+      const int64_t height = sizes[2 * i], width = sizes[2 * i + 1];
+      OP_REQUIRES(context, height > 0 && width > 0 && height * width < (int64_t{1} << 31),
+                  InvalidArgument("image_sizes must be positive and below 2^31 pixels in all, got ", height, " x ", width,
+                                  " for mask ", i));
+      pixels += height * width;
+    }
+
+    Tensor* counts;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {num_masks}, &counts));
+    if (num_masks == 0) return;
+    tstring* out = counts->flat<tstring>().data();
+    const auto* box = reinterpret_cast<const Box*>(boxes.flat<float>().data());
+    const float* mask = masks.flat<float>().data();
+    // A column costs about 5 cycles per row of the mask; boxes are taken to be a third of the image wide.
+    const int64_t cost = 4 * size * size + static_cast<int64_t>(std::sqrt(static_cast<double>(pixels / num_masks)) * size * 5 / 3);
+    workers(context).workers->ParallelFor(num_masks, cost, [&](int64_t begin, int64_t end) {
+      MaskEncoder encoder(static_cast<int>(size));
+      std::string text;
+      for (int64_t i = begin; i < end; ++i) {
+        encoder.encode(mask + i * size * size, box[i], sizes[2 * i], sizes[2 * i + 1], threshold_, &text);
+        out[i] = text;
+      }
+    });
+  }
+
+ private:
+  float threshold_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("MrcnnEncodeMasks").Device(DEVICE_CPU), EncodeMasksOp);
+
+}  // namespace mrcnn
