@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
@@ -201,7 +202,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
 
 
 def _load(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # has to precede the import of TensorFlow
+    import_tensorflow_quietly()
     try:
         from mrcnn_model import CheckpointError, load_model
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
