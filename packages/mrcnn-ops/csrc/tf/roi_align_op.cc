@@ -8,6 +8,7 @@
 #include "check.h"
 #include "cpu/kernels.h"
 #include "cpu/roi_align_plan.h"
+#include "huge_pages.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -181,6 +182,7 @@ class MultilevelRoiAlignOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, {params.num_images, params.num_boxes, size, size, params.channels}, &output));
     if (output->NumElements() == 0) return;
+    prefer_huge_pages(*output);
 
     T* out = data<T>(*output);
     const auto& kernel = roi_align_kernels<T>(kernels());
@@ -216,6 +218,7 @@ class MultilevelRoiAlignGradOp : public OpKernel {
       OP_REQUIRES_OK(context, add_level(shape, level, &params));
       Tensor* output;
       OP_REQUIRES_OK(context, context->allocate_output(level, shape, &output));
+      prefer_huge_pages(*output);
       gradients[level] = data<T>(*output);
     }
     const int size = params.output_size;
