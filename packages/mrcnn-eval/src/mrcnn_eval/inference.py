@@ -24,7 +24,16 @@ Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
 
 def compiled_detect(model: MaskRCNN) -> DetectFunction:
     """Compile `model.detect`, once per shape of batch. Keep the result between evaluations, or each traces anew."""
-    return tf.function(model.detect)
+    compiled: dict[tuple[int, ...], DetectFunction] = {}
+
+    def detect(images: tf.Tensor, image_sizes: tf.Tensor) -> Detections:
+        shape = tuple(images.shape)
+        if shape not in compiled:
+            # One concrete function per canvas: a tf.function called with a new shape each time warns of retracing.
+            compiled[shape] = tf.function(model.detect).get_concrete_function(images, image_sizes)
+        return compiled[shape](images, image_sizes)
+
+    return detect
 
 
 def evaluate_model(
