@@ -226,7 +226,9 @@ def _check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> t
     """
     ids = columns.annotation_ids
     sizes = image_sizes[columns.image_index]  # [annotations, 2]
-    boxes = np.concatenate([columns.boxes_xywh[:, :2], columns.boxes_xywh[:, :2] + columns.boxes_xywh[:, 2:]], axis=1)
+    origin, extent = columns.boxes_xywh[:, :2], columns.boxes_xywh[:, 2:]
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+        boxes = np.concatenate([origin, origin + extent], axis=1)
     is_given = columns.has_bbox & np.isfinite(boxes).all(axis=1)
     for index in np.flatnonzero(~is_given):
         box = _box_of_segmentation(columns.segmentations[index], sizes[index])

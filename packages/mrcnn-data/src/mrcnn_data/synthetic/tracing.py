@@ -40,7 +40,7 @@ def trace_polygons(mask: np.ndarray) -> list[list[int]]:
     ]
     polygons = []
     while starts[0]:
-        polygons.append(_follow(starts, starts[0].pop()))
+        polygons.append(_follow(starts, min(starts[0])))
     return polygons
 
 
@@ -63,19 +63,19 @@ def _corners(border: np.ndarray, dx: int, dy: int) -> set[tuple[int, int]]:
 
 
 def _follow(starts: list[set[tuple[int, int]]], first: tuple[int, int]) -> list[int]:
-    """Walk along the border until back at `first`, taking each step out of `starts`."""
-    polygon = [*first]
+    """Walk along the border from the step rightward at `first` back to it, taking each step out of `starts`."""
+    polygon: list[int] = []
+    x, y = first
     direction = 0
-    x, y = first[0] + 1, first[1]
-    while (x, y) != first:
+    while True:
+        x, y = x + _STEPS[direction][0], y + _STEPS[direction][1]
         # Right turn first: where two pixels touch at a corner, stay with the same pixel, so that parts stay apart.
-        for turned in ((direction + 1) % 4, direction, (direction + 3) % 4):
-            if (x, y) in starts[turned]:
-                break
+        turns = ((direction + 1) % 4, direction, (direction + 3) % 4)
+        turned = next(one for one in turns if (x, y) in starts[one])
         starts[turned].remove((x, y))
         if turned != direction:
             polygon += [x, y]
+        # The corner alone is not the end: a border that touches itself passes it twice.
+        if (x, y) == first and turned == 0:
+            return polygon
         direction = turned
-        x, y = x + _STEPS[turned][0], y + _STEPS[turned][1]
-    # Closing upward means `first` is a corner; closing rightward means it lies in the middle of a straight border.
-    return polygon if direction != 0 else polygon[2:]

@@ -1,0 +1,270 @@
+"""Opening files: what is used, what is reported, what is refused (KNOWN-FAILURES A1, A2)."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from mrcnn_data import CocoDataset, DatasetError, instance_masks
+
+IMAGE = np.full((40, 50, 3), 90, np.uint8)
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+GOOD = {"bbox": [10, 10, 10, 10], "segmentation": SQUARE}
+
+
+def opened(root):
+    return CocoDataset.from_root(root, "train")
+
+
+def error_of(root, split="train"):
+    with pytest.raises(DatasetError) as caught:
+        CocoDataset.from_root(root, split)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edited(root, edit):
+    """Change the annotation file in place."""
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return root
+
+
+def test_a_small_dataset_by_hand(write_coco):
+    root = write_coco([IMAGE, IMAGE[:, :30]], [{**GOOD, "category_id": 7}, {**GOOD, "image_id": 2}])
+    dataset = opened(root)
+    assert len(dataset) == 2
+    assert dataset.image_ids == [1, 2]
+    assert dataset.file_names == ["1.png", "2.png"]
+    assert dataset.category_ids == (3, 7)
+    assert dataset.class_names == ("three", "seven")
+    assert dataset.num_classes == 3
+    assert dataset.image_dir == root / "train"
+    assert dataset.annotation_path == root / "annotations" / "instances_train.json"
+    np.testing.assert_array_equal(dataset.image_sizes, [[40, 50], [40, 30]])
+    np.testing.assert_array_equal(dataset.num_objects(), [1, 1])
+    first = dataset.instances(0)
+    np.testing.assert_array_equal(first.boxes, [[10, 10, 20, 20]])
+    assert first.classes.tolist() == [2]
+    assert first.annotation_ids == [1]
+    assert first.crowd_boxes.shape == (0, 4)
+    assert instance_masks(dataset, 0).sum() == 100
+    np.testing.assert_array_equal(dataset.read_image(1), IMAGE[:, :30])
+    assert not dataset.report.findings
+    assert str(dataset.report) == "nothing odd found"
+
+
+def test_annotations_follow_their_image_whatever_their_order(write_coco):
+    annotations = [{**GOOD, "image_id": image, "id": 100 + number} for number, image in enumerate([2, 1, 3, 1, 2])]
+    dataset = opened(write_coco([IMAGE] * 3, annotations))
+    assert [dataset.instances(index).annotation_ids for index in range(3)] == [[101, 103], [100, 104], [102]]
+
+
+def test_the_middle_one_of_three_is_bad(write_coco):
+    bad = {"bbox": [5, 5, 0, 10], "segmentation": SQUARE}
+    dataset = opened(write_coco([IMAGE], [GOOD, bad, {**GOOD, "category_id": 7}]))
+    instances = dataset.instances(0)
+    assert instances.annotation_ids == [1, 3]
+    assert instances.classes.tolist() == [1, 2]
+    assert len(instances.boxes) == len(instances.segmentations) == 2
+    assert dataset.report.count("box of zero or negative size") == 1
+    assert dataset.report.findings[0].examples == ["annotation 2"]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "expected", "kind"),
+    [
+        ([5, 5, 0, 10], None, "box of zero or negative size"),
+        ([5, 5, -3, 4], None, "box of zero or negative size"),
+        ([60, 10, 20, 10], None, "box outside the image"),
+        ([45, 10, 20, 10], [45, 10, 50, 20], "box sticks out of the image"),
+        ([-9, -9, 70, 70], [0, 0, 50, 40], "box sticks out of the image"),
+        ([1e308, 0, 1e308, 9], [10, 10, 20, 20], "bbox is not four finite numbers"),
+        ([None, 1, 2, 3], [10, 10, 20, 20], "bbox is not four finite numbers"),
+        ([], [10, 10, 20, 20], "bbox missing"),
+        ([1, 2, 3], [10, 10, 20, 20], "bbox missing"),
+        (None, [10, 10, 20, 20], "bbox missing"),
+        (..., [10, 10, 20, 20], "bbox missing"),
+    ],
+)
+def test_boxes(write_coco, bbox, expected, kind):
+    dataset = opened(write_coco([IMAGE], [{"bbox": bbox, "segmentation": SQUARE}]))
+    np.testing.assert_allclose(dataset.instances(0).boxes, np.reshape([] if expected is None else expected, (-1, 4)))
+    assert dataset.report.count(kind) == 1
+
+
+def test_a_box_just_over_the_border_is_rounding(write_coco):
+    dataset = opened(write_coco([IMAGE], [{"bbox": [40, 30, 10.4, 10.4], "segmentation": SQUARE}]))
+    np.testing.assert_array_equal(dataset.instances(0).boxes, [[40, 30, 50, 40]])
+    assert dataset.report.count("box sticks out of the image") == 0
+
+
+@pytest.mark.parametrize("segmentation", [..., None, [], [[1, 2, 3, 4]], {"size": [9, 9], "counts": [81]}])
+def test_without_bbox_and_segmentation_nothing_is_left(write_coco, segmentation):
+    dataset = opened(write_coco([IMAGE], [{"segmentation": segmentation}]))
+    assert dataset.instances(0).boxes.shape == (0, 4)
+    assert dataset.instances(0).classes.shape == (0,)
+    assert instance_masks(dataset, 0).shape == (0, 40, 50)
+    assert dataset.report.count("bbox missing") == 1
+
+
+def test_unusable_segmentation_leaves_a_box(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "segmentation": []}, GOOD]))
+    assert [one is None for one in dataset.instances(0).segmentations] == [True, False]
+    assert dataset.report.count("segmentation missing or empty") == 1
+    assert dataset.report.findings[0].severity == "repaired"
+
+
+def test_nan_as_python_writes_it(write_coco):
+    name = 'NaN "Infinity" -Infinity\\'
+    annotations = [{**GOOD, "segmentation": [[float("nan"), 1, 9, 1, 9, 9], *SQUARE], "note": name}]
+    root = write_coco([IMAGE], annotations, categories=[{"id": 3, "name": name}])
+    assert "NaN" in (root / "annotations" / "instances_train.json").read_text()
+    dataset = opened(root)
+    assert dataset.class_names == (name,)
+    assert instance_masks(dataset, 0).sum() == 100
+    assert dataset.report.count("polygon part with a coordinate that is no finite number") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_with_a_byte_order_mark(write_coco, encoding):
+    root = write_coco([IMAGE], [GOOD])
+    path = root / "annotations" / "instances_train.json"
+    path.write_text(path.read_text(), encoding=encoding)
+    assert len(opened(root)) == 1
+
+
+def test_crowd_and_ignored_are_regions(write_coco):
+    crowd = {"bbox": [0, 0, 9, 9], "segmentation": {"size": [40, 50], "counts": [0, 2000]}, "iscrowd": 1}
+    annotations = [crowd, {**GOOD, "ignore": 1}, {**GOOD, "iscrowd": ...}, {**GOOD, "iscrowd": None, "ignore": 0}]
+    dataset = opened(write_coco([IMAGE], annotations))
+    instances = dataset.instances(0)
+    assert instances.annotation_ids == [3, 4]
+    np.testing.assert_array_equal(instances.crowd_boxes, [[0, 0, 9, 9], [10, 10, 20, 20]])
+    assert dataset.report.count("iscrowd") == 1
+    assert dataset.report.count("ignore") == 1
+    assert dataset.num_objects().tolist() == [2]
+
+
+def test_image_with_only_a_crowd_has_no_objects(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "iscrowd": 1}]))
+    assert dataset.num_objects().tolist() == [0]
+    assert dataset.instances(0).boxes.shape == (0, 4)
+
+
+def test_images_without_annotations(write_coco):
+    dataset = opened(write_coco([IMAGE, IMAGE], []))
+    assert dataset.num_objects().tolist() == [0, 0]
+    assert dataset.instances(1).boxes.shape == (0, 4)
+    assert dataset.report.count("image without annotations") == 2
+
+
+def test_repeated_annotation_ids_are_noted(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "id": 0}, {**GOOD, "id": 0}, {**GOOD, "id": ...}]))
+    assert dataset.num_objects().tolist() == [3]
+    assert dataset.report.count("annotation id occurs again") == 1
+
+
+def test_box_and_segmentation_that_disagree_are_noted(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "bbox": [30, 10, 10, 10]}, GOOD]))
+    assert dataset.report.count("box and segmentation overlap by less than half") == 1
+
+
+def test_report_counts_beyond_its_examples(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "bbox": [5, 5, 0, 10]}] * 8))
+    (finding,) = (one for one in dataset.report.findings if one.severity == "dropped")
+    assert finding.count == 8
+    assert len(finding.examples) == 5
+    assert str(finding).startswith("dropped: 8 x box of zero or negative size (annotation 1, ")
+
+
+@pytest.mark.parametrize("size", [{"width": -1, "height": -1}, {"width": None}, {"height": 0}])
+def test_image_sizes_missing_are_read_from_the_file(write_coco, size):
+    root = edited(write_coco([IMAGE], [GOOD]), lambda content: content["images"][0].update(size))
+    dataset = opened(root)
+    np.testing.assert_array_equal(dataset.image_sizes, [[40, 50]])
+    assert dataset.report.count("image without width or height") == 1
+
+
+def test_sub_folders_and_string_ids(write_coco):
+    root = write_coco([IMAGE], [{**GOOD, "image_id": "a/1"}])
+    (root / "train" / "sub").mkdir()
+    (root / "train" / "1.png").rename(root / "train" / "sub" / "1.png")
+    edited(root, lambda content: content["images"][0].update({"id": "a/1", "file_name": "sub/1.png"}))
+    dataset = opened(root)
+    assert dataset.image_ids == ["a/1"]
+    assert dataset.read_image(0).shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=12), "annotation 1 has category 12"),
+        (lambda c: c["annotations"][0].update(image_id=99), "annotation 1 belongs to image 99"),
+        (lambda c: c["images"].append(dict(c["images"][0])), "image id 1 occurs twice"),
+        (lambda c: c["categories"].append({"id": 7, "name": "again"}), "category id 7 occurs twice"),
+        (lambda c: c["images"][0].update(file_name=""), "image 1 has an empty file_name"),
+        (lambda c: c["images"].clear(), "the list of images is empty"),
+        (lambda c: c["categories"].clear(), "the list of categories is empty"),
+        (lambda c: c.pop("images"), "not a COCO instances file.*images"),
+        (lambda c: c.pop("annotations"), "not a COCO instances file.*annotations"),
+        (lambda c: c.pop("categories"), "not a COCO instances file.*categories"),
+        (lambda c: c["images"][0].pop("file_name"), r"not a COCO instances file.*file_name.*images\[0\]"),
+        (lambda c: c["annotations"][0].update(bbox="1 2 3 4"), r"not a COCO instances file.*annotations\[0\]\.bbox"),
+    ],
+)
+def test_refused_files(write_coco, edit, expected):
+    root = edited(write_coco([IMAGE], [GOOD]), edit)
+    if "list of images" in expected:
+        edited(root, lambda content: content["annotations"].clear())
+    message = error_of(root)
+    assert re.search(expected, message)
+    assert "instances_train.json" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", "is not JSON"), ("<html>", "is not JSON"), ('{"images": [', "is not JSON"), ("[1]", "not a COCO")],
+)
+def test_files_that_are_no_annotations(write_coco, text, expected):
+    root = write_coco([IMAGE], [GOOD])
+    (root / "annotations" / "instances_train.json").write_text(text)
+    assert expected in error_of(root)
+
+
+def test_binary_file(write_coco):
+    root = write_coco([IMAGE], [GOOD])
+    (root / "annotations" / "instances_train.json").write_bytes(bytes(range(256)))
+    assert "is not JSON" in error_of(root)
+
+
+def test_missing_places(write_coco, tmp_path):
+    root = write_coco([IMAGE, IMAGE, IMAGE], [GOOD])
+    assert "the data root does not exist" in error_of(tmp_path / "nowhere")
+    assert "split 'val' does not exist" in error_of(root, "val")
+    assert error_of(root, "val").endswith("has train")
+    (root / "train" / "2.png").unlink()
+    message = error_of(root)
+    assert str(root / "train" / "2.png") in message
+    assert "more" not in message
+    (root / "train" / "3.png").unlink()
+    assert "and 1 more" in error_of(root)
+    with pytest.raises(DatasetError, match=r"gone.*image folder does not exist"):
+        CocoDataset.open(root / "annotations" / "instances_train.json", tmp_path / "gone")
+    with pytest.raises(DatasetError, match="cannot read the annotation file"):
+        CocoDataset.open(root / "gone.json", root / "train")
+
+
+def test_real_data_holds_what_is_known_of_it(shared_data):
+    train = CocoDataset.from_root(shared_data / "coco_open", "train")
+    val = CocoDataset.from_root(shared_data / "coco_open", "val")
+    assert train.num_classes == val.num_classes == 81
+    assert train.report.count("iscrowd") + val.report.count("iscrowd") == 13
+    assert val.report.count("image without annotations") == 2
+    nuclei = CocoDataset.from_root(shared_data / "nuclei", "train")
+    assert int(nuclei.num_objects().sum()) == 1734
+    assert not nuclei.report.findings

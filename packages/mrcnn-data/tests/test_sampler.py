@@ -1,0 +1,124 @@
+"""The sequence of global batches: pure, fair, of one aspect class a step."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mrcnn_data import default_buckets
+from mrcnn_data.sampler import GlobalBatchSampler
+
+LANDSCAPE, PORTRAIT, PANORAMA = (800, 1067), (1067, 800), (400, 1333)
+
+
+def sampler_of(sizes, *, images_per_batch=1, global_batch=4, seed=0, rotate90=0.0, canvases=None):
+    return GlobalBatchSampler(
+        np.arange(len(sizes)),
+        np.array(sizes),
+        canvases=canvases or default_buckets(800, 1333),
+        images_per_batch=images_per_batch,
+        global_batch=global_batch,
+        seed=seed,
+        rotate90=rotate90,
+    )
+
+
+def first(sampler, num_steps, start_step=0):
+    return list(itertools.islice(sampler.steps(start_step), num_steps))
+
+
+MIXED = [LANDSCAPE] * 40 + [PORTRAIT] * 15 + [PANORAMA] * 12 + [PANORAMA[::-1]] * 3
+
+
+@pytest.mark.parametrize(("images_per_batch", "global_batch"), [(1, 6), (2, 8), (4, 4), (3, 9)])
+def test_steps_have_one_aspect_class_and_batches_one_canvas(images_per_batch, global_batch):
+    sampler = sampler_of(MIXED, images_per_batch=images_per_batch, global_batch=global_batch)
+    orientations = Counter()
+    for step in first(sampler, 100):
+        assert len(step) == global_batch // images_per_batch
+        assert len({tuple(sorted(batch.canvas)) for batch in step}) == 1
+        for batch in step:
+            assert len(batch.samples) == images_per_batch
+            for _, image in batch.samples:
+                assert (np.array(MIXED[image]) <= batch.canvas).all()
+                orientations[batch.canvas[0] > batch.canvas[1]] += 1
+    assert orientations[True] / orientations.total() == pytest.approx(18 / 70, abs=0.08)
+
+
+def test_orientations_mix_within_a_step():
+    steps = first(sampler_of(MIXED, global_batch=6), 100)
+    assert sum(len({batch.canvas for batch in step}) == 2 for step in steps) > 30
+
+
+@pytest.mark.parametrize(
+    "sizes", [MIXED, [LANDSCAPE] * 14, [LANDSCAPE] * 3, [PORTRAIT], [PANORAMA] * 2 + [PORTRAIT] * 5]
+)
+@pytest.mark.parametrize(("images_per_batch", "global_batch"), [(1, 4), (1, 42), (2, 4)])
+def test_every_image_once_an_epoch_and_nothing_lost(sizes, images_per_batch, global_batch):
+    sampler = sampler_of(sizes, images_per_batch=images_per_batch, global_batch=global_batch)
+    steps = first(sampler, 60 * len(sizes) // global_batch + 60)
+    samples = [sample for step in steps for batch in step for sample in batch.samples]
+    assert len(set(samples)) == len(samples)
+    # What the last epochs left waiting is bounded: by a step of each class and a batch of each canvas.
+    started = max(epoch for epoch, _ in samples)
+    complete = {(epoch, image) for epoch in range(started) for image in range(len(sizes))}
+    waiting = complete - set(samples)
+    assert len(waiting) <= 2 * global_batch + 4 * images_per_batch
+    assert all(epoch >= started - 1 - images_per_batch for epoch, _ in waiting)
+
+
+def test_everyone_is_seen_equally_often_within_one():
+    """Counted after every step, with classes that alone would be too small for a step of 42."""
+    sampler = sampler_of(MIXED, global_batch=42)
+    counts = Counter()
+    for step in first(sampler, 100):
+        for batch in step:
+            for _, image in batch.samples:
+                counts[image] += 1
+        assert max(counts.values()) - min(counts[image] for image in range(len(MIXED))) <= 1
+    assert min(counts[image] for image in range(len(MIXED))) >= 59
+
+
+def test_several_classes_are_at_most_an_epoch_apart():
+    counts = Counter()
+    for step in first(sampler_of(MIXED, global_batch=6), 1000):
+        counts.update(image for batch in step for _, image in batch.samples)
+        # One may have had its turn of this epoch while another still waits with the one before.
+        assert max(counts.values()) - min(counts[image] for image in range(len(MIXED))) <= 2
+
+
+def test_membership_changes_and_the_seed_matters():
+    sampler = sampler_of([LANDSCAPE] * 16)
+    epochs = [frozenset(image for _, image in batch.samples) for step in first(sampler, 8) for batch in step]
+    assert epochs[:16] != epochs[16:]
+    assert first(sampler, 8) == first(sampler_of([LANDSCAPE] * 16), 8)
+    assert first(sampler, 8) != first(sampler_of([LANDSCAPE] * 16, seed=1), 8)
+
+
+@pytest.mark.parametrize("rotate90", [0.0, 1.0])
+def test_any_step_can_be_the_first(rotate90):
+    sampler = sampler_of(MIXED, images_per_batch=2, global_batch=8, rotate90=rotate90)
+    steps = first(sampler, 60)
+    for start in (0, 1, 7, 8, 9, 41):
+        assert first(sampler, 60 - start, start) == steps[start:]
+
+
+def test_quarter_turns_swap_the_canvas_about_half_the_time():
+    sampler = sampler_of([LANDSCAPE] * 50, rotate90=1.0)
+    canvases = Counter(batch.canvas for step in first(sampler, 200) for batch in step)
+    assert set(canvases) == {(800, 1088), (1088, 800)} == set(sampler.canvases)
+    assert canvases[(800, 1088)] / canvases.total() == pytest.approx(0.5, abs=0.06)
+
+
+def test_rare_classes_join_the_next_larger():
+    assert sampler_of(MIXED, global_batch=4).canvases == ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
+    # 15 panoramas are too few for 42, and the largest class can only take others in.
+    assert sampler_of(MIXED, global_batch=42).canvases == ((800, 1344), (1344, 800))
+    few = [LANDSCAPE] * 2 + [(800, 1190)] * 60
+    assert sampler_of(few, global_batch=4).canvases == ((800, 1216),)
+
+
+def test_replaying_many_small_epochs_is_quick():
+    sampler = sampler_of([LANDSCAPE] * 14)
+    assert len(first(sampler, 1, start_step=20_000)) == 1
