@@ -123,10 +123,10 @@ def test_faulty_annotations(root, faulty):
 def test_any_field_replaced_or_gone(root, data):
     content = copy.deepcopy(content_of([{"segmentation": [POLYGON], "bbox": [4, 4, 16, 14], "id": 1}]))
     table = data.draw(st.sampled_from(sorted(content)))
-    row = data.draw(st.sampled_from([None, 0]))
-    target, key = (
-        (content, table) if row is None else (content[table][0], data.draw(st.sampled_from(_keys(content, table))))
-    )
+    target, key = content, table
+    if data.draw(st.booleans()):
+        target = content[table][0]
+        key = data.draw(st.sampled_from(sorted(target)))
     if data.draw(st.booleans()):
         del target[key]
     else:
