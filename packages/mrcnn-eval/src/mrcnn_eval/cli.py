@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mrcnn-eval",
         description="Score a Mask R-CNN checkpoint, or a COCO results file, by COCO AP of boxes and masks.",
+        formatter_class=_one_line_per_option,
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score")
@@ -78,8 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_max_dets, metavar="N", help="detections per image that count (default: the model's)")
     add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
-    add("--backend", choices=("hotcoco", "pycocotools"), default="hotcoco", help="scorer; the numbers are equal")
+    add(
+        "--backend",
+        choices=("hotcoco", "pycocotools"),
+        default="hotcoco",
+        metavar="NAME",
+        help="hotcoco (fast) or pycocotools; same numbers",
+    )
     return parser
+
+
+def _one_line_per_option(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=26, width=100)
 
 
 def _positive(text: str) -> int:
