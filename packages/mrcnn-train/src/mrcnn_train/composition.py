@@ -1,0 +1,163 @@
+"""From the command line to a typed config, with one line for whatever is wrong with it. Hydra is known here only."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from mrcnn_train.config import RunConfig, check
+from mrcnn_train.errors import ConfigError
+
+CONFIG_PATH = "pkg://mrcnn_train.conf"
+CONFIG_NAME = "config"
+HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults list depend on it
+SAVED_CONFIG = "config.yaml"
+# A resumed run keeps these: the shapes of the weights, and what makes the data a function of the step.
+FIXED_AT_RESUME = ("model", "train.global_batch", "train.images_per_gpu", "train.seed")
+
+ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def launched_config(composed: DictConfig) -> RunConfig:
+    """Turn what Hydra composed for this launch into a checked RunConfig.
+
+    Raises:
+        ConfigError: no experiment and nothing to resume, or values that cannot work.
+    """
+    task = list(HydraConfig.get().overrides.task)
+    has_experiment = HydraConfig.get().runtime.choices.get("experiment") is not None
+    if composed.resume is not None:
+        if has_experiment:
+            raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
+        return resumed_config(composed, [override.lstrip("+").partition("=")[0] for override in task])
+    if not has_experiment:
+        raise ConfigError(
+            f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
+        )
+    return typed_config(composed)
+
+
+def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig:
+    """Take the config that a run saved, and over it the options given now.
+
+    Args:
+        composed: of this launch.
+        overridden: keys of the options given now.
+    """
+    path = Path(composed.resume) / SAVED_CONFIG
+    if not path.is_file():
+        raise ConfigError(f"resume={composed.resume}: {path} does not exist: not a run directory")
+    for key in overridden:
+        if any(key == fixed or key.startswith(fixed + ".") for fixed in FIXED_AT_RESUME):
+            raise ConfigError(
+                f"{key} cannot change when a run is resumed (model.weights=RUN_DIR starts a new run from its weights)"
+            )
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+    except Exception as error:  # of the YAML reader or of OmegaConf, which share no base
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+    for key in overridden:
+        OmegaConf.update(config, key, OmegaConf.select(composed, key))
+    return typed_config(config)
+
+
+def typed_config(config: DictConfig) -> RunConfig:
+    """Resolve interpolations and check values."""
+    try:
+        typed = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(typed, RunConfig)
+    check(typed)
+    return typed
+
+
+def save_config(path: Path, config: RunConfig) -> None:
+    """Write a config as `resumed_config` reads it."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def known_experiments() -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parent / "conf" / "experiment").glob("*.yaml"))
+
+
+def explain(error: HydraException | OmegaConfBaseException) -> str:
+    """Say in one line what a composition error means for the one who typed the command."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        return _missing(error)
+    for cause in _causes(error):
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+            return _unknown_option(_full_key(cause, error))
+        if isinstance(cause, OmegaConfBaseException):
+            key = _full_key(cause, error)
+            return f"{key}: {first_line(cause)}" if key else first_line(cause)
+    match = re.match(r"Could not override '([^']+)'\.? ?\n?No match in the defaults list", str(error))
+    if match:
+        return f"{match[1]} is chosen with a plus: +{match[1]}=NAME"
+    return first_line(error)
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    if group != "experiment":
+        return first_line(error)
+    known = known_experiments()
+    return f"unknown experiment {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}"
+
+
+def _unknown_option(key: str) -> str:
+    known = list(option_names(RunConfig))
+    if key == "model.num_classes":
+        return "model.num_classes comes from the data: leave it out"
+    return f"unknown option {key!r}{_did_you_mean(key, known)}"
+
+
+def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
+    """List the dotted names of all options and of their groups."""
+    for key, value in OmegaConf.to_container(OmegaConf.structured(schema)).items():  # type: ignore[union-attr]
+        yield from _names(f"{prefix}{key}", value)
+
+
+def _names(key: str, value: object) -> Iterator[str]:
+    yield key
+    if isinstance(value, dict):
+        for inner, inner_value in value.items():
+            yield from _names(f"{key}.{inner}", inner_value)
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The nearest known name; also where the right option was looked for in the wrong group."""
+    leaf = name.rpartition(".")[2]
+    by_leaf = [option for option in known if option.rpartition(".")[2] == leaf]
+    nearest = by_leaf[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _full_key(cause: OmegaConfBaseException, error: BaseException) -> str:
+    """The option that was typed, where Hydra's message has it, else the one OmegaConf stumbled over."""
+    match = re.search(
+        r"(?:Could not override|Could not append to config\. .*? to|Error merging override) '?\+?([\w.]+)", str(error)
+    )
+    stumbled = cause.full_key or ""
+    typed = match[1] if match else ""
+    return stumbled if stumbled.startswith(typed) else typed
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

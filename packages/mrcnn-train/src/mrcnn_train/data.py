@@ -1,0 +1,123 @@
+"""The data sets of a run, and the loader of its training batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from mrcnn_data import CocoDataset, TrainLoader, default_buckets
+from mrcnn_train.config import DataOptions, TrainOptions, eval_sizes, short_edges
+from mrcnn_train.errors import ConfigError
+
+SYNTHETIC_MARK = "synthetic.json"  # says from which options the shapes at data.root were drawn
+
+
+def open_train(data: DataOptions) -> CocoDataset:
+    """Open the training split.
+
+    Raises:
+        DatasetError: it is missing or unusable.
+    """
+    if data.train_annotations is not None and data.train_images is not None:
+        return CocoDataset.open(data.train_annotations, data.train_images)
+    assert data.root is not None
+    assert data.train is not None
+    return CocoDataset.from_root(data.root, data.train)
+
+
+def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
+    """Open the validation split, None where there is none.
+
+    Raises:
+        ConfigError: its classes are not those of the training split.
+    """
+    if data.val_annotations is not None and data.val_images is not None:
+        val = CocoDataset.open(data.val_annotations, data.val_images)
+    elif data.val is not None:
+        assert data.root is not None
+        val = CocoDataset.from_root(data.root, data.val)
+    else:
+        return None
+    require_same_classes(
+        (val.category_ids, val.class_names),
+        (train.category_ids, train.class_names),
+        where=str(val.annotation_path),
+        reference=str(train.annotation_path),
+    )
+    return val
+
+
+Classes = tuple[tuple[int, ...] | list[int], tuple[str, ...] | list[str]]  # category ids and names
+
+
+def require_same_classes(ours: Classes, theirs: Classes, *, where: str, reference: str) -> None:
+    """Raise ConfigError, naming the first difference, where two sets of classes differ."""
+    our_pairs, their_pairs = list(zip(*ours, strict=True)), list(zip(*theirs, strict=True))
+    if len(our_pairs) != len(their_pairs):
+        raise ConfigError(f"{where} has {len(our_pairs)} classes, {reference} has {len(their_pairs)}")
+    for (our_id, our_name), (their_id, their_name) in zip(our_pairs, their_pairs, strict=True):
+        if (our_id, our_name) != (their_id, their_name):
+            raise ConfigError(
+                f"{where} has category {our_id} {our_name!r} where {reference} has {their_id} {their_name!r}"
+            )
+
+
+def draw_synthetic(data: DataOptions) -> None:
+    """Draw the shapes at data.root, unless they are there with these very options."""
+    if data.synthetic is None:
+        return
+    if data.root is None:
+        raise ConfigError("data.synthetic needs data.root, the folder to draw into")
+    from mrcnn_data.synthetic import generate_shapes
+
+    root, wanted = Path(data.root), dataclasses.asdict(data.synthetic)
+    mark = root / SYNTHETIC_MARK
+    if mark.is_file() and mark.read_text() == json.dumps(wanted):
+        return
+    print(f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {root}", flush=True)
+    mark.unlink(missing_ok=True)
+    try:
+        generate_shapes(root, **wanted)
+    except ValueError as error:
+        raise ConfigError(f"data.synthetic: {error}") from error
+    mark.write_text(json.dumps(wanted))  # last: a generation that was cut off is done again
+
+
+def train_buckets(data: DataOptions) -> list[tuple[int, int]]:
+    """Canvases (h, w) of training."""
+    return _given(data) or list(default_buckets(max(short_edges(data)), data.max_size))
+
+
+def eval_buckets(data: DataOptions) -> list[tuple[int, int]]:
+    """Canvases (h, w) of evaluation."""
+    return _given(data) or list(default_buckets(*eval_sizes(data)))
+
+
+def _given(data: DataOptions) -> list[tuple[int, int]]:
+    return [(height, width) for height, width in data.buckets or []]
+
+
+def make_loader(data: DataOptions, train: TrainOptions, dataset: CocoDataset) -> TrainLoader:
+    """Make the loader of training batches.
+
+    Raises:
+        ConfigError: sizes that do not go together.
+    """
+    try:
+        return TrainLoader(
+            dataset,
+            buckets=train_buckets(data),
+            short_edge=short_edges(data),
+            max_size=data.max_size,
+            images_per_batch=train.images_per_gpu,
+            global_batch=train.global_batch,
+            seed=train.seed,
+            augmentation=data.augmentation,
+            max_gt=data.max_gt,
+            max_crowds=data.max_crowds,
+            num_threads=data.num_threads,
+            filter_empty=data.filter_empty,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

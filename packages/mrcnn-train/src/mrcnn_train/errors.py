@@ -1,0 +1,9 @@
+"""What ends a run with one line instead of a traceback."""
+
+
+class ConfigError(ValueError):
+    """A request that cannot be carried out: the message names the option and what is wrong, in one line."""
+
+
+class DivergedError(RuntimeError):
+    """A loss that is not finite: the message names step, loss and images, in one line."""

@@ -1,0 +1,66 @@
+"""AP of the model in training, with its files in the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mrcnn_data import CocoDataset
+from mrcnn_eval import EvalResult
+from mrcnn_eval.inference import compiled_detect, detect_dataset
+from mrcnn_eval.pictures import draw_contact_sheet
+from mrcnn_eval.report import write_ap_table, write_metrics
+from mrcnn_model import MaskRCNN, ModelCard
+from mrcnn_train.checkpoint import step_name
+from mrcnn_train.config import EvalOptions
+
+AP_TABLE = "ap_table.txt"
+CONTACT_SHEET = "contact_sheet.png"
+EVALUATION_DIR = "evaluation"
+
+
+class Evaluation:
+    """Scores a model on the validation split, again and again without compiling again.
+
+    Args:
+        card: holds the preprocessing.
+    """
+
+    def __init__(self, model: MaskRCNN, dataset: CocoDataset, card: ModelCard, options: EvalOptions) -> None:
+        self._model = model
+        self._dataset = dataset
+        self._card = card
+        self._options = options
+        self._detect = compiled_detect(model)
+
+    def run(self, run_dir: Path, *, step: int, progress: Callable[[int, int], None]) -> EvalResult:
+        """Evaluate, and write the AP table, the contact sheet and evaluation/step-XXXXXXXX.json."""
+        card, options = self._card, self._options
+        evaluator = detect_dataset(
+            self._model,
+            self._dataset,
+            buckets=[(height, width) for height, width in card.buckets],
+            short_edge=card.short_edge,
+            max_size=card.max_size,
+            batch_size=options.batch_size,
+            limit=options.limit,
+            max_dets=options.max_dets,
+            progress=progress,
+            detect=self._detect,
+        )
+        result = evaluator.evaluate(image_ids=evaluator.image_results)
+        settings = {"step": step, "annotations": str(self._dataset.annotation_path), "limit": options.limit}
+        (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
+        write_metrics(run_dir / EVALUATION_DIR / f"{step_name(step)}.json", result, settings=settings)
+        write_ap_table(run_dir / AP_TABLE, result)
+        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir)
+        return result
+
+
+def headline(result: EvalResult) -> dict[str, float]:
+    """The numbers that are logged: AP, AP50 and AP75 of boxes and masks."""
+    return {
+        f"{what}_{name}": result.stats[iou_type][name]
+        for what, iou_type in (("box", "bbox"), ("mask", "segm"))
+        for name in ("AP", "AP50", "AP75")
+    }

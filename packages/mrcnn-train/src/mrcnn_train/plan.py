@@ -1,0 +1,86 @@
+"""What a run is going to do, in numbers: known before TensorFlow is loaded, printed before the first step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mrcnn_data import CocoDataset
+from mrcnn_train.config import RunConfig
+from mrcnn_train.schedule import Schedule, learning_rate, make_schedule, steps_of_epochs
+
+
+class Plan(NamedTuple):
+    """Counts of a run.
+
+    Attributes:
+        num_images: images of an epoch.
+        micro_batches: forward and backward passes of a step.
+        steps_per_epoch: may be fractional, as epochs end within a step.
+        total_steps: updates of the whole run.
+        schedule: learning rate.
+    """
+
+    num_images: int
+    global_batch: int
+    micro_batches: int
+    steps_per_epoch: float
+    total_steps: int
+    schedule: Schedule
+
+
+def make_plan(config: RunConfig, *, num_images: int) -> Plan:
+    """Work out the numbers for a data set of so many images."""
+    train, optimizer = config.train, config.optimizer
+
+    def to_steps(epochs: float) -> int:
+        return steps_of_epochs(epochs, num_images=num_images, global_batch=train.global_batch)
+
+    ends = [train.max_steps] if train.max_steps is not None else []
+    if train.epochs is not None:
+        ends.append(to_steps(train.epochs))
+    total_steps = min(ends)
+    drops = [to_steps(epoch) for epoch in optimizer.drop_epochs]
+    drops += [round(share * total_steps) for share in optimizer.drop_fractions]
+    return Plan(
+        num_images=num_images,
+        global_batch=train.global_batch,
+        micro_batches=train.global_batch // train.images_per_gpu,
+        steps_per_epoch=num_images / train.global_batch,
+        total_steps=total_steps,
+        schedule=make_schedule(
+            base_lr=optimizer.base_lr,
+            global_batch=train.global_batch,
+            warmup_steps=optimizer.warmup_steps,
+            warmup_start_lr=optimizer.warmup_start_lr,
+            drop_steps=drops,
+            drop_factor=optimizer.drop_factor,
+        ),
+    )
+
+
+def describe_plan(
+    config: RunConfig, plan: Plan, *, train: CocoDataset, val: CocoDataset | None, canvases: list[tuple[int, int]]
+) -> str:
+    """Lay the plan out as lines of `what: numbers`."""
+    schedule = plan.schedule
+    left_out = len(train) - plan.num_images
+    shown = ", ".join(train.class_names[:8]) + (", ..." if len(train.class_names) > 8 else "")
+    rates = f"{learning_rate(0, schedule):.6g} at step 0, {schedule.peak:.6g} from step {schedule.warmup_steps}"
+    for number, step in enumerate(schedule.drop_steps, start=1):
+        rates += f", {schedule.peak * schedule.drop_factor**number:.6g} from step {step}"
+    lines = {
+        "experiment": str(config.run.name),
+        "training data": f"{train.annotation_path}: {plan.num_images} images"
+        + (f" ({left_out} without objects left out)" if left_out else "")
+        + f", {int(train.num_objects().sum())} objects",
+        "validation data": "none" if val is None else f"{val.annotation_path}: {len(val)} images",
+        "classes": f"{train.num_classes - 1}: {shown}",
+        "batch": f"{plan.global_batch} images a step = {plan.micro_batches} x {config.train.images_per_gpu}"
+        + (" (gradients accumulated)" if plan.micro_batches > 1 else ""),
+        "batch shapes": ", ".join(f"{height} x {width}" for height, width in canvases),
+        "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
+        f" of {plan.steps_per_epoch:.2f} steps",
+        "learning rate": rates,
+        "weights": str(config.model.weights or "none, from scratch"),
+    }
+    return "\n".join(f"{what + ':':17} {text}" for what, text in lines.items())

@@ -1,0 +1,71 @@
+"""What a run shows while it goes: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mrcnn_eval import EvalResult
+from mrcnn_eval.report import ap_tables
+
+
+class ProgressDisplay:
+    """A context around the loop.
+
+    Args:
+        total_steps: of the run.
+        start_step: done before.
+    """
+
+    def __init__(self, *, total_steps: int, start_step: int) -> None:
+        self._console = Console()
+        self._total_steps = total_steps
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, completed=start_step, numbers="")
+
+    def __enter__(self) -> ProgressDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int) -> None:
+        """Note that so many steps are done."""
+        self._bar.update(self._task, completed=done)
+
+    def log(self, done: int, row: Mapping[str, float], *, images_per_step: int, is_first: bool) -> None:
+        """Show the numbers of the last window; the first step's time holds the compilation, and predicts nothing."""
+        remaining = (self._total_steps - done) * images_per_step / row["images_per_second"]
+        left = "compiling" if is_first else f"{_duration(remaining)} left"
+        numbers = (
+            f"loss {row['total']:.3f}  lr {row['learning_rate']:.2e}  {row['images_per_second']:.2f} img/s  {left}"
+        )
+        self._bar.update(self._task, completed=done, numbers=numbers)
+        if not self._console.is_terminal:
+            print(f"step {done}/{self._total_steps}  epoch {row['epoch']:.2f}  {numbers}", flush=True)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show how far an evaluation is."""
+        self._bar.update(self._task, description=f"evaluate {done}/{total}")
+
+    def evaluated(self, step: int, result: EvalResult) -> None:
+        """Print the AP tables of an evaluation."""
+        self._bar.update(self._task, description="train")
+        self._console.print(f"Evaluation after {step} steps", highlight=False)
+        self._console.print(ap_tables(result))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,48 @@
+"""SIGTERM and Ctrl-C: asked for at any time, obeyed between two steps."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+
+class StopRequested(Exception):
+    """Raised where an evaluation is given up for a signal."""
+
+
+class StopSignals:
+    """A context in which the first SIGTERM or SIGINT is noted instead of ending the process.
+
+    A second Ctrl-C raises KeyboardInterrupt at once: who presses it twice does not want to wait for a checkpoint.
+
+    Attributes:
+        received: number of the signal, None so far.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, object] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal, as shells report it: 143 and 130. A pre-empted job must not look finished."""
+        assert self.received is not None
+        return 128 + self.received
+
+    def raise_if_received(self) -> None:
+        if self.received is not None:
+            raise StopRequested
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
