@@ -1,6 +1,22 @@
 """Mask R-CNN on TensorFlow and Keras 3: the network, its losses, its checkpoints and weight readers."""
 
+from typing import TYPE_CHECKING
+
 from mrcnn_model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from mrcnn_model.checkpoint import (
+        CheckpointError,
+        ModelCard,
+        load_model,
+        read_card,
+        resolve_checkpoint,
+        save_model,
+        variable_key,
+    )
+    from mrcnn_model.mask_rcnn import MaskRCNN, build_model
+    from mrcnn_model.structures import Detections, Losses
+    from mrcnn_model.tensorpack import WeightsReport, load_tensorpack_weights, load_weights
 
 __all__ = [
     "CheckpointError",
