@@ -109,9 +109,12 @@ def segmentation_box(segmentation: Segmentation, *, height: int, width: int) -> 
 
 def _visible_box_of_part(vertices: np.ndarray, *, height: int, width: int) -> np.ndarray | None:
     """The extreme points of polygon and rectangle: ends of the edges cut to the rectangle, and corners inside."""
+    limits = np.array([width, height], np.float64)
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    if (low >= 0).all() and (high <= limits).all():
+        return np.concatenate([low, high])
     starts, ends = vertices, np.roll(vertices, -1, axis=0)  # [V, 2]
     direction = ends - starts
-    limits = np.array([width, height], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         at_low, at_high = -starts / direction, (limits - starts) / direction  # [V, 2] parameter where the edge crosses
     parallel = direction == 0
