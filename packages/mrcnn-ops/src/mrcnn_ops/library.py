@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from collections.abc import Iterable
@@ -42,12 +43,21 @@ def load_library(folders: Iterable[str]) -> tuple[Any, dict[str, str]]:
     folders = list(folders)
     build: dict[str, str] = json.loads(_find("build_info.json", folders).read_text())
     check_tensorflow(build["tensorflow"], tf.__version__)
-    return tf.load_op_library(str(_find("libmrcnn_ops.so", folders))), build
+    path = str(_find("libmrcnn_ops.so", folders))
+    ops = tf.load_op_library(path)
+    instruction_set = ctypes.CDLL(path).mrcnn_ops_instruction_set
+    instruction_set.restype = ctypes.c_char_p
+    return ops, {**build, "instruction_set": instruction_set().decode()}
 
 
 raw_ops, _build = load_library(sys.modules["mrcnn_ops"].__path__)
 
 
 def build_info() -> dict[str, str]:
-    """Tell how the op library was built: package version, TensorFlow, compiler, processor, build type."""
+    """Tell how the op library was built, and what it found.
+
+    Returns:
+        `version` of the package, `tensorflow` it was built for, `compiler`, `processor`, `build_type`, and the
+        `instruction_set` ("avx2" or "portable") that this process uses.
+    """
     return dict(_build)
