@@ -236,6 +236,13 @@ def test_files_that_are_no_annotations(write_coco, text, expected):
     assert expected in error_of(root)
 
 
+def test_nesting_without_end(write_coco):
+    root = write_coco([IMAGE], [{**GOOD, "segmentation": "HERE"}])
+    path = root / "annotations" / "instances_train.json"
+    path.write_text(path.read_text().replace('"HERE"', "[" * 5000 + "]" * 5000))
+    assert "is not a COCO instances file" in error_of(root)
+
+
 def test_binary_file(write_coco):
     root = write_coco([IMAGE], [GOOD])
     (root / "annotations" / "instances_train.json").write_bytes(bytes(range(256)))

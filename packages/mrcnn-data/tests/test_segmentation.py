@@ -64,6 +64,12 @@ def test_unusable_segmentation_is_named(value, fault):
     assert decoded.faults[-1] == fault
 
 
+@pytest.mark.parametrize("raw", [b"[[1e999, 1, 9, 1, 9, 9]]", b"[[1" + b"0" * 5000 + b", 1, 9, 1, 9, 9]]", b'"\xff"'])
+def test_text_that_cannot_be_decoded(raw):
+    decoded = decode_segmentation(raw, height=4, width=4)
+    assert decoded == (None, ("segmentation that cannot be decoded",))
+
+
 def test_missing_field():
     assert decode_segmentation(b"", height=4, width=4).segmentation is None
 

@@ -143,7 +143,7 @@ def _decode(path: Path) -> _File:
         raise DatasetError(f"{path}: cannot read the annotation file: {error.strerror}") from None
     try:
         return _decode_text(data)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise DatasetError(f"{path} is not a COCO instances file: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None

@@ -45,6 +45,7 @@ class Decoded(NamedTuple):
 
 FAULT_ACTIONS = {
     "segmentation missing or empty": "box only: trains the box, not the mask",
+    "segmentation that cannot be decoded": "box only: trains the box, not the mask",
     "segmentation of unknown kind": "box only: trains the box, not the mask",
     "RLE of another size than the image": "box only: trains the box, not the mask",
     "RLE that cannot be decoded": "box only: trains the box, not the mask",
@@ -71,7 +72,10 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
     """
     if not raw:
         return Decoded(None, ("segmentation missing or empty",))
-    value = msgspec.json.decode(raw)
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # numbers out of range, bytes that are no text
+        return Decoded(None, ("segmentation that cannot be decoded",))
     if not value:
         return Decoded(None, ("segmentation missing or empty",))
     if isinstance(value, dict):
