@@ -56,25 +56,31 @@ sys.exit((version('poetry'), version('poetry-plugin-pypi-mirror')) != ('$poetry_
 }
 
 # Poetry asks for the index's JSON API, which mirrors seldom serve; the plugin makes it use the simple index that pip is
-# configured for (PIP_INDEX_URL, pip.conf, or pip's own default), so no address is written anywhere.
+# configured for (PIP_INDEX_URL, pip.conf, or pip's own default), so no address is written anywhere. Likewise for pip's
+# certificates, where it has some of its own.
 run_poetry() {
   local index certificates
-  index=$(.poetry/bin/python -c '
-from pip._internal.commands import create_command
-print(create_command("download").parse_args([])[0].index_url)')
-  certificates=$(.poetry/bin/python -m pip config get global.cert 2>/dev/null || true)
+  index=$(pip_option index_url)
+  certificates=$(pip_option cert)
   env -u VIRTUAL_ENV -u CONDA_PREFIX \
     POETRY_PYPI_MIRROR_URL="$index" POETRY_VIRTUALENVS_IN_PROJECT=true \
     PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring \
     ${certificates:+REQUESTS_CA_BUNDLE="${REQUESTS_CA_BUNDLE:-$certificates}"} \
-    .poetry/bin/python -m poetry --no-interaction "$@"
+    .poetry/bin/python -m poetry --no-interaction --no-ansi "$@"
+}
+
+# pip_option NAME: what pip would use, from its files, its environment or its defaults; empty where nothing is set.
+pip_option() {
+  .poetry/bin/python -c "
+from pip._internal.commands import create_command
+print(create_command('download').parse_args([])[0].$1 or '')"
 }
 
 install_locked_dependencies() {
   install_poetry
   say "installing the locked dependencies (TensorFlow alone is 600 MB)"
   # --compile: an environment with PYTHONDONTWRITEBYTECODE would otherwise compile TensorFlow's Python at every import.
-  run_poetry install --no-directory --compile --quiet
+  run_poetry install --no-directory --compile
 }
 
 # Without build isolation, mrcnn-ops is compiled against the TensorFlow that is installed already.
