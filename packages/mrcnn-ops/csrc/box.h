@@ -1,6 +1,7 @@
 // Boxes: (x1, y1, x2, y2), float32 pixels, continuous (width = x2 - x1). The IoU, decode and clip rules of every op.
 //
-// The functions are templates over F, which is float or a vector of floats (cpu/simd.h): the rule is the same for one box and for eight.
+// The functions are templates over F, which is float or a vector of floats (cpu/simd.h): the rule is the same for one
+// box and for eight.
 #pragma once
 
 #include <cmath>
@@ -46,8 +47,8 @@ MRCNN_HD static inline F share(F part, F whole) {
   return part > F{} ? part / whole : F{};
 }
 
-// Intersection over union; the areas are passed in because one side is used many times. NaN coordinates give 0 or NaN, and neither is ever
-// above a threshold.
+// Intersection over union; the areas are passed in because one side is used many times. NaN coordinates give 0 or NaN,
+// and neither is ever above a threshold.
 template <class F>
 MRCNN_HD static inline F iou(const BoxOf<F>& a, F area_a, const BoxOf<F>& b, F area_b) {
   const F part = intersection(a, b);
@@ -60,7 +61,8 @@ MRCNN_HD static inline bool is_finite(const Box& box) {
   return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2);
 }
 
-// (dx, dy, dw, dh) of Faster R-CNN (section 3.1.2), with dw and dh bounded above so that exp cannot overflow. A NaN stays a NaN.
+// (dx, dy, dw, dh) of Faster R-CNN (section 3.1.2), with dw and dh bounded above so that exp cannot overflow. A NaN
+// stays a NaN.
 MRCNN_HD static inline Box decode(const Box& anchor, const float* delta, float max_log_scale) {
   const float width = anchor.x2 - anchor.x1;
   const float height = anchor.y2 - anchor.y1;

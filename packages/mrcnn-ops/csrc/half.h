@@ -64,7 +64,7 @@ MRCNN_HD static inline void from_float(float value, Half* out) {
   if (magnitude > 0x7f800000u) {
     result = 0x7e00u | (magnitude >> 13 & 0x3ffu);  // a NaN stays a NaN, quiet
   } else if (magnitude >= 0x477ff000u) {
-    result = 0x7c00u;  // 65520 and above round to infinity
+    result = 0x7c00u;                     // 65520 and above round to infinity
   } else if (magnitude >= 0x38800000u) {  // normal in half precision
     result = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
   } else {

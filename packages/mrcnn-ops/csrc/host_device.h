@@ -1,4 +1,5 @@
-// The arithmetic of one element is written once, in inline functions that the CPU kernels and, under nvcc, the CUDA kernels include.
+// The arithmetic of one element is written once, in inline functions that the CPU kernels and, under nvcc, the CUDA
+// kernels include.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,7 +1,9 @@
-// ROIAlign over a feature pyramid (Mask R-CNN section 3; level rule: FPN section 4.2): parameters, and the geometry of one box.
+// ROIAlign over a feature pyramid (Mask R-CNN section 3; level rule: FPN section 4.2): parameters, and the geometry of
+// one box.
 //
-// A box is cut into P x P bins, a bin holds S x S samples, a sample is interpolated bilinearly, a bin is the mean of its samples. Weights separate
-// into rows and columns: out[py, px] = sum over y, x of wy[py, y] * wx[px, x] * feature[y, x].
+// A box is cut into P x P bins, a bin holds S x S samples, a sample is interpolated bilinearly, a bin is the mean of
+// its samples. Weights separate into rows and columns: out[py, px] = sum over y, x of wy[py, y] * wx[px, x] *
+// feature[y, x].
 #pragma once
 
 #include <cmath>
@@ -34,8 +36,8 @@ struct RoiAlignParams {
   float strides[kMaxLevels];
 };
 
-// Index into the list of feature maps: floor(canonical_level + log2(sqrt(area) / canonical_size + 1e-6)), clamped. ilogb is floor(log2(.)) without
-// the rounding of a logarithm, so that CPU and GPU agree at the borders.
+// Index into the list of feature maps: floor(canonical_level + log2(sqrt(area) / canonical_size + 1e-6)), clamped.
+// ilogb is floor(log2(.)) without the rounding of a logarithm, so that CPU and GPU agree at the borders.
 MRCNN_HD static inline int level_of_box(const RoiAlignParams& params, const Box& box) {
   const float box_area = area(box);
   const float scale = sqrtf(box_area > 0.0f ? box_area : 0.0f) / params.canonical_size + 1e-6f;
@@ -84,8 +86,9 @@ struct Tap {
   float weight;
 };
 
-// The pixels of one bin along one axis, each once, and their weights (mean over samples included). Returns how many, at most 2 * S.
-// Neighbouring samples share pixels, so there are fewer taps than samples times two, and fewer reads; zero weights are left out.
+// The pixels of one bin along one axis, each once, and their weights (mean over samples included). Returns how many, at
+// most 2 * S. Neighbouring samples share pixels, so there are fewer taps than samples times two, and fewer reads; zero
+// weights are left out.
 MRCNN_HD static inline int bin_taps(const RoiAxis& axis, int bin, int sampling_ratio, Tap* taps) {
   int count = 0;
   const float mean = 1.0f / static_cast<float>(sampling_ratio);
@@ -105,8 +108,8 @@ MRCNN_HD static inline int bin_taps(const RoiAxis& axis, int bin, int sampling_r
   return count;
 }
 
-// The rows (or columns) that a box may touch: [begin, end), empty where no sample counts. Positions are monotonic in bin and sample, rounding
-// included, so the two extreme samples bound them.
+// The rows (or columns) that a box may touch: [begin, end), empty where no sample counts. Positions are monotonic in
+// bin and sample, rounding included, so the two extreme samples bound them.
 struct IndexRange {
   int begin, end;
 };

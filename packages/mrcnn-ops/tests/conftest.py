@@ -24,7 +24,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def random_boxes():
-    """A function (rng, shape, height, width) -> float32 [*shape, 4], boxes of all sizes that may reach beyond the image."""
+    """A function (rng, shape, height, width) -> float32 [*shape, 4]: boxes of all sizes, some not all in the image."""
 
     def make(rng: np.random.Generator, shape: tuple[int, ...], height: float, width: float) -> np.ndarray:
         centres = rng.uniform(-0.1, 1.1, (*shape, 2)) * [width, height]

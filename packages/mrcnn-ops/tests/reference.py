@@ -1,7 +1,7 @@
 """What the ops compute, written down slowly: one element at a time, straight from the definitions, in NumPy.
 
-N images, R boxes or RoIs per image, L levels, C channels or classes, P output size, A anchors or boxes, G ground truths,
-K crowds or masks, M mask size.
+N images, R boxes or RoIs per image, L levels, C channels or classes, P output size, A anchors or boxes,
+G ground truths, K crowds or masks, M mask size.
 """
 
 import math
@@ -9,9 +9,10 @@ import math
 import numpy as np
 
 f32 = np.float32
+MAX_LOG_SCALE = math.log(1333 / 16)
 
 
-# ---- ROIAlign ---------------------------------------------------------------------------------------------------------
+# ---- ROIAlign ----------------------------------------------------------------
 
 
 def level_of_box(box, *, num_levels, min_level=2, canonical_level=4, canonical_size=224.0):
@@ -89,7 +90,7 @@ def roi_align_gradient(gradient, shapes, boxes, **rule):
     return gradients
 
 
-# ---- boxes ------------------------------------------------------------------------------------------------------------
+# ---- boxes -------------------------------------------------------------------
 
 
 def area(box):
@@ -131,7 +132,7 @@ def decode(anchor, delta, max_log_scale):
         return np.array([x - half_width, y - half_height, x + half_width, y + half_height], f32)
 
 
-# ---- proposals --------------------------------------------------------------------------------------------------------
+# ---- proposals ---------------------------------------------------------------
 
 
 def generate_proposals(
@@ -146,7 +147,7 @@ def generate_proposals(
     num_proposals,
     nms_threshold=0.7,
     min_size=0.0,
-    max_log_scale=math.log(1333 / 16),
+    max_log_scale=MAX_LOG_SCALE,
     keep_empty=False,
     keep_padding_anchors=False,
 ):
@@ -186,7 +187,7 @@ def generate_proposals(
     return out_boxes, out_scores, out_valid
 
 
-# ---- matching ---------------------------------------------------------------------------------------------------------
+# ---- matching ----------------------------------------------------------------
 
 
 def match_boxes(boxes, gt_boxes, gt_valid, crowd_boxes, boxes_valid=None):
@@ -218,7 +219,7 @@ def match_boxes(boxes, gt_boxes, gt_valid, crowd_boxes, boxes_valid=None):
     return best_iou, best_gt, is_best_for_gt, crowd_overlap
 
 
-# ---- detections -------------------------------------------------------------------------------------------------------
+# ---- detections --------------------------------------------------------------
 
 
 def multiclass_nms(boxes, scores, *, score_threshold, nms_threshold, max_detections):
@@ -245,11 +246,11 @@ def multiclass_nms(boxes, scores, *, score_threshold, nms_threshold, max_detecti
     return out_boxes, out_scores, out_classes, out_rois, out_valid
 
 
-# ---- masks ------------------------------------------------------------------------------------------------------------
+# ---- masks -------------------------------------------------------------------
 
 
 def _mask_taps(pixels, low, length, mask_size):
-    """Row (or column) of the mask below each pixel's centre, the one above, and the fraction between; float32 as in the op."""
+    """The mask's row (or column) before each pixel's centre, the one after, the fraction; float32 as in the op."""
     position = (pixels.astype(f32) + f32(0.5) - low) / length * f32(mask_size) - f32(0.5)
     position = np.clip(position, f32(0), f32(mask_size - 1))
     lower = np.floor(position).astype(int)

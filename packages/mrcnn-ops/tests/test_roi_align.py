@@ -28,8 +28,9 @@ RAMP = np.tile(np.arange(8, dtype=np.float32), (6, 1))
 
 class TestByHand:
     def test_linear_ramp(self):
-        # Bins [0, 1), [1, 2), [2, 3) with samples at their quarters. The first, at x = 0.25, lies left of the first centre and
-        # takes its value 0; the second, at 0.75, is 0.25: mean 0.125. The other bins are the ramp at their centres, 1.5 and 2.5.
+        # Bins [0, 1), [1, 2), [2, 3) with samples at their quarters. The first, at x = 0.25, lies left of the first
+        # centre and takes its value 0; the second, at 0.75, is 0.25: mean 0.125. The other bins are the ramp at their
+        # centres, 1.5 and 2.5.
         np.testing.assert_allclose(one_map(RAMP, [0, 0, 3, 3]), np.tile([0.125, 1.0, 2.0], (3, 1)), atol=1e-6)
 
     def test_linear_ramp_away_from_the_edge(self):
@@ -130,8 +131,8 @@ class TestAgainstTheTwin:
         }
         boxes = np.array([[box]], np.float32)
         actual = multilevel_roi_align([feature], boxes, **attributes).numpy()
-        # In float32 a sample may fall on the other side of the line one pixel outside the map, where the rule jumps: at such
-        # bins either value is right.
+        # In float32 a sample may fall on the other side of the line one pixel outside the map, where the rule jumps: at
+        # such bins either value is right.
         exact = reference.roi_align([feature], boxes, **attributes)
         nudged = [reference.roi_align([feature], boxes + shift, **attributes) for shift in (-1e-3, 1e-3)]
         jumps = np.abs(nudged[0] - nudged[1]).max(-1, keepdims=True) > 0.05
@@ -213,8 +214,8 @@ class TestTypes:
 
     @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
     def test_special_values_survive_conversion(self, dtype):
-        # One pixel, so that the output is the pixel: zero, the smallest (of float16 the
-        # subnormals; those of bfloat16 are float32 subnormals, which TensorFlow flushes to zero), the largest values, infinities, NaN.
+        # One pixel, so that the output is the pixel: zero, the smallest (of float16 the subnormals; those of bfloat16
+        # are float32 subnormals, which TensorFlow flushes to zero), the largest values, infinities, NaN.
         smallest = 5.960464477539063e-08 if dtype == tf.float16 else 1.1754943508222875e-38
         largest = 65504.0 if dtype == tf.float16 else 3.3895313892515355e38
         values = [0.0, smallest, 3 * smallest, -smallest, 6e-5, 1.0, -2.5, largest, -largest, np.inf, -np.inf, np.nan]

@@ -10,8 +10,8 @@ namespace mrcnn {
 
 struct DetectionParams {
   int num_images;
-  int num_rois;     // per image
-  int num_classes;  // without background
+  int num_rois;       // per image
+  int num_classes;    // without background
   bool shared_boxes;  // one box per RoI instead of one per RoI and class
   float score_threshold;
   float nms_threshold;

@@ -20,7 +20,8 @@ const Kernels& best_kernels() {
 #ifdef MRCNN_HAVE_AVX2
   const char* wanted = std::getenv("MRCNN_OPS_INSTRUCTION_SET");  // "portable" switches AVX2 off, for tests
   const bool portable_wanted = wanted != nullptr && std::strcmp(wanted, "portable") == 0;
-  if (!portable_wanted && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (!portable_wanted && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     return avx2::kernels;
   }
 #endif

@@ -1,5 +1,6 @@
-// The kernels whose speed lies in vector instructions. They exist once per instruction set; kernels() gives the best that this
-// processor has. Pointers are to dense row-major arrays; scratch is passed in; nothing is allocated, nothing throws.
+// The kernels whose speed lies in vector instructions. They exist once per instruction set; kernels() gives the best
+// that this processor has. Pointers are to dense row-major arrays; scratch is passed in; nothing is allocated, nothing
+// throws.
 #pragma once
 
 #include <cstddef>
@@ -29,21 +30,23 @@ size_t roi_align_scratch_bytes(const RoiAlignParams& params, int tile_edge);
 template <class T>
 struct RoiAlignKernels {
   // features[level]: [N, H, W, C]; boxes: [N * R]; output: [N * R, P, P, C]. Fills the outputs of boxes [begin, end).
-  void (*forward)(const RoiAlignParams& params, const T* const* features, const Box* boxes, int64_t begin, int64_t end, T* output,
-                  void* scratch);
+  void (*forward)(const RoiAlignParams& params, const T* const* features, const Box* boxes, int64_t begin, int64_t end,
+                  T* output, void* scratch);
 
-  // Fills the tile's part of the feature gradients. footprints: [N * R]; order: [N * R], the box numbers of an image grouped by
-  // level, ascending within it; level_begin: [N * (num_levels + 1)], positions in `order`. Contributions to a pixel are added
-  // in the order of boxes and bins, whatever the tiles are, so results do not depend on the number of threads.
-  void (*backward)(const RoiAlignParams& params, const T* output_gradient, const Box* boxes, const RoiFootprint* footprints,
-                   const int* order, const int* level_begin, const RoiTile& tile, T* const* feature_gradients, void* scratch);
+  // Fills the tile's part of the feature gradients. footprints: [N * R]; order: [N * R], the box numbers of an image
+  // grouped by level, ascending within it; level_begin: [N * (num_levels + 1)], positions in `order`. Contributions to
+  // a pixel are added in the order of boxes and bins, whatever the tiles are, so results do not depend on the number of
+  // threads.
+  void (*backward)(const RoiAlignParams& params, const T* output_gradient, const Box* boxes,
+                   const RoiFootprint* footprints, const int* order, const int* level_begin, const RoiTile& tile,
+                   T* const* feature_gradients, void* scratch);
 };
 
 // One image's ground truths and crowds, as matching reads them.
 struct MatchTargets {
-  const Box* gt_boxes;    // [G]
-  const bool* gt_valid;   // [G]
-  const Box* crowd_boxes; // [K]; an all-zero row overlaps nothing
+  const Box* gt_boxes;     // [G]
+  const bool* gt_valid;    // [G]
+  const Box* crowd_boxes;  // [K]; an all-zero row overlaps nothing
   int num_gt;
   int num_crowds;
 };
@@ -55,19 +58,20 @@ struct Kernels {
   RoiAlignKernels<Half> roi_align_f16;
   RoiAlignKernels<BFloat16> roi_align_bf16;
 
-  // Greedy NMS over boxes sorted best first: keeps a box unless its IoU with a kept one is above the threshold. Writes the
-  // positions of the kept boxes, at most max_kept, and returns how many. scratch: nms_scratch_floats(max_kept) floats.
+  // Greedy NMS over boxes sorted best first: keeps a box unless its IoU with a kept one is above the threshold. Writes
+  // the positions of the kept boxes, at most max_kept, and returns how many. scratch: nms_scratch_floats(max_kept)
+  // floats.
   int (*nms)(const Box* boxes, int count, float threshold, int max_kept, float* scratch, int* kept);
 
-  // For boxes [0, count) of one image: the best ground truth of each (IoU 0 and -1 where there is none or the box is not valid),
-  // the greatest share of its area within one crowd, and, for each ground truth, the greatest IoU with one of these boxes.
-  // boxes_valid may be null. gt_best_iou: [G]. scratch: match_scratch_floats(G) floats.
+  // For boxes [0, count) of one image: the best ground truth of each (IoU 0 and -1 where there is none or the box is
+  // not valid), the greatest share of its area within one crowd, and, for each ground truth, the greatest IoU with one
+  // of these boxes. boxes_valid may be null. gt_best_iou: [G]. scratch: match_scratch_floats(G) floats.
   void (*match)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, float* best_iou,
                 int* best_gt, float* crowd_overlap, float* gt_best_iou, float* scratch);
 
-  // Marks those of the same boxes whose IoU with some ground truth is the greatest over all boxes, and above 0. gt_best_iou: what
-  // `match` gave for these boxes; gt_best_iou_overall: the greatest of all calls. Ground truths that have their best box
-  // elsewhere cost nothing.
+  // Marks those of the same boxes whose IoU with some ground truth is the greatest over all boxes, and above 0.
+  // gt_best_iou: what `match` gave for these boxes; gt_best_iou_overall: the greatest of all calls. Ground truths that
+  // have their best box elsewhere cost nothing.
   void (*mark_best)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count,
                     const float* gt_best_iou, const float* gt_best_iou_overall, bool* is_best_for_gt);
 };

@@ -38,8 +38,8 @@ void MaskEncoder::fill_cells(const Box& box, int begin, int end) {
   }
 }
 
-// Within a cell the value is a + f * (b - a) with rising f, and rounding keeps it monotonic: it crosses the threshold at most
-// once, so the two ends tell whether, and a binary search tells where.
+// Within a cell the value is a + f * (b - a) with rising f, and rounding keeps it monotonic: it crosses the threshold
+// at most once, so the two ends tell whether, and a binary search tells where.
 void MaskEncoder::append_column(float threshold, RunWriter* runs) const {
   for (const Cell& cell : cells_) {
     const float from = column_[cell.low];
@@ -60,7 +60,8 @@ void MaskEncoder::append_column(float threshold, RunWriter* runs) const {
   }
 }
 
-void MaskEncoder::encode(const float* mask, const Box& box, int height, int width, float threshold, std::string* counts) {
+void MaskEncoder::encode(const float* mask, const Box& box, int height, int width, float threshold,
+                         std::string* counts) {
   counts->clear();
   RunWriter runs(counts);
   const PixelRange rows = touched_pixels(box.y1, box.y2, height);

@@ -9,8 +9,8 @@
 
 namespace mrcnn {
 
-// Writes COCO's `counts` string: lengths of runs down the columns, background first; from the fourth on as difference to the
-// one two before; each number in groups of five bits, low group first, in printable characters.
+// Writes COCO's `counts` string: lengths of runs down the columns, background first; from the fourth on as difference
+// to the one two before; each number in groups of five bits, low group first, in printable characters.
 class RunWriter {
  public:
   explicit RunWriter(std::string* counts) : counts_(counts) {}
@@ -39,9 +39,9 @@ class MaskEncoder {
  public:
   explicit MaskEncoder(int mask_size);
 
-  // mask: [M, M] probabilities; box: pixels of the output image of height x width. A pixel that the box touches takes the mask's
-  // value at its centre, interpolated bilinearly; it is foreground above the threshold. A box without area, or with a
-  // non-finite coordinate, gives an empty mask.
+  // mask: [M, M] probabilities; box: pixels of the output image of height x width. A pixel that the box touches takes
+  // the mask's value at its centre, interpolated bilinearly; it is foreground above the threshold. A box without area,
+  // or with a non-finite coordinate, gives an empty mask.
   void encode(const float* mask, const Box& box, int height, int width, float threshold, std::string* counts);
 
  private:

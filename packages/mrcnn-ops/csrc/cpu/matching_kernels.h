@@ -1,7 +1,8 @@
-// Matching of boxes with ground truths on the CPU: eight boxes against one ground truth at a time. Part of simd_kernels.cc.
+// Matching of boxes with ground truths on the CPU: eight boxes against one ground truth at a time. Part of
+// simd_kernels.cc.
 //
-// No matrix of boxes by ground truths is stored. IoUs are computed twice where that is needed (match, then mark_best), by the
-// same code, so that the second pass may compare for equality.
+// No matrix of boxes by ground truths is stored. IoUs are computed twice where that is needed (match, then mark_best),
+// by the same code, so that the second pass may compare for equality.
 #pragma once
 
 #include "kernels.h"
@@ -43,8 +44,8 @@ inline void store_lanes(V v, int lanes, T* out) {
 }
 
 // Comparisons are written so that a NaN changes nothing.
-void match(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, float* best_iou, int* best_gt,
-           float* crowd_overlap, float* gt_best_iou, float* scratch) {
+void match(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, float* best_iou,
+           int* best_gt, float* crowd_overlap, float* gt_best_iou, float* scratch) {
   const int none = first_valid(targets);
   for (int gt = 0; gt < targets.num_gt; ++gt) store(Float8{}, scratch + gt * kLanes);
 
@@ -84,8 +85,8 @@ void match(const MatchTargets& targets, const Box* boxes, const bool* boxes_vali
   for (int gt = 0; gt < targets.num_gt; ++gt) gt_best_iou[gt] = greatest(load(scratch + gt * kLanes));
 }
 
-void mark_best(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count, const float* gt_best_iou,
-               const float* gt_best_iou_overall, bool* is_best_for_gt) {
+void mark_best(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count,
+               const float* gt_best_iou, const float* gt_best_iou_overall, bool* is_best_for_gt) {
   memset(is_best_for_gt, 0, count);
   for (int gt = 0; gt < targets.num_gt; ++gt) {
     const float greatest_iou = gt_best_iou_overall[gt];

@@ -105,8 +105,9 @@ void propose_per_level(const ProposalParams& params, const float* logits, const 
   }
 }
 
-void merge_levels(const ProposalParams& params, const Box* level_boxes, const float* level_scores, const int* level_counts,
-                  int64_t begin, int64_t end, Box* boxes, float* scores, bool* valid, void* memory) {
+void merge_levels(const ProposalParams& params, const Box* level_boxes, const float* level_scores,
+                  const int* level_counts, int64_t begin, int64_t end, Box* boxes, float* scores, bool* valid,
+                  void* memory) {
   Ranked* ranked = static_cast<Ranked*>(memory);
   const int row = max_level_proposals(params);
   const int wanted = params.num_proposals;

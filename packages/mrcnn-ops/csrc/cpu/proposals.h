@@ -1,5 +1,5 @@
-// From RPN outputs to proposals (Faster R-CNN section 3, over the levels of FPN section 4.1): per image and level select by logit,
-// decode, clip, drop, NMS; per image the best over levels.
+// From RPN outputs to proposals (Faster R-CNN section 3, over the levels of FPN section 4.1): per image and level
+// select by logit, decode, clip, drop, NMS; per image the best over levels.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +37,8 @@ void propose_per_level(const ProposalParams& params, const float* logits, const 
                        int* level_counts, void* scratch);
 
 // boxes: [N, num_proposals]; scores and valid likewise; zeros where there is no proposal. For images [begin, end).
-void merge_levels(const ProposalParams& params, const Box* level_boxes, const float* level_scores, const int* level_counts,
-                  int64_t begin, int64_t end, Box* boxes, float* scores, bool* valid, void* scratch);
+void merge_levels(const ProposalParams& params, const Box* level_boxes, const float* level_scores,
+                  const int* level_counts, int64_t begin, int64_t end, Box* boxes, float* scores, bool* valid,
+                  void* scratch);
 
 }  // namespace mrcnn

@@ -1,5 +1,5 @@
-// Total order over (score, index): higher scores first, at equal scores the lower index. Both packed into one integer, larger
-// is better, so that sorting and selecting compare one word and a tie cannot fall differently on another day.
+// Total order over (score, index): higher scores first, at equal scores the lower index. Both packed into one integer,
+// larger is better, so that sorting and selecting compare one word and a tie cannot fall differently on another day.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +32,8 @@ static inline int sort_best(Ranked* ranked, int count, int wanted) {
   return count;
 }
 
-// Keeps the best `wanted` of a stream of scores with rising indices, in a buffer of twice that size. A score that cannot enter
-// costs one comparison: selecting 2,000 of 200,000 costs little more than reading them.
+// Keeps the best `wanted` of a stream of scores with rising indices, in a buffer of twice that size. A score that
+// cannot enter costs one comparison: selecting 2,000 of 200,000 costs little more than reading them.
 class StreamingTop {
  public:
   // buffer: capacity(wanted) elements; wanted >= 1.

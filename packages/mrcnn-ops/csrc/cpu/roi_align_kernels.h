@@ -89,8 +89,8 @@ inline void zero(T* values, int64_t count) {
 }
 
 template <class T>
-void roi_align_forward(const RoiAlignParams& params, const T* const* features, const Box* boxes, int64_t begin, int64_t end,
-                       T* output, void* scratch) {
+void roi_align_forward(const RoiAlignParams& params, const T* const* features, const Box* boxes, int64_t begin,
+                       int64_t end, T* output, void* scratch) {
   const int size = params.output_size;
   const int channels = params.channels;
   AxisTaps rows(params, scratch);
@@ -132,8 +132,8 @@ inline bool contains(const IndexRange& range, int index) { return index >= range
 
 // Adds one box's gradient to the tile's sums.
 template <class T>
-inline void scatter_box(const RoiTile& tile, const AxisTaps& rows, const AxisTaps& columns, const T* gradient, int size, int channels,
-                        float* sums) {
+inline void scatter_box(const RoiTile& tile, const AxisTaps& rows, const AxisTaps& columns, const T* gradient, int size,
+                        int channels, float* sums) {
   const int tile_width = tile.columns.end - tile.columns.begin;
   for (int py = 0; py < size; ++py) {
     for (const Tap* y = rows.begin(py); y != rows.end(py); ++y) {
@@ -143,7 +143,8 @@ inline void scatter_box(const RoiTile& tile, const AxisTaps& rows, const AxisTap
         const T* bin = gradient + (static_cast<int64_t>(py) * size + px) * channels;
         for (const Tap* x = columns.begin(px); x != columns.end(px); ++x) {
           if (!contains(tile.columns, x->index)) continue;
-          add_scaled(y->weight * x->weight, bin, channels, row + static_cast<int64_t>(x->index - tile.columns.begin) * channels);
+          add_scaled(y->weight * x->weight, bin, channels,
+                     row + static_cast<int64_t>(x->index - tile.columns.begin) * channels);
         }
       }
     }
@@ -151,9 +152,9 @@ inline void scatter_box(const RoiTile& tile, const AxisTaps& rows, const AxisTap
 }
 
 template <class T>
-void roi_align_backward(const RoiAlignParams& params, const T* output_gradient, const Box* boxes, const RoiFootprint* footprints,
-                        const int* order, const int* level_begin, const RoiTile& tile, T* const* feature_gradients,
-                        void* scratch) {
+void roi_align_backward(const RoiAlignParams& params, const T* output_gradient, const Box* boxes,
+                        const RoiFootprint* footprints, const int* order, const int* level_begin, const RoiTile& tile,
+                        T* const* feature_gradients, void* scratch) {
   const int size = params.output_size;
   const int channels = params.channels;
   const int width = params.widths[tile.level];
@@ -176,7 +177,8 @@ void roi_align_backward(const RoiAlignParams& params, const T* output_gradient, 
     scatter_box(tile, rows, columns, output_gradient + i * size * size * channels, size, channels, sums);
   }
 
-  T* map = feature_gradients[tile.level] + static_cast<int64_t>(tile.image) * params.heights[tile.level] * width * channels;
+  T* map =
+      feature_gradients[tile.level] + static_cast<int64_t>(tile.image) * params.heights[tile.level] * width * channels;
   for (int64_t row = 0; row < num_rows; ++row) {
     T* out = map + ((tile.rows.begin + row) * width + tile.columns.begin) * channels;
     if (empty) {

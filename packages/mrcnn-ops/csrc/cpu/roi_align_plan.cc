@@ -63,7 +63,10 @@ RoiTile roi_align_tile(const RoiAlignParams& params, int tile_edge, int64_t inde
   const int image = static_cast<int>(index / (across * down));
   const int y = static_cast<int>(index / across % down) * tile_edge;
   const int x = static_cast<int>(index % across) * tile_edge;
-  return {image, level, {y, std::min(y + tile_edge, params.heights[level])}, {x, std::min(x + tile_edge, params.widths[level])}};
+  return {image,
+          level,
+          {y, std::min(y + tile_edge, params.heights[level])},
+          {x, std::min(x + tile_edge, params.widths[level])}};
 }
 
 size_t roi_align_scratch_bytes(const RoiAlignParams& params, int tile_edge) {

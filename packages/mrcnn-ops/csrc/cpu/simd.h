@@ -1,5 +1,5 @@
-// Eight floats at a time, by the compiler's vector extension: AVX2 registers where the file is compiled for AVX2, pairs of
-// SSE or NEON registers elsewhere. Only simd_kernels.cc includes this.
+// Eight floats at a time, by the compiler's vector extension: AVX2 registers where the file is compiled for AVX2, pairs
+// of SSE or NEON registers elsewhere. Only simd_kernels.cc includes this.
 #pragma once
 
 #include <cstdint>

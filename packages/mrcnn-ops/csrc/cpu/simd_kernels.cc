@@ -1,9 +1,8 @@
-// Compiled once per instruction set (CMakeLists.txt), with MRCNN_ISA as its name. Everything here has internal linkage, and no
-// template of the standard library is instantiated: the linker may not hand AVX2 code to the portable build.
-#include "roi_align_kernels.h"
-
+// Compiled once per instruction set (CMakeLists.txt), with MRCNN_ISA as its name. Everything here has internal linkage,
+// and no template of the standard library is instantiated: the linker may not hand AVX2 code to the portable build.
 #include "matching_kernels.h"
 #include "nms_kernels.h"
+#include "roi_align_kernels.h"
 
 #define MRCNN_STRING_(x) #x
 #define MRCNN_STRING(x) MRCNN_STRING_(x)

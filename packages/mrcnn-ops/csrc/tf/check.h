@@ -26,13 +26,15 @@ inline absl::Status check_shape(const char* name, const tensorflow::TensorShape&
 
 inline absl::Status check_axis(const char* name, int axis, int64_t size, int64_t expected, const char* of) {
   if (size == expected) return absl::OkStatus();
-  return tensorflow::errors::InvalidArgument(name, " must have ", expected, " on axis ", axis, ", as ", of, " has, got ", size);
+  return tensorflow::errors::InvalidArgument(name, " must have ", expected, " on axis ", axis, ", as ", of,
+                                             " has, got ", size);
 }
 
 // Kernels count boxes, anchors and pixels in int; tensors beyond that are refused.
 inline absl::Status check_size(const char* name, const tensorflow::Tensor& tensor) {
   if (tensor.NumElements() <= (int64_t{1} << 31) - 1) return absl::OkStatus();
-  return tensorflow::errors::InvalidArgument(name, " has ", tensor.NumElements(), " elements, more than this op counts (2^31 - 1)");
+  return tensorflow::errors::InvalidArgument(name, " has ", tensor.NumElements(),
+                                             " elements, more than this op counts (2^31 - 1)");
 }
 
 inline const tensorflow::DeviceBase::CpuWorkerThreads& workers(tensorflow::OpKernelContext* context) {

@@ -86,9 +86,9 @@ class MulticlassNmsOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(3, {images, wanted}, &out_rois));
     OP_REQUIRES_OK(context, context->allocate_output(4, {images, wanted}, &out_valid));
     if (images == 0) return;
-    const Detections detections = {reinterpret_cast<Box*>(out_boxes->flat<float>().data()), out_scores->flat<float>().data(),
-                                   out_classes->flat<int32_t>().data(), out_rois->flat<int32_t>().data(),
-                                   out_valid->flat<bool>().data()};
+    const Detections detections = {reinterpret_cast<Box*>(out_boxes->flat<float>().data()),
+                                   out_scores->flat<float>().data(), out_classes->flat<int32_t>().data(),
+                                   out_rois->flat<int32_t>().data(), out_valid->flat<bool>().data()};
 
     const auto* box = reinterpret_cast<const Box*>(boxes.flat<float>().data());
     const float* score = scores.flat<float>().data();

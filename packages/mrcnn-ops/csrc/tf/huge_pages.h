@@ -1,6 +1,6 @@
-// Large outputs come from the allocator as fresh memory that the kernel fills in page by page, at the first write: for the
-// gradients of a pyramid that took half the time of the op (17 thousand faults of 4 KB at 800 x 1344). Where the system leaves
-// the choice to the program (transparent_hugepage = madvise), pages of 2 MB are asked for.
+// Large outputs come from the allocator as fresh memory that the kernel fills in page by page, at the first write: for
+// the gradients of a pyramid that took half the time of the op (17 thousand faults of 4 KB at 800 x 1344). Where the
+// system leaves the choice to the program (transparent_hugepage = madvise), pages of 2 MB are asked for.
 #pragma once
 
 #ifdef __linux__

@@ -66,8 +66,8 @@ class EncodeMasksOp : public OpKernel {
     for (int64_t i = 0; i < num_masks; ++i) {
       const int64_t height = sizes[2 * i], width = sizes[2 * i + 1];
       OP_REQUIRES(context, height > 0 && width > 0 && height * width < (int64_t{1} << 31),
-                  InvalidArgument("image_sizes must be positive and below 2^31 pixels in all, got ", height, " x ", width,
-                                  " for mask ", i));
+                  InvalidArgument("image_sizes must be positive and below 2^31 pixels in all, got ", height, " x ",
+                                  width, " for mask ", i));
       pixels += height * width;
     }
 
@@ -78,7 +78,8 @@ class EncodeMasksOp : public OpKernel {
     const auto* box = reinterpret_cast<const Box*>(boxes.flat<float>().data());
     const float* mask = masks.flat<float>().data();
     // A column costs about 5 cycles per row of the mask; boxes are taken to be a third of the image wide.
-    const int64_t cost = 4 * size * size + static_cast<int64_t>(std::sqrt(static_cast<double>(pixels / num_masks)) * size * 5 / 3);
+    const int64_t cost =
+        4 * size * size + static_cast<int64_t>(std::sqrt(static_cast<double>(pixels / num_masks)) * size * 5 / 3);
     workers(context).workers->ParallelFor(num_masks, cost, [&](int64_t begin, int64_t end) {
       MaskEncoder encoder(static_cast<int>(size));
       std::string text;

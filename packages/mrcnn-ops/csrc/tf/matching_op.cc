@@ -53,7 +53,8 @@ REGISTER_OP("MrcnnMatchBoxes")
         TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(boxes_valid, 0), &images));
         TF_RETURN_IF_ERROR(c->Merge(num_boxes, c->Dim(boxes_valid, 1), &num_boxes));
       }
-      for (ShapeHandle shape : {boxes, gt_boxes, crowd_boxes}) TF_RETURN_IF_ERROR(c->WithValue(c->Dim(shape, -1), 4, &unused));
+      for (ShapeHandle shape : {boxes, gt_boxes, crowd_boxes})
+        TF_RETURN_IF_ERROR(c->WithValue(c->Dim(shape, -1), 4, &unused));
       for (int output = 0; output < 4; ++output) c->set_output(output, c->Matrix(images, num_boxes));
       return absl::OkStatus();
     });
@@ -75,7 +76,8 @@ class MatchBoxesOp : public OpKernel {
     OP_REQUIRES_OK(context, check_shape("gt_boxes", gt_boxes.shape(), "[N, G, 4]"));
     OP_REQUIRES_OK(context, check_shape("gt_valid", gt_valid.shape(), "[N, G]"));
     OP_REQUIRES_OK(context, check_shape("crowd_boxes", crowd_boxes.shape(), "[N, K, 4]"));
-    for (const auto& [name, tensor] : {std::pair{"boxes", &boxes}, {"gt_boxes", &gt_boxes}, {"crowd_boxes", &crowd_boxes}}) {
+    for (const auto& [name, tensor] :
+         {std::pair{"boxes", &boxes}, {"gt_boxes", &gt_boxes}, {"crowd_boxes", &crowd_boxes}}) {
       OP_REQUIRES_OK(context, check_size(name, *tensor));
     }
     const int64_t num_images = gt_boxes.dim_size(0);
@@ -93,7 +95,8 @@ class MatchBoxesOp : public OpKernel {
     }
 
     Tensor* outputs[4];
-    for (int i = 0; i < 4; ++i) OP_REQUIRES_OK(context, context->allocate_output(i, {num_images, num_boxes}, &outputs[i]));
+    for (int i = 0; i < 4; ++i)
+      OP_REQUIRES_OK(context, context->allocate_output(i, {num_images, num_boxes}, &outputs[i]));
     if (outputs[0]->NumElements() == 0) return;
     float* best_iou = outputs[0]->flat<float>().data();
     int* best_gt = outputs[1]->flat<int32_t>().data();
@@ -103,8 +106,8 @@ class MatchBoxesOp : public OpKernel {
     const auto* gt = reinterpret_cast<const Box*>(gt_boxes.flat<float>().data());
     const auto* crowds = reinterpret_cast<const Box*>(crowd_boxes.flat<float>().data());
     const auto targets_of = [&](int64_t image) {
-      return MatchTargets{gt + image * num_gt, gt_valid.flat<bool>().data() + image * num_gt, crowds + image * num_crowds,
-                          num_gt, num_crowds};
+      return MatchTargets{gt + image * num_gt, gt_valid.flat<bool>().data() + image * num_gt,
+                          crowds + image * num_crowds, num_gt, num_crowds};
     };
     // A block of boxes is one unit of work; `first` counts boxes over all images.
     const int64_t blocks_per_image = (num_boxes + kBlock - 1) / kBlock;
@@ -121,23 +124,26 @@ class MatchBoxesOp : public OpKernel {
           });
     };
 
-    // Every block notes the best IoU it has for each ground truth; the greatest of these does not depend on who was first.
+    // Every block notes the best IoU it has for each ground truth; the greatest of these does not depend on who was
+    // first.
     std::vector<float> block_best(num_images * blocks_per_image * num_gt), best(num_images * num_gt);
     const auto valid_of = [&](int64_t first) {
       return all_boxes_valid_ ? nullptr : boxes_valid.flat<bool>().data() + first;
     };
-    for_each_block(10 + 2 * (num_gt + num_crowds), [&](int64_t block, int64_t image, int64_t first, int64_t count, const Box* box) {
-      std::vector<float> scratch(match_scratch_floats(num_gt));
-      kernels().match(targets_of(image), box, valid_of(first), count, best_iou + first, best_gt + first, crowd_overlap + first,
-                      block_best.data() + block * num_gt, scratch.data());
-    });
+    for_each_block(10 + 2 * (num_gt + num_crowds),
+                   [&](int64_t block, int64_t image, int64_t first, int64_t count, const Box* box) {
+                     std::vector<float> scratch(match_scratch_floats(num_gt));
+                     kernels().match(targets_of(image), box, valid_of(first), count, best_iou + first, best_gt + first,
+                                     crowd_overlap + first, block_best.data() + block * num_gt, scratch.data());
+                   });
     for (int64_t block = 0; block < num_images * blocks_per_image; ++block) {
       for (int64_t gt = 0; gt < num_gt; ++gt) {
         float& greatest = best[block / blocks_per_image * num_gt + gt];
         greatest = std::max(greatest, block_best[block * num_gt + gt]);
       }
     }
-    for_each_block(1 + 4 * num_gt / blocks_per_image, [&](int64_t block, int64_t image, int64_t first, int64_t count, const Box* box) {
+    for_each_block(1 + 4 * num_gt / blocks_per_image, [&](int64_t block, int64_t image, int64_t first, int64_t count,
+                                                          const Box* box) {
       kernels().mark_best(targets_of(image), box, valid_of(first), count, block_best.data() + block * num_gt,
                           best.data() + image * num_gt, is_best_for_gt + first);
     });

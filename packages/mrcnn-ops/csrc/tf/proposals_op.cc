@@ -1,12 +1,11 @@
 // MrcnnGenerateProposals.
 //
 // N images, A anchors over all levels, L levels, R proposals per image.
-#include "cpu/proposals.h"
-
 #include <memory>
 #include <vector>
 
 #include "check.h"
+#include "cpu/proposals.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -145,12 +144,13 @@ class GenerateProposalsOp : public OpKernel {
 
     // Reading the logits, and comparing each candidate with about a quarter of the kept, eight at a time.
     const int64_t candidates = std::min<int64_t>(params.pre_nms_top_k, num_anchors);
-    const int64_t cost = num_anchors / std::max(1, params.num_levels) + candidates * (100 + std::min<int64_t>(row, candidates) / 4);
+    const int64_t cost =
+        num_anchors / std::max(1, params.num_levels) + candidates * (100 + std::min<int64_t>(row, candidates) / 4);
     pool->ParallelFor(units, cost, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
       propose_per_level(params, logits.flat<float>().data(), deltas.flat<float>().data(),
-                        reinterpret_cast<const Box*>(anchors.flat<float>().data()), image_sizes.flat<int32_t>().data(), begin,
-                        end, level_boxes.data(), level_scores.data(), level_counts.data(), scratch.get());
+                        reinterpret_cast<const Box*>(anchors.flat<float>().data()), image_sizes.flat<int32_t>().data(),
+                        begin, end, level_boxes.data(), level_scores.data(), level_counts.data(), scratch.get());
     });
     pool->ParallelFor(num_images, int64_t{50} * row * params.num_levels + 10 * wanted, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);

@@ -59,7 +59,8 @@ REGISTER_OP("MrcnnMultilevelRoiAlign")
       return absl::OkStatus();
     });
 
-// The feature maps' values play no part in their gradient, so only their shapes are passed: the maps themselves may be freed.
+// The feature maps' values play no part in their gradient, so only their shapes are passed: the maps themselves may be
+// freed.
 REGISTER_OP("MrcnnMultilevelRoiAlignGrad")
     .Input("gradient: T")
     .Input("boxes: float")
@@ -223,8 +224,9 @@ class MultilevelRoiAlignGradOp : public OpKernel {
     }
     const int size = params.output_size;
     const TensorShape expected({params.num_images, params.num_boxes, size, size, params.channels});
-    OP_REQUIRES(context, gradient.shape() == expected,
-                InvalidArgument("gradient must have shape ", expected.DebugString(), ", got ", gradient.shape().DebugString()));
+    OP_REQUIRES(
+        context, gradient.shape() == expected,
+        InvalidArgument("gradient must have shape ", expected.DebugString(), ", got ", gradient.shape().DebugString()));
     if (params.num_images == 0 || params.channels == 0) return;
 
     const int num_boxes = params.num_images * params.num_boxes;
@@ -234,13 +236,14 @@ class MultilevelRoiAlignGradOp : public OpKernel {
 
     const int edge = roi_align_tile_edge(params.channels);
     const int64_t total = count_roi_align_tiles(params, edge);
-    const int64_t cost = cost_of_box(params) * num_boxes / std::max<int64_t>(total, 1) + edge * edge * params.channels / 2;
+    const int64_t cost =
+        cost_of_box(params) * num_boxes / std::max<int64_t>(total, 1) + edge * edge * params.channels / 2;
     const auto& kernel = roi_align_kernels<T>(kernels());
     workers(context).workers->ParallelFor(total, cost, [&](int64_t begin, int64_t end) {
       std::unique_ptr<char[]> scratch(new char[roi_align_scratch_bytes(params, edge)]);
       for (int64_t i = begin; i < end; ++i) {
-        kernel.backward(params, data<const T>(gradient), box_pointer(boxes), footprints.data(), order.data(), level_begin.data(),
-                        roi_align_tile(params, edge, i), gradients, scratch.get());
+        kernel.backward(params, data<const T>(gradient), box_pointer(boxes), footprints.data(), order.data(),
+                        level_begin.data(), roi_align_tile(params, edge, i), gradients, scratch.get());
       }
     });
   }
@@ -249,13 +252,11 @@ class MultilevelRoiAlignGradOp : public OpKernel {
   RoiAlignParams attributes_;
 };
 
-#define REGISTER_ROI_ALIGN(TENSORFLOW_TYPE, KERNEL_TYPE)                                             \
-  REGISTER_KERNEL_BUILDER(                                                                            \
-      Name("MrcnnMultilevelRoiAlign").Device(DEVICE_CPU).TypeConstraint<TENSORFLOW_TYPE>("T"),       \
-      MultilevelRoiAlignOp<KERNEL_TYPE>);                                                             \
-  REGISTER_KERNEL_BUILDER(                                                                            \
-      Name("MrcnnMultilevelRoiAlignGrad").Device(DEVICE_CPU).TypeConstraint<TENSORFLOW_TYPE>("T"),   \
-      MultilevelRoiAlignGradOp<KERNEL_TYPE>);
+#define REGISTER_ROI_ALIGN(TENSORFLOW_TYPE, KERNEL_TYPE)                                                               \
+  REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlign").Device(DEVICE_CPU).TypeConstraint<TENSORFLOW_TYPE>("T"),     \
+                          MultilevelRoiAlignOp<KERNEL_TYPE>);                                                          \
+  REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlignGrad").Device(DEVICE_CPU).TypeConstraint<TENSORFLOW_TYPE>("T"), \
+                          MultilevelRoiAlignGradOp<KERNEL_TYPE>);
 
 REGISTER_ROI_ALIGN(float, float)
 REGISTER_ROI_ALIGN(Eigen::half, Half)

@@ -40,8 +40,8 @@ def multiclass_nms(
 ) -> NmsDetections:
     """Keep of each class the boxes above a score that no better box of the class covers, and of each image the best.
 
-    Classes are separate lists, not shifted copies of one plane, so large coordinates lose no precision. At equal scores the
-    lower class comes first, then the lower RoI. No gradient.
+    Classes are separate lists, not shifted copies of one plane, so large coordinates lose no precision. At equal scores
+    the lower class comes first, then the lower RoI. No gradient.
 
     Args:
         boxes: float32 [N, R, C, 4], one per class, or [N, R, 1, 4]; (x1, y1, x2, y2). Boxes with a NaN or infinite

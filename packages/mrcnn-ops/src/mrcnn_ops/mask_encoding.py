@@ -15,9 +15,9 @@ from mrcnn_ops.library import raw_ops
 def encode_masks(masks: Any, boxes: Any, image_sizes: Any, *, threshold: float = 0.5) -> Any:
     """Paste each mask into its box, threshold, and encode as COCO does, without making a bitmap.
 
-    Every pixel that the box touches, x in [floor(x1), ceil(x2)) and y likewise, takes the mask's value at the pixel's centre,
-    interpolated bilinearly between the centres of the mask's own pixels and constant beyond the outermost of them. A mask of
-    ones fills its box. Runs on the CPU. No gradient.
+    Every pixel that the box touches, x in [floor(x1), ceil(x2)) and y likewise, takes the mask's value at the pixel's
+    centre, interpolated bilinearly between the centres of the mask's own pixels and constant beyond the outermost of
+    them. A mask of ones fills its box. Runs on the CPU. No gradient.
 
     Args:
         masks: float32 [K, M, M], probabilities; M is 1 to 4096. NaN counts as background.

@@ -17,10 +17,10 @@ class BoxMatches(NamedTuple):
 
     Fields:
         best_iou: float32 [N, A], greatest IoU with a ground truth.
-        best_gt: int32 [N, A], that ground truth; the lowest index at equal IoU, so the first valid one where all are 0. -1
-            where the image has no ground truth or the box is not valid.
-        is_best_for_gt: bool [N, A], no other box has a greater IoU with some ground truth, and that IoU is above 0. Several
-            boxes may tie.
+        best_gt: int32 [N, A], that ground truth; the lowest index at equal IoU, so the first valid one where all are 0.
+            -1 where the image has no ground truth or the box is not valid.
+        is_best_for_gt: bool [N, A], no other box has a greater IoU with some ground truth, and that IoU is above 0.
+            Several boxes may tie.
         crowd_overlap: float32 [N, A], greatest share of the box's own area that lies within one crowd box.
     """
 
@@ -47,7 +47,8 @@ def match_boxes(
         gt_boxes: float32 [N, G, 4], in the same frame.
         gt_valid: bool [N, G], False for padding.
         crowd_boxes: float32 [N, K, 4]; an all-zero row is padding.
-        boxes_valid: bool [N, A]; the others get IoU 0, ground truth -1, no crowd, and are best for nothing. None: all valid.
+        boxes_valid: bool [N, A]; the others get IoU 0, ground truth -1, no crowd, and are best for nothing. None: all
+            valid.
 
     Returns:
         `BoxMatches`. A box with a NaN coordinate overlaps nothing. A, G or K = 0 are allowed.

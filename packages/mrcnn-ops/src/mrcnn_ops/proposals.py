@@ -19,7 +19,8 @@ class GeneratedProposals(NamedTuple):
     """Proposals of N images, best first.
 
     Fields:
-        boxes: float32 [N, R, 4], (x1, y1, x2, y2) in pixels of the resized image, inside the valid image; zeros where not valid.
+        boxes: float32 [N, R, 4], (x1, y1, x2, y2) in pixels of the resized image, inside the valid image; zeros where
+            not valid.
         scores: float32 [N, R], logits; zeros where not valid.
         valid: bool [N, R]; the valid ones come first.
     """
@@ -45,11 +46,12 @@ def generate_proposals(
     keep_empty: bool = False,
     keep_padding_anchors: bool = False,
 ) -> GeneratedProposals:
-    """Turn anchors, logits and deltas into the best boxes of each image (Faster R-CNN section 3; levels as in FPN section 4.1).
+    """Turn anchors, logits and deltas into the best boxes of each image (Faster R-CNN section 3, FPN section 4.1).
 
-    For each image and level: anchors centred beyond the valid image are dropped; the best pre_nms_top_k by logit are decoded,
-    clipped to the valid image, and dropped where non-finite, empty or too small; NMS keeps at most post_nms_top_k. For each
-    image the best num_proposals over levels remain. At equal logits the lower index comes first. No gradient.
+    For each image and level: anchors centred beyond the valid image are dropped; the best pre_nms_top_k by logit are
+    decoded, clipped to the valid image, and dropped where non-finite, empty or too small; NMS keeps at most
+    post_nms_top_k. For each image the best num_proposals over levels remain. At equal logits the lower index comes
+    first. No gradient.
 
     Args:
         logits: float32 [N, A]. Non-finite ones are dropped.
@@ -64,7 +66,8 @@ def generate_proposals(
         min_size: pixels; boxes with a smaller width or height after clipping are dropped.
         max_log_scale: upper bound of dw and dh, so that exp cannot overflow.
         keep_empty: keep boxes that clipping left without width or height (as the ancestor does).
-        keep_padding_anchors: keep anchors centred in the padding (as the ancestor does). A batch then differs from its images.
+        keep_padding_anchors: keep anchors centred in the padding (as the ancestor does). A batch then differs from its
+            images.
 
     Returns:
         `GeneratedProposals`. An image without any has valid all False.
