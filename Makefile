@@ -26,7 +26,7 @@ test-slow: setup ## The long ones: training to an AP, packages apart, faults, fu
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests
+	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench
 
 format: setup ## Let ruff rewrite what it can
 	$(PY) -m ruff check --fix .

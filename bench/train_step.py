@@ -1,0 +1,64 @@
+"""Seconds per step and peak memory of training ResNet-50, 80 classes, short edge 800, one image a step, float32.
+
+Runs the trainer as a user would, on `../shared/data/coco_open` (or --data-root), without evaluation:
+
+    make bench-train_step        or        python bench/train_step.py --steps 12 --data-root DIR
+
+The first step on each canvas holds its compilation; the median over all steps leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
+    parser.add_argument("--steps", type=int, default=12)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as run_dir:
+        overrides = [
+            *(f"data.root={options.data_root}", "data.train=train", "data.val=null", "model.weights=null"),
+            *("train.images_per_gpu=1", "train.global_batch=1", f"train.max_steps={options.steps}"),
+            *("log.every=1", f"run.dir={run_dir}"),
+        ]
+        command = [sys.executable, "-m", "mrcnn_train", "+experiment=8x4_12ep", *overrides]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        report(Path(run_dir) / "metrics.jsonl")
+
+
+def report(metrics: Path) -> None:
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    seconds = [1 / row["images_per_second"] for row in rows if row["kind"] == "train"]
+    peak = (
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    )  # KiB -> GiB; the largest child is the trainer
+    print(f"machine: {processor()}, {os.cpu_count()} threads")
+    print(f"seconds per step: {', '.join(f'{s:.1f}' for s in seconds)}")
+    print(f"median {statistics.median(seconds):.2f} s, peak memory {peak:.1f} GiB")
+
+
+def processor() -> str:
+    names = [line.partition(":")[2].strip() for line in cpu_info() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
