@@ -325,7 +325,7 @@ def test_wrong_options_are_named(option, message):
         propose([1], [A], **option)
 
 
-SHARED_DATA = Path(os.environ.get("MRCNN_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+SHARED_DATA = Path(os.environ.get("MRCNN_SHARED_DATA", Path(__file__).parent / "../../../../shared/data"))
 GOLDEN = SHARED_DATA / "golden_tensorpack" / "inference.npz"
 
 
