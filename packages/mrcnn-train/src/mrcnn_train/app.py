@@ -22,6 +22,7 @@ from mrcnn_train.errors import ConfigError, DivergedError
 
 EXIT_DIVERGED = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -40,13 +41,15 @@ def _launch(composed: DictConfig) -> None:
     # Everything is caught in here: Hydra announces what leaves this function with lines of its own.
     try:
         config = launched_config(composed)
-        from mrcnn_train.run import run
+        from mrcnn_train.runner import run
 
         exit_code = run(config)
     except (ConfigError, DatasetError) as error:
         exit_code = _fail(str(error), EXIT_BAD_INPUT)
     except DivergedError as error:
         exit_code = _fail(str(error), EXIT_DIVERGED)
+    except KeyboardInterrupt:  # pressed twice, or before the run could note it
+        exit_code = _fail("interrupted", EXIT_INTERRUPTED)
     if exit_code:
         sys.exit(exit_code)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from mrcnn_train.config import RunConfig, check
+from mrcnn_train.config import RunConfig
 from mrcnn_train.errors import ConfigError
 
 CONFIG_PATH = "pkg://mrcnn_train.conf"
@@ -22,28 +24,43 @@ CONFIG_NAME = "config"
 HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults list depend on it
 SAVED_CONFIG = "config.yaml"
 # A resumed run keeps these: the shapes of the weights, and what makes the data a function of the step.
-FIXED_AT_RESUME = ("model", "train.global_batch", "train.images_per_gpu", "train.seed")
+FIXED_AT_RESUME = ("model", "run", "train.global_batch", "train.images_per_gpu", "train.seed")
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
 def launched_config(composed: DictConfig) -> RunConfig:
-    """Turn what Hydra composed for this launch into a checked RunConfig.
+    """Turn what Hydra composed for this launch into a RunConfig.
 
     Raises:
-        ConfigError: no experiment and nothing to resume, or values that cannot work.
+        ConfigError: an unknown option, no experiment and nothing to resume, or options that cannot change at a resume.
     """
-    task = list(HydraConfig.get().overrides.task)
-    has_experiment = HydraConfig.get().runtime.choices.get("experiment") is not None
+    hydra_config = HydraConfig.get()
+    groups = hydra_config.runtime.choices
+    overrides = [one for one in hydra_config.overrides.task if one.lstrip("+~").partition("=")[0] not in groups]
+    for override in overrides:
+        if override.startswith("~"):
+            raise ConfigError(f"{override}: options cannot be removed, only changed")
+    options = [override.lstrip("+").partition("=")[0] for override in overrides]
+    require_known(options)
+    has_experiment = groups.get("experiment") is not None
     if composed.resume is not None:
         if has_experiment:
             raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
-        return resumed_config(composed, [override.lstrip("+").partition("=")[0] for override in task])
+        return resumed_config(composed, options)
     if not has_experiment:
         raise ConfigError(
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
     return typed_config(composed)
+
+
+def require_known(keys: Sequence[str]) -> None:
+    """Raise ConfigError for an option that does not exist: Hydra takes anything that is written with a plus."""
+    known = set(option_names(RunConfig))
+    for key in keys:
+        if key not in known:
+            raise ConfigError(_unknown_option(key))
 
 
 def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig:
@@ -62,22 +79,26 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
                 f"{key} cannot change when a run is resumed (model.weights=RUN_DIR starts a new run from its weights)"
             )
     try:
-        config = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+        config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path)))
     except Exception as error:  # of the YAML reader or of OmegaConf, which share no base
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
     for key in overridden:
         OmegaConf.update(config, key, OmegaConf.select(composed, key))
+    config.resume = composed.resume
     return typed_config(config)
 
 
 def typed_config(config: DictConfig) -> RunConfig:
-    """Resolve interpolations and check values."""
+    """Resolve interpolations.
+
+    Raises:
+        ConfigError: one that cannot be resolved.
+    """
     try:
         typed = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(typed, RunConfig)
-    check(typed)
     return typed
 
 
@@ -100,6 +121,8 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
         if isinstance(cause, OmegaConfBaseException):
             key = _full_key(cause, error)
             return f"{key}: {first_line(cause)}" if key else first_line(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{first_line(error)}: expected option=value, quoted where the value has special characters"
     match = re.match(r"Could not override '([^']+)'\.? ?\n?No match in the defaults list", str(error))
     if match:
         return f"{match[1]} is chosen with a plus: +{match[1]}=NAME"
@@ -122,23 +145,22 @@ def _unknown_option(key: str) -> str:
 
 
 def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
-    """List the dotted names of all options and of their groups."""
-    for key, value in OmegaConf.to_container(OmegaConf.structured(schema)).items():  # type: ignore[union-attr]
-        yield from _names(f"{prefix}{key}", value)
-
-
-def _names(key: str, value: object) -> Iterator[str]:
-    yield key
-    if isinstance(value, dict):
-        for inner, inner_value in value.items():
-            yield from _names(f"{key}.{inner}", inner_value)
+    """List the dotted names of all options, and of their groups."""
+    hints = typing.get_type_hints(schema)
+    for option in dataclasses.fields(schema):
+        yield prefix + option.name
+        for kind in (hints[option.name], *typing.get_args(hints[option.name])):  # X, and X of X | None
+            if dataclasses.is_dataclass(kind):
+                yield from option_names(kind, f"{prefix}{option.name}.")
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     """The nearest known name; also where the right option was looked for in the wrong group."""
     leaf = name.rpartition(".")[2]
     by_leaf = [option for option in known if option.rpartition(".")[2] == leaf]
-    nearest = by_leaf[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    group = name.rpartition(".")[0]
+    siblings = [option for option in known if group and option.startswith(group + ".")]
+    nearest = by_leaf[:1] or difflib.get_close_matches(name, siblings or known, n=1, cutoff=0.0)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 

@@ -16,8 +16,6 @@ ModelOptions: Any = dataclasses.make_dataclass(
     [
         *(
             (f.name, f.type, dataclasses.field(default=f.default, default_factory=f.default_factory))  # type: ignore[call-overload]
-            if f.default_factory is not dataclasses.MISSING
-            else (f.name, f.type, f.default)
             for f in dataclasses.fields(ModelConfig)
             if f.name != "num_classes"
         ),
@@ -195,6 +193,7 @@ def check(config: RunConfig) -> None:
         ("eval.every_epochs", config.eval.every_epochs),
     ):
         _require(number is None or number > 0, name, number, "a positive number")
+    _require(train.seed < 2**32, "train.seed", train.seed, "less than 2**32")  # what NumPy's generator takes
     _require(0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "at least 0 and less than 1")
     _require(0 < optimizer.drop_factor <= 1, "optimizer.drop_factor", optimizer.drop_factor, "more than 0, at most 1")
     _check_schedule(train, optimizer)

@@ -66,7 +66,7 @@ def describe_plan(
     left_out = len(train) - plan.num_images
     shown = ", ".join(train.class_names[:8]) + (", ..." if len(train.class_names) > 8 else "")
     rates = f"{learning_rate(0, schedule):.6g} at step 0, {schedule.peak:.6g} from step {schedule.warmup_steps}"
-    for number, step in enumerate(schedule.drop_steps, start=1):
+    for number, step in enumerate((s for s in schedule.drop_steps if s < plan.total_steps), start=1):
         rates += f", {schedule.peak * schedule.drop_factor**number:.6g} from step {step}"
     lines = {
         "experiment": str(config.run.name),
@@ -81,6 +81,6 @@ def describe_plan(
         "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
         f" of {plan.steps_per_epoch:.2f} steps",
         "learning rate": rates,
-        "weights": str(config.model.weights or "none, from scratch"),
+        "weights": f"of {config.resume}" if config.resume else str(config.model.weights or "none, from scratch"),
     }
     return "\n".join(f"{what + ':':17} {text}" for what, text in lines.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mrcnn_data import CocoDataset, TrainLoader
 from mrcnn_train.composition import SAVED_CONFIG, save_config
-from mrcnn_train.config import RunConfig
+from mrcnn_train.config import RunConfig, check
 from mrcnn_train.data import draw_synthetic, make_loader, open_train, open_val
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.plan import Plan, describe_plan, make_plan
@@ -19,15 +19,16 @@ PATH_OPTIONS = ("root", "train_annotations", "train_images", "val_annotations", 
 
 
 def run(config: RunConfig) -> int:
-    """Do what a checked config asks for.
+    """Do what a config asks for.
 
     Returns:
         The exit code: 0, or 128 + signal where one ended the run.
 
     Raises:
-        ConfigError, DatasetError: the run cannot start, or an image cannot be read; one line.
-        DivergedError: a loss is not finite; one line.
+        ConfigError, DatasetError: an option cannot work, the run cannot start, or an image cannot be read.
+        DivergedError: a loss is not finite.
     """
+    check(config)
     make_paths_absolute(config)
     with StopSignals() as stop:
         draw_synthetic(config.data)
@@ -83,6 +84,8 @@ def check_weights(config: RunConfig) -> None:
         ConfigError: the file that model.weights names does not exist.
     """
     weights = config.model.weights
+    if config.resume is not None:
+        return  # a checkpoint of the run takes their place
     if weights is None:
         if config.model.norm == "frozen_bn":
             print(
@@ -91,7 +94,7 @@ def check_weights(config: RunConfig) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    elif config.resume is None and not Path(weights).exists():
+    elif not Path(weights).exists():
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
 
 

@@ -1,0 +1,89 @@
+"""A data set of a few drawn shapes, and configs of a network that trains on it within seconds."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hydra
+import pytest
+
+from mrcnn_data.synthetic import generate_shapes
+from mrcnn_train import RunConfig
+from mrcnn_train.composition import typed_config
+
+SHARED_DATA = Path(os.environ.get("MRCNN_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+
+Compose = Callable[..., RunConfig]
+
+# The demo, smaller still.
+TINY = (
+    "+experiment=demo",
+    "data.synthetic=null",
+    "data.short_edge=64",
+    "data.max_size=64",
+    "data.buckets=[[64,64]]",
+    "model.backbone_width=8",
+    "model.gn_groups=4",
+    "model.fpn_channels=16",
+    "model.rpn_channels=16",
+    "model.rpn_samples=32",
+    "model.train_pre_nms_top_k=64",
+    "model.train_post_nms_top_k=64",
+    "model.train_proposals=32",
+    "model.detect_pre_nms_top_k=64",
+    "model.detect_post_nms_top_k=64",
+    "model.detect_proposals=16",
+    "model.roi_samples=16",
+    "model.box_head_channels=16",
+    "model.mask_head_convs=1",
+    "model.mask_head_channels=8",
+    "model.detections_per_image=10",
+    "train.images_per_gpu=2",
+    "train.global_batch=2",
+    "train.max_steps=6",
+    "train.deterministic=true",
+    "log.every=1",
+)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no shared data at {SHARED_DATA} (MRCNN_SHARED_DATA names another place)")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve training and three validation images of 64 px."""
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(root, train=12, val=3, size=64, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def compose() -> Compose:
+    """Compose a config as the command does, from overrides."""
+
+    def compose_config(*overrides: str) -> RunConfig:
+        with hydra.initialize_config_module("mrcnn_train.conf", version_base="1.3"):
+            return typed_config(hydra.compose("config", overrides=list(overrides)))
+
+    return compose_config
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides(shapes: Path) -> list[str]:
+    return [*TINY, f"data.root={shapes}"]
+
+
+@pytest.fixture
+def tiny(compose: Compose, tiny_overrides: list[str], tmp_path: Path) -> Compose:
+    """Compose a config of a tiny run in a fresh run directory."""
+
+    def compose_tiny(*overrides: str) -> RunConfig:
+        return compose(*tiny_overrides, f"run.dir={tmp_path / 'run'}", *overrides)
+
+    return compose_tiny

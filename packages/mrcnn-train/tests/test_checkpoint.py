@@ -1,0 +1,155 @@
+"""Checkpoints: what is in them, that they are there completely or not at all, and which are kept."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint
+from mrcnn_train import checkpoint as checkpoint_module
+from mrcnn_train.checkpoint import (
+    TrainerState,
+    best_name,
+    complete_checkpoints,
+    mark_best,
+    prune_checkpoints,
+    read_state,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from mrcnn_train.config import model_config
+from mrcnn_train.optimizer import Sgd
+
+CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, buckets=[[64, 64]])
+
+
+class Parts:
+    """Model and optimizer with values that tell which checkpoint they came from."""
+
+    def __init__(self, config, *, seed: int) -> None:
+        keras.utils.set_random_seed(seed)
+        self.model = build_model(model_config(config.model, num_classes=7))
+        self.optimizer = Sgd(self.model.trainable_variables, decayed=[], momentum=0.9, weight_decay=0.0, clip_norm=None)
+        for number, momentum in enumerate(self.optimizer.momenta):
+            momentum.assign(np.full(momentum.shape, seed + number / 64, np.float32))
+
+    def save(self, checkpoints: Path, step: int) -> Path:
+        state = TrainerState(step, seed=0, global_batch=2, epoch=step / 6, learning_rate=0.1, elapsed_seconds=1.5)
+        return save_checkpoint(checkpoints, model=self.model, card=CARD, optimizer=self.optimizer, state=state)
+
+    def arrays(self) -> list[np.ndarray]:
+        return [v.numpy() for v in (*self.model.variables, *self.optimizer.momenta)]
+
+
+@pytest.fixture
+def parts(tiny) -> Parts:
+    return Parts(tiny(), seed=1)
+
+
+def test_round_trip(parts: Parts, tiny, tmp_path: Path) -> None:
+    folder = parts.save(tmp_path, 3)
+    assert folder.name == "step-00000003"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "model.json",
+        "model.safetensors",
+        "trainer.json",
+        "trainer.safetensors",
+    ]
+    other = Parts(tiny(), seed=2)
+    restore_checkpoint(folder, model=other.model, optimizer=other.optimizer)
+    for ours, theirs in zip(parts.arrays(), other.arrays(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert read_state(folder) == TrainerState(3, 0, 2, 0.5, 0.1, 1.5)
+    assert load_model(folder)[1] == CARD
+
+
+class DiskFullError(OSError):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["weights", "momentum", "flush", "rename"])
+def test_a_write_that_fails_leaves_the_last_checkpoint(parts: Parts, tmp_path: Path, monkeypatch, stage: str) -> None:
+    good = parts.save(tmp_path, 3)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        if stage == "weights":
+            partial = next(tmp_path.glob("partial-*"), tmp_path / "partial-step-00000004")
+            partial.mkdir(exist_ok=True)
+            (partial / "model.safetensors").write_bytes(b"torn")
+        raise DiskFullError("no space left on device")
+
+    patched = pytest.MonkeyPatch()
+    if stage == "rename":
+        patched.setattr(Path, "rename", fail)
+    else:
+        names = {"weights": "save_model", "momentum": "save_file", "flush": "_flush"}
+        patched.setattr(checkpoint_module, names[stage], fail)
+    with pytest.raises(DiskFullError):
+        parts.save(tmp_path, 4)
+    patched.undo()
+    assert complete_checkpoints(tmp_path) == [good]
+    parts.save(tmp_path, 4)  # and once there is space again, nothing is in its way
+    assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
+    assert list(tmp_path.glob("partial-*")) == []
+
+
+def test_files_are_flushed_before_the_rename(parts: Parts, tmp_path: Path, monkeypatch) -> None:
+    events: list[str] = []
+    flush, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("flush"), flush(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, target: (events.append("rename"), rename(self, target))[1])
+    parts.save(tmp_path, 3)
+    assert events == ["flush"] * 5 + ["rename", "flush"]  # four files and their folder; then the folder above
+
+
+def test_keeps_the_last_and_the_best(parts: Parts, tmp_path: Path) -> None:
+    for step in range(1, 6):
+        folder = parts.save(tmp_path, step)
+        if step == 2:
+            mark_best(tmp_path, folder)
+        prune_checkpoints(tmp_path, keep_last=2)
+    kept = [folder.name for folder in complete_checkpoints(tmp_path)]
+    assert kept == ["step-00000002", "step-00000004", "step-00000005"]
+    assert best_name(tmp_path) == "step-00000002"
+
+
+def test_best_is_what_a_run_directory_means(parts: Parts, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    first = parts.save(checkpoints, 1)
+    second = parts.save(checkpoints, 2)
+    assert resolve_checkpoint(tmp_path) == second
+    mark_best(checkpoints, first)
+    assert resolve_checkpoint(tmp_path) == first
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer.safetensors", "trainer.json"])
+@pytest.mark.parametrize("damage", ["torn", "gone"])
+def test_damage_is_named(parts: Parts, tmp_path: Path, file: str, damage: str) -> None:
+    folder = parts.save(tmp_path, 3)
+    path = folder / file
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
+        restore_checkpoint(folder, model=parts.model, optimizer=parts.optimizer)
+        read_state(folder)
+
+
+def test_checkpoint_of_another_model(parts: Parts, tiny, tmp_path: Path) -> None:
+    folder = parts.save(tmp_path, 3)
+    other = Parts(tiny("model.mask_head_convs=2"), seed=2)
+    with pytest.raises(CheckpointError, match="another model"):
+        restore_checkpoint(folder, model=other.model, optimizer=other.optimizer)
+
+
+def test_step_folder_without_trainer_is_no_place_to_resume(parts: Parts, tmp_path: Path) -> None:
+    folder = parts.save(tmp_path, 3)
+    shutil.copytree(folder, tmp_path / "step-00000009")
+    (tmp_path / "step-00000009" / "trainer.json").unlink()
+    assert complete_checkpoints(tmp_path) == [folder]
+    assert json.loads((folder / "trainer.json").read_text())["step"] == 3

@@ -1,0 +1,173 @@
+"""What the command says to wrong input: one line, exit code 2, before TensorFlow is loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrcnn_train.app import main
+from mrcnn_train.composition import known_experiments
+from mrcnn_train.config import check
+
+
+class Outcome:
+    def __init__(self, exit_code: int, out: str, err: str) -> None:
+        self.exit_code, self.out, self.err = exit_code, out, err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run the command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it; this takes it back afterwards
+
+    def run_command(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mrcnn_train", *arguments])
+        try:
+            exit_code = main()
+        except SystemExit as stop:
+            exit_code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(exit_code, captured.out, captured.err)
+
+    return run_command
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.exit_code == 2
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("mrcnn_train: error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["+experiment=dmo"], ["'dmo'", "'demo'", *known_experiments()]),
+        ([], ["+experiment=NAME", *known_experiments()]),
+        (["experiment=demo"], ["+experiment=NAME"]),
+        (["+experiment=demo", "trian.max_steps=3"], ["'trian.max_steps'", "'train.max_steps'"]),
+        (["+experiment=demo", "train.maxsteps=3"], ["'train.maxsteps'", "'train.max_steps'"]),
+        (["+experiment=demo", "+train.foo=3"], ["'train.foo'", "did you mean"]),
+        (["+experiment=demo", "short_edge=3"], ["'short_edge'", "'data.short_edge'"]),
+        (["+experiment=demo", "data.augmentation={flip:1}"], ["data.augmentation.flip"]),
+        (["+experiment=demo", "~train"], ["~train"]),
+        (["+experiment=demo", "foo"], ["'foo'", "option=value"]),
+        (["+experiment=demo", "model.num_classes=3"], ["model.num_classes comes from the data"]),
+        (["+experiment=demo", "train.max_steps=abc"], ["train.max_steps", "'abc'", "Integer"]),
+        (["+experiment=demo", "train=3"], ["train"]),
+        (["+experiment=demo", "data.short_edge=x"], ["data.short_edge", "'x'"]),
+        (["+experiment=demo", "model.norm=bn"], ["model.norm", "'bn'", "frozen_bn, gn"]),
+        (["+experiment=demo", "train.images_per_gpu=3"], ["train.images_per_gpu=3", "1, 2, 4"]),
+        (["+experiment=demo", "optimizer.base_lr=-1"], ["optimizer.base_lr", "positive"]),
+        (["+experiment=demo", "train.max_steps=null"], ["train.epochs", "train.max_steps"]),
+        (["+experiment=demo", "optimizer.drop_epochs=[1]"], ["drop_epochs", "drop_fractions"]),
+        (["+experiment=demo", "data.buckets=[[100,100]]"], ["data.buckets", "32"]),
+        (["+experiment=demo", "data.augmentation.crop_size=100"], ["crop_size", "32"]),
+        (["+experiment=demo", "data.augmentation.horizontal_flip=2"], ["horizontal_flip", "probability"]),
+        (["+experiment=small"], ["data.root is not set"]),
+        (["+experiment=small", "data.root=gone"], ["gone", "data root does not exist"]),
+        (["+experiment=small", "data.train_annotations=a.json"], ["data.train_images"]),
+        (["resume=gone"], ["gone", "config.yaml"]),
+    ],
+)
+def test_wrong_options(command, arguments: list[str], words: list[str]) -> None:
+    assert_refused(command(*arguments), *words)
+
+
+@pytest.fixture
+def small_root(tmp_path: Path, shapes: Path) -> Path:
+    """A copy of the shapes whose files a test may spoil."""
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    return root
+
+
+def test_missing_split_lists_those_there_are(command, small_root: Path) -> None:
+    outcome = command("+experiment=small", f"data.root={small_root}", "data.val=test")
+    assert_refused(outcome, "instances_test.json", "'test'", "train, val")
+
+
+def test_missing_image_file_is_named(command, small_root: Path) -> None:
+    (small_root / "train" / "000003.png").unlink()
+    assert_refused(command("+experiment=small", f"data.root={small_root}"), "000003.png", "missing")
+
+
+def test_annotations_that_are_not_json(command, small_root: Path) -> None:
+    (small_root / "annotations" / "instances_train.json").write_text("images: []")
+    assert_refused(command("+experiment=small", f"data.root={small_root}"), "instances_train.json", "JSON")
+
+
+def test_annotations_that_are_not_coco(command, small_root: Path) -> None:
+    (small_root / "annotations" / "instances_train.json").write_text('{"shapes": []}')
+    assert_refused(command("+experiment=small", f"data.root={small_root}"), "instances_train.json")
+
+
+def test_classes_of_the_splits_differ(command, small_root: Path) -> None:
+    path = small_root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "moon"
+    path.write_text(json.dumps(content))
+    outcome = command("+experiment=small", f"data.root={small_root}")
+    assert_refused(outcome, "instances_val.json", "'moon'", "'crescent'")
+
+
+def test_missing_weights(command, shapes: Path) -> None:
+    outcome = command("+experiment=small", f"data.root={shapes}", "model.weights=gone.npz")
+    assert_refused(outcome, "gone.npz", "does not exist")
+
+
+def test_a_bucket_that_holds_no_image(command, shapes: Path) -> None:
+    outcome = command("+experiment=small", f"data.root={shapes}", "data.buckets=[[32,32]]")
+    assert_refused(outcome, "none holds an image")
+
+
+def test_dry_run_prints_the_plan_and_leaves_nothing(command, shapes: Path, tmp_path: Path) -> None:
+    outcome = command("+experiment=small", f"data.root={shapes}", "dry_run=true", "train.max_steps=30")
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    for words in ("12 images", "3 images", "6: crescent", "4 images a step = 2 x 2", "30 = 10.00 epochs", "0.02 from"):
+        assert words in outcome.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
+    recipe = ["+experiment=8x4_12ep", f"data.root={shapes}", "data.train=train", "data.val=val", "dry_run=true"]
+    outcome = command(*recipe, "model.weights=null")
+    assert outcome.exit_code == 0
+    assert "WARNING" in outcome.err
+    assert "frozen_bn" in outcome.err
+
+
+def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:
+    options = ["+experiment=demo", "data.synthetic.train=2", "data.synthetic.val=1", "dry_run=true"]
+    assert "Drawing" in command(*options).out
+    image = tmp_path / "outputs" / "shapes" / "train" / "000001.png"
+    first = image.read_bytes()
+    assert "Drawing" not in command(*options).out
+    assert "Drawing" in command(*options, "data.synthetic.seed=1").out  # other options, other shapes
+    assert image.read_bytes() != first
+
+
+@pytest.mark.parametrize("experiment", known_experiments())
+def test_every_experiment_composes(compose, experiment: str) -> None:
+    config = compose(f"+experiment={experiment}", "data.root=/somewhere")
+    check(config)
+    assert config.run.name == experiment
+
+
+def test_help_and_errors_do_not_load_tensorflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from mrcnn_train.app import main\n"
+        "try: main()\n"
+        "finally: print('TENSORFLOW' if 'tensorflow' in sys.modules else 'LIGHT')"
+    )
+    for arguments in (["--help"], ["+experiment=small", "data.root=gone"]):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert "LIGHT" in result.stdout
+    assert list(tmp_path.iterdir()) == []

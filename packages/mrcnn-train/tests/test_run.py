@@ -1,0 +1,253 @@
+"""Whole runs of a tiny network, in this process: what they leave, and that stopping and going on changes nothing."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mrcnn_model import load_model
+from mrcnn_train import ConfigError, DivergedError, RunConfig, run
+from mrcnn_train.composition import resumed_config
+from mrcnn_train.metrics_log import read_rows
+from mrcnn_train.step import TrainStep
+
+
+def rows_of(run_dir: Path, kind: str) -> list[dict]:
+    return [row for row in read_rows(run_dir / "metrics.jsonl") if row["kind"] == kind]
+
+
+def checkpoints_of(run_dir: Path) -> list[str]:
+    return sorted(folder.name for folder in (run_dir / "checkpoints").glob("step-*"))
+
+
+@pytest.fixture(scope="module")
+def finished(compose, tiny_overrides, tmp_path_factory) -> Path:
+    """The directory of a run of 6 steps of 2 images, which is one epoch, evaluated at its half and its end."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    options = ["eval.every_epochs=0.5", "checkpoint.every_steps=2", "checkpoint.every_epochs=null"]
+    assert run(compose(*tiny_overrides, f"run.dir={run_dir}", *options)) == 0
+    return run_dir
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch):
+    """Send this process a signal while the step of this number (from 1) runs, as a scheduler would."""
+
+    def install(step: int, number: int) -> None:
+        update, calls = TrainStep.__call__, []
+
+        def update_and_signal(self, batches, learning_rate):
+            calls.append(1)
+            if len(calls) == step:
+                os.kill(os.getpid(), number)
+            return update(self, batches, learning_rate)
+
+        monkeypatch.setattr(TrainStep, "__call__", update_and_signal)
+
+    yield install
+
+
+def resume(compose, run_dir: Path, *overrides: str) -> RunConfig:
+    return resumed_config(
+        compose_launch(compose, f"resume={run_dir}", *overrides), [o.split("=")[0] for o in overrides]
+    )
+
+
+def compose_launch(compose, *overrides: str):
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(compose(*overrides))
+
+
+def test_files(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "evaluation",
+        "ap_table.txt",
+        "contact_sheet.png",
+        "curves.png",
+    }
+    assert checkpoints_of(finished)[-2:] == ["step-00000004", "step-00000006"]
+    assert (finished / "checkpoints" / "best").read_text().strip() in checkpoints_of(finished)
+    assert sorted(p.name for p in (finished / "evaluation").iterdir()) == ["step-00000003.json", "step-00000006.json"]
+    assert "AP50" in (finished / "ap_table.txt").read_text()
+    for picture in ("contact_sheet.png", "curves.png"):
+        assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+    assert any(path.stat().st_size > 500 for path in (finished / "tensorboard").iterdir())
+
+
+def test_metrics(finished: Path) -> None:
+    train = rows_of(finished, "train")
+    assert [row["step"] for row in train] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in train] == pytest.approx([i / 6 for i in range(1, 7)])
+    # Warm-up of the demo: from 0.001 to 0.005 * 2 within 100 steps.
+    assert [row["learning_rate"] for row in train][:3] == pytest.approx([0.001, 0.00109, 0.00118])
+    for row in train:
+        losses = [row[name] for name in ("rpn_class", "rpn_box", "box_class", "box_reg", "mask")]
+        assert row["total"] == pytest.approx(sum(losses), rel=1e-5)
+        assert row["images_per_second"] > 0
+        assert row["data_wait"] >= 0
+        assert math.isfinite(row["gradient_norm"])
+    evaluations = rows_of(finished, "evaluation")
+    assert [row["step"] for row in evaluations] == [3, 6]
+    assert all(0 <= row[name] <= 1 for row in evaluations for name in ("box_AP", "mask_AP"))
+    minutes = [row["minutes"] for row in read_rows(finished / "metrics.jsonl")]
+    assert minutes == sorted(minutes)
+
+
+def test_checkpoint_says_what_it_is(finished: Path, shapes: Path) -> None:
+    model, card = load_model(finished)
+    assert model.config.num_classes == 7
+    assert card.class_names[0] == "crescent"
+    assert (card.short_edge, card.max_size, card.buckets) == (64, 64, [[64, 64]])
+    assert (card.data_root, card.train_split, card.val_split) == (str(shapes), "train", "val")
+
+
+def test_a_run_directory_is_not_overwritten(finished: Path, tiny) -> None:
+    with pytest.raises(ConfigError, match="resume="):
+        run(tiny(f"run.dir={finished}"))
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stop_and_resume_equal_the_straight_run(
+    finished: Path, compose, tiny, tmp_path: Path, stop_after, number: int, exit_code: int
+) -> None:
+    stop_after(3, number)
+    assert run(tiny()) == exit_code
+    run_dir = tmp_path / "run"
+    assert checkpoints_of(run_dir) == ["step-00000003"]
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)  # given back
+
+    # What was logged after the last checkpoint will be done again, and a kill may tear the last line.
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 4, "total": 9.0, "minutes": 9.0}) + '\n{"kind": "tr')
+    assert run(resume(compose, run_dir)) == 0
+
+    straight, resumed = rows_of(finished, "train"), rows_of(run_dir, "train")
+    assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
+    for name in ("learning_rate", "epoch", "total", "gradient_norm"):
+        assert [row[name] for row in resumed] == [row[name] for row in straight], name
+    minutes = [row["minutes"] for row in resumed]
+    assert minutes == sorted(minutes)
+    for file in ("model.safetensors", "trainer.safetensors"):
+        one = load_file(finished / "checkpoints" / "step-00000006" / file)
+        other = load_file(run_dir / "checkpoints" / "step-00000006" / file)
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def test_resume_of_a_finished_run_only_reports(finished: Path, compose, capsys) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    assert run(resume(compose, finished)) == 0
+    assert (finished / "metrics.jsonl").read_text() == before
+    assert str(finished / "ap_table.txt") in capsys.readouterr().out
+
+
+def test_resume_with_more_steps_keeps_the_old_config(finished: Path, compose, tmp_path: Path) -> None:
+    import shutil
+
+    run_dir = tmp_path / "longer"
+    shutil.copytree(finished, run_dir)
+    assert run(resume(compose, run_dir, "train.max_steps=7", "data.val=null")) == 0
+    assert [row["step"] for row in rows_of(run_dir, "train")] == [1, 2, 3, 4, 5, 6, 7]
+    assert "max_steps: 7" in (run_dir / "config.yaml").read_text()
+    (kept,) = run_dir.glob("config-until-*.yaml")
+    assert "max_steps: 6" in kept.read_text()
+
+
+@pytest.mark.parametrize("override", ["model.fpn_channels=32", "train.seed=3", "train.global_batch=4", "run.dir=/x"])
+def test_resume_refuses_what_would_make_it_another_run(finished: Path, compose, override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0]):
+        resume(compose, finished, override)
+
+
+def test_resume_without_a_checkpoint(finished: Path, compose, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text((finished / "config.yaml").read_text())
+    with pytest.raises(ConfigError, match="no complete checkpoint"):
+        run(resume(compose, tmp_path))
+
+
+def test_fine_tuning_starts_at_step_zero_from_the_weights(finished: Path, tiny, tmp_path: Path, capsys) -> None:
+    config = tiny(f"model.weights={finished}", "train.max_steps=1", "optimizer.base_lr=1e-12", "data.val=null")
+    assert run(config) == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run", "train")] == [1]
+    source, _ = load_model(finished)
+    tuned, card = load_model(tmp_path / "run")
+    assert card.val_split is None
+    for one, other in zip(source.variables, tuned.variables, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+    assert "variables filled" in capsys.readouterr().out
+
+
+def test_weights_of_other_classes(finished: Path, tiny, shapes: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+        content["categories"].append({"id": 99, "name": "hexagon"})
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    paths = [
+        f"data.{s}_{what}={p}"
+        for s in ("train", "val")
+        for what, p in (("annotations", tmp_path / f"{s}.json"), ("images", shapes / s))
+    ]
+    with pytest.raises(ConfigError, match=r"model\.weights=.* has 6 classes, the training data has 7"):
+        run(tiny(f"model.weights={finished}", *paths))
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_names_step_loss_and_images(tiny, tmp_path: Path) -> None:
+    config = tiny(
+        "optimizer.base_lr=1e18",
+        "optimizer.warmup_steps=0",
+        "optimizer.clip_norm=null",
+        "checkpoint.every_steps=1",
+        "data.val=null",
+        "log.every=100",
+    )
+    with pytest.raises(DivergedError, match=r"step \d: \w+ is (nan|inf), learning rate 2e\+18, images \d+, \d+"):
+        run(config)
+    run_dir = tmp_path / "run"
+    (last,) = [c for c in checkpoints_of(run_dir) if c == max(checkpoints_of(run_dir))]
+    for array in load_file(run_dir / "checkpoints" / last / "model.safetensors").values():
+        assert np.isfinite(array).all()
+
+
+def test_unreadable_image_is_named(tiny, shapes: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from mrcnn_data import DatasetError
+
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    for path in (root / "train").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"0000\d\d\.png"):
+        run(tiny(f"data.root={root}"))
+
+
+def test_loss_falls(tiny, tmp_path: Path) -> None:
+    """Accumulating, in two shapes of canvas, without determinism, as most runs are."""
+    config = tiny(
+        "train.images_per_gpu=1",
+        "train.max_steps=30",
+        "train.deterministic=false",
+        "optimizer.warmup_steps=5",
+        "log.every=10",
+        "data.val=null",
+        "checkpoint.every_epochs=null",
+    )
+    assert run(config) == 0
+    rows = rows_of(tmp_path / "run", "train")
+    assert [row["step"] for row in rows] == [1, 10, 20, 30]
+    assert rows[-1]["total"] < 0.8 * rows[0]["total"]
+    assert checkpoints_of(tmp_path / "run") == ["step-00000030"]
+    assert "best" not in {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}

@@ -1,0 +1,116 @@
+"""The learning rate as numbers that can be checked by hand."""
+
+import pytest
+
+from mrcnn_train.config import check
+from mrcnn_train.plan import make_plan
+from mrcnn_train.schedule import crosses, learning_rate, make_schedule, steps_of_epochs
+
+
+def coco_schedule(global_batch: int):
+    return make_schedule(
+        base_lr=0.00125,
+        global_batch=global_batch,
+        warmup_steps=1000,
+        warmup_start_lr=0.00333,
+        drop_steps=[8000, 10000],
+        drop_factor=0.1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "rates"),
+    # Rates at steps 0, 500, 1000, 7999, 8000, 10000. From 8 images on the start is 0.00333, below it a third.
+    [
+        (1, [0.00125 / 3, 0.00125 * 2 / 3, 0.00125, 0.00125, 0.000125, 0.0000125]),
+        (2, [0.0025 / 3, 0.0025 * 2 / 3, 0.0025, 0.0025, 0.00025, 0.000025]),
+        (8, [0.00333, 0.006665, 0.01, 0.01, 0.001, 0.0001]),
+        (64, [0.00333, 0.041665, 0.08, 0.08, 0.008, 0.0008]),
+        (128, [0.00333, 0.081665, 0.16, 0.16, 0.016, 0.0016]),
+    ],
+)
+def test_rates_of_the_coco_recipe(global_batch: int, rates: list[float]) -> None:
+    schedule = coco_schedule(global_batch)
+    assert [learning_rate(step, schedule) for step in (0, 500, 1000, 7999, 8000, 10000)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("global_batch", [1, 2, 3, 8, 128])
+def test_warmup_rises_and_never_exceeds_the_scaled_rate(global_batch: int) -> None:
+    schedule = coco_schedule(global_batch)
+    rates = [learning_rate(step, schedule) for step in range(1001)]
+    assert rates == sorted(rates)
+    assert rates[0] > 0
+    assert max(rates) == pytest.approx(0.00125 * global_batch)
+
+
+def test_a_drop_inside_the_warmup_caps_it() -> None:
+    schedule = coco_schedule(8)._replace(drop_steps=(10,))
+    assert learning_rate(999, schedule) == pytest.approx(0.001)
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    assert learning_rate(0, coco_schedule(8)._replace(warmup_steps=0)) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_images", "global_batch", "steps"),
+    [(1, 10, 4, 3), (2, 10, 4, 5), (12, 117266, 32, 43975), (0.3, 10, 1, 3), (0.1, 10, 8, 1)],
+)
+def test_steps_of_epochs(epochs: float, num_images: int, global_batch: int, steps: int) -> None:
+    assert steps_of_epochs(epochs, num_images=num_images, global_batch=global_batch) == steps
+
+
+def test_every_epoch_is_crossed_once() -> None:
+    epochs = [step * 4 / 10 for step in range(31)]  # 10 images, 4 a step, 12 epochs
+    crossed = [step for step in range(1, 31) if crosses(1.0, epochs[step - 1], epochs[step])]
+    assert crossed == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30]
+
+
+def test_crossing_fractions_of_epochs_despite_rounding() -> None:
+    epochs = [step * 0.1 for step in range(11)]  # 3 * 0.1 > 0.3
+    assert [s for s in range(1, 11) if crosses(0.1, epochs[s - 1], epochs[s])] == list(range(1, 11))
+
+
+def test_null_never_crosses() -> None:
+    assert not crosses(None, 0.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "micro_batches", "total_steps", "drop_steps", "peak", "clip"),
+    # On train2017 with objects: 117,266 images.
+    [
+        ("8x1_12ep", 8, 175899, (117266, 146583), 0.01, None),
+        ("8x4_12ep", 8, 43975, (29317, 36646), 0.04, None),
+        ("16x4_12ep", 16, 21988, (14659, 18323), 0.08, None),
+        ("32x4_12ep", 32, 10994, (7330, 9162), 0.16, 1.5),
+        ("8x4_24ep", 8, 87950, (58633, 73292), 0.04, None),
+        ("16x4_24ep", 16, 43975, (29317, 36646), 0.08, None),
+        ("32x4_24ep", 32, 21988, (14659, 18323), 0.16, 1.5),
+    ],
+)
+def test_recipes(compose, experiment, micro_batches, total_steps, drop_steps, peak, clip) -> None:
+    config = compose(f"+experiment={experiment}", "data.root=/coco")
+    check(config)
+    plan = make_plan(config, num_images=117266)
+    assert (plan.micro_batches, plan.total_steps, plan.schedule.drop_steps) == (micro_batches, total_steps, drop_steps)
+    assert plan.schedule.peak == pytest.approx(peak)
+    assert plan.schedule.warmup_start == pytest.approx(0.00333)
+    assert plan.schedule.warmup_steps == 1000
+    assert (config.optimizer.clip_norm, config.optimizer.weight_decay, config.optimizer.momentum) == (clip, 1e-4, 0.9)
+    model = config.model
+    assert (model.backbone, model.norm, model.freeze_at, model.box_loss) == ("resnet50", "frozen_bn", 2, "huber")
+    assert model.box_regression_weights == [10, 10, 5, 5]
+    assert model.weights == "/coco/pretrained-models/ImageNet-R50-AlignPadding.npz"
+    assert (config.data.short_edge, config.data.max_size) == (800, 1333)
+    assert (config.data.train, config.data.val) == ("train2017", "val2017")
+
+
+def test_max_steps_cuts_a_recipe_without_moving_its_drops(compose) -> None:
+    config = compose("+experiment=8x4_12ep", "data.root=/coco", "train.max_steps=3")
+    plan = make_plan(config, num_images=117266)
+    assert (plan.total_steps, plan.schedule.drop_steps) == (3, (29317, 36646))
+
+
+def test_fractions_count_from_the_actual_end(compose) -> None:
+    config = compose("+experiment=small", "data.root=/x", "train.max_steps=200")
+    assert make_plan(config, num_images=10).schedule.drop_steps == (170,)

@@ -1,0 +1,128 @@
+"""One update: against hand-worked SGD, accumulated against batched, and with a loss that is not finite."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_data import Batch
+from mrcnn_model import MaskRCNN, build_model
+from mrcnn_train.config import model_config
+from mrcnn_train.data import make_loader, open_train
+from mrcnn_train.optimizer import Sgd
+from mrcnn_train.step import TrainStep
+
+
+def variables(*values: list[float]) -> list[keras.Variable]:
+    return [keras.Variable(np.array(v, np.float32), name=f"v{i}") for i, v in enumerate(values)]
+
+
+def apply(optimizer: Sgd, *gradients: list[float], rate: float = 0.1, is_finite: bool = True) -> float:
+    tensors = [tf.constant(g, tf.float32) for g in gradients]
+    return float(optimizer.apply(tensors, learning_rate=tf.constant(rate), is_finite=tf.constant(is_finite)))
+
+
+def test_two_steps_by_hand() -> None:
+    # v1 = 2, w = 1 - 0.1 * 2 = 0.8; v2 = 0.9 * 2 + 1 = 2.8, w = 0.8 - 0.1 * 2.8 = 0.52
+    (w,) = variables([1.0])
+    optimizer = Sgd([w], decayed=[], momentum=0.9, weight_decay=0.5, clip_norm=None)
+    assert apply(optimizer, [2.0]) == pytest.approx(2.0)
+    assert w.numpy() == pytest.approx(0.8)
+    apply(optimizer, [1.0])
+    assert w.numpy() == pytest.approx(0.52)
+    assert optimizer.momenta[0].numpy() == pytest.approx(2.8)
+
+
+def test_weight_decay_reaches_kernels_only() -> None:
+    kernel, bias = variables([10.0], [10.0])
+    optimizer = Sgd([kernel, bias], decayed=[kernel], momentum=0.0, weight_decay=0.5, clip_norm=None)
+    apply(optimizer, [0.0], [0.0])
+    assert kernel.numpy() == pytest.approx(10 - 0.1 * 5)
+    assert bias.numpy() == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("clip_norm", "moved"), [(5.0, [3.0, 4.0]), (1.0, [0.6, 0.8]), (None, [3.0, 4.0])])
+def test_clipping_by_the_norm_of_all_gradients(clip_norm: float | None, moved: list[float]) -> None:
+    a, b = variables([0.0], [0.0])
+    optimizer = Sgd([a, b], decayed=[], momentum=0.0, weight_decay=0.0, clip_norm=clip_norm)
+    assert apply(optimizer, [-3.0], [-4.0], rate=1.0) == pytest.approx(5.0)  # the norm before clipping
+    assert [a.numpy()[0], b.numpy()[0]] == pytest.approx(moved)
+
+
+@pytest.mark.parametrize(("gradient", "is_finite"), [(1.0, False), (np.nan, True), (np.inf, True)])
+def test_what_is_not_finite_changes_nothing(gradient: float, is_finite: bool) -> None:
+    (w,) = variables([1.0])
+    optimizer = Sgd([w], decayed=[], momentum=0.9, weight_decay=0.0, clip_norm=1.0)
+    apply(optimizer, [gradient], is_finite=is_finite)
+    assert w.numpy() == 1.0
+    assert optimizer.momenta[0].numpy() == 0.0
+
+
+# The network
+
+
+def tiny_model(config) -> MaskRCNN:
+    keras.utils.set_random_seed(3)
+    return build_model(model_config(config.model, num_classes=7))
+
+
+def sgd(model: MaskRCNN) -> Sgd:
+    return Sgd(
+        model.trainable_variables,
+        decayed=model.decayed_variables,
+        momentum=0.9,
+        weight_decay=1e-4,
+        clip_norm=5.0,
+    )
+
+
+def first_batches(config, count: int) -> list[Batch]:
+    with make_loader(config.data, config.train, open_train(config.data)) as loader:
+        steps = loader.steps()
+        return [batch for _ in range(count) for batch in next(steps)]
+
+
+def joined(batches: list[Batch]) -> Batch:
+    return Batch(
+        *(
+            sum((batch[i] for batch in batches), [])
+            if name == "image_ids"
+            else np.concatenate([batch[i] for batch in batches])
+            for i, name in enumerate(Batch._fields)
+        )
+    )
+
+
+def test_two_accumulated_batches_equal_one_of_both(tiny) -> None:
+    config = tiny()
+    batches = first_batches(config, 4)  # of 2 images each, for two updates
+    accumulating, batched = tiny_model(config), tiny_model(config)
+    by_two = TrainStep(accumulating, sgd(accumulating), micro_batches=2)
+    at_once = TrainStep(batched, sgd(batched), micro_batches=1)
+    for pair in (batches[:2], batches[2:]):
+        expected = at_once([joined(pair)], 0.01)
+        actual = by_two(pair, 0.01)
+        assert actual.keys() == expected.keys()
+        # Not the model's counts of proposals and RoIs: they are means over other groups, and shares are not additive.
+        for name in ("rpn_class", "rpn_box", "box_class", "box_reg", "mask", "total", "gradient_norm"):
+            assert float(actual[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
+    fresh = tiny_model(config)
+    for one, other, start in zip(accumulating.variables, batched.variables, fresh.variables, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-5, err_msg=one.path)
+        if one.name == "kernel":
+            assert not np.array_equal(one.numpy(), start.numpy()), f"{one.path} did not train"
+    assert (by_two.num_traces, at_once.num_traces) == (1, 1)
+
+
+def test_weights_survive_a_loss_that_is_not_finite(tiny) -> None:
+    config = tiny()
+    model = tiny_model(config)
+    before = [v.numpy() for v in model.variables]
+    model.mask_head.trainable_variables[0].assign(np.full(model.mask_head.trainable_variables[0].shape, np.nan))
+    spoilt = [v.numpy() for v in model.variables]
+    metrics = TrainStep(model, sgd(model), micro_batches=1)(first_batches(config, 1), 0.01)
+    assert not np.isfinite(float(metrics["total"]))
+    assert np.isfinite(float(metrics["rpn_class"]))
+    for variable, value in zip(model.variables, spoilt, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert sum(not np.array_equal(a, b) for a, b in zip(before, spoilt, strict=True)) == 1
