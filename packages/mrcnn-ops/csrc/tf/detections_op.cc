@@ -96,7 +96,7 @@ class MulticlassNmsOp : public OpKernel {
     std::vector<int> class_rois(units * max_class_detections(params)), class_counts(units);
     const size_t scratch_bytes = detections_scratch_bytes(params);
     auto* pool = workers(context).workers;
-    pool->ParallelFor(units, int64_t{4} * params.num_rois, [&](int64_t begin, int64_t end) {
+    pool->ParallelFor(units, 20 + int64_t{4} * params.num_rois, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
       detect_per_class(params, box, score, begin, end, class_rois.data(), class_counts.data(), scratch.get());
     });
