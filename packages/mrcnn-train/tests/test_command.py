@@ -1,6 +1,7 @@
 """What the command says to wrong input: one line, exit code 2, before TensorFlow is loaded."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +83,6 @@ def test_wrong_options(command, arguments: list[str], words: list[str]) -> None:
 @pytest.fixture
 def small_root(tmp_path: Path, shapes: Path) -> Path:
     """A copy of the shapes whose files a test may spoil."""
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(shapes, root)
     return root
@@ -142,6 +141,15 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert outcome.exit_code == 0
     assert "WARNING" in outcome.err
     assert "frozen_bn" in outcome.err
+
+
+def test_repaired_annotations_are_told(command, small_root: Path) -> None:
+    path = small_root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [70, 70, 5, 5]  # of 64 x 64 pixels
+    path.write_text(json.dumps(content))
+    outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true")
+    assert "dropped: 1 x box outside the image" in outcome.out
 
 
 def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:

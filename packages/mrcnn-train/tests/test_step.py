@@ -85,10 +85,8 @@ def first_batches(config, count: int) -> list[Batch]:
 def joined(batches: list[Batch]) -> Batch:
     return Batch(
         *(
-            sum((batch[i] for batch in batches), [])
-            if name == "image_ids"
-            else np.concatenate([batch[i] for batch in batches])
-            for i, name in enumerate(Batch._fields)
+            [image_id for ids in values for image_id in ids] if name == "image_ids" else np.concatenate(values)
+            for name, values in zip(Batch._fields, zip(*batches, strict=True), strict=True)
         )
     )
 

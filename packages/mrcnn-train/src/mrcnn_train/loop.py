@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from mrcnn_data import CocoDataset, TrainLoader
+from mrcnn_eval import EvalResult
 from mrcnn_train.config import RunConfig
 from mrcnn_train.evaluation import Evaluation
 from mrcnn_train.plan import Plan
@@ -48,14 +49,16 @@ def train_loop(
     try:
         with display:
             _train(config, plan, loader, trainer, record=record, display=display, evaluation=evaluation, stop=stop)
-            stop.raise_if_received()
             if evaluation is not None and not record.is_evaluated(plan.total_steps):
-                _evaluate(record, evaluation, plan.total_steps, loader=loader, display=display, stop=stop)
+                result = _evaluate(record, evaluation, plan.total_steps, loader=loader, display=display, stop=stop)
+                display.tables(result)
     except StopRequested:
         print(f"Stopped by signal {stop.received}. resume={run_dir} continues the run.", flush=True)
         return stop.exit_code
     finally:
         record.close()
+    for what, count in sorted(loader.left_out.items()):
+        print(f"left out of the training batches: {count} {what}")
     best = record.best
     if best is not None:
         print(f"best: box AP {best['box_AP']:.3f}, mask AP {best['mask_AP']:.3f} at step {best['step']}")
@@ -90,7 +93,7 @@ def _train(
 
         is_first, is_last = step == trainer.start_step, done == plan.total_steps
         before, after = loader.epoch_of(step), loader.epoch_of(done)
-        evaluates = evaluation is not None and (is_last or crosses(config.eval.every_epochs, before, after))
+        evaluates = evaluation is not None and not is_last and crosses(config.eval.every_epochs, before, after)
         saves = (
             is_last
             or evaluates
@@ -122,8 +125,8 @@ def _evaluate(
     loader: TrainLoader,
     display: ProgressDisplay,
     stop: StopSignals,
-) -> None:
-    """Evaluate, and print the tables. Raises StopRequested when a signal came in between."""
+) -> EvalResult:
+    """Evaluate the saved weights. Raises StopRequested when a signal came in between."""
 
     def progress(done: int, total: int) -> None:
         stop.raise_if_received()
@@ -131,3 +134,4 @@ def _evaluate(
 
     result = record.evaluate(evaluation, step, epoch=loader.epoch_of(step), progress=progress)
     display.evaluated(step, result)
+    return result

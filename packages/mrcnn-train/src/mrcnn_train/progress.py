@@ -24,7 +24,7 @@ class ProgressDisplay:
         self._total_steps = total_steps
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
@@ -59,9 +59,13 @@ class ProgressDisplay:
         self._bar.update(self._task, description=f"evaluate {done}/{total}")
 
     def evaluated(self, step: int, result: EvalResult) -> None:
-        """Print the AP tables of an evaluation."""
+        """Print the two numbers of an evaluation that matter most."""
         self._bar.update(self._task, description="train")
-        self._console.print(f"Evaluation after {step} steps", highlight=False)
+        box, mask = result.stats["bbox"]["AP"], result.stats["segm"]["AP"]
+        self._console.print(f"evaluation after {step} steps: box AP {box:.3f}, mask AP {mask:.3f}", highlight=False)
+
+    def tables(self, result: EvalResult) -> None:
+        """Print all numbers of an evaluation."""
         self._console.print(ap_tables(result))
 
 
