@@ -81,6 +81,7 @@ class ModelConfig:
     roi_foreground_fraction: float = 0.25  # at most
     roi_foreground_iou: float = 0.5
     box_pool_size: int = 7
+    box_head_convs: int = 0  # 3x3 convolutions of fpn_channels before the fully connected layers
     box_head_channels: int = 1024
     box_regression_weights: list[float] = field(default_factory=lambda: [10.0, 10.0, 5.0, 5.0])
     box_loss: str = "huber"  # one of BOX_LOSSES; huber has delta 1
@@ -90,7 +91,7 @@ class ModelConfig:
     mask_pool_size: int = 14
     mask_head_convs: int = 4
     mask_head_channels: int = 256
-    head_norm: str = "none"  # one of HEAD_NORMS, in the convolutions of the mask head
+    head_norm: str = "none"  # one of HEAD_NORMS, in the convolutions of both heads
 
     # Level that serves a RoI: floor(4 + log2(sqrt(area) / canonical_size)) (FPN, equation 1)
     canonical_size: float = 224.0
@@ -131,7 +132,7 @@ class ModelConfig:
         for norm, widths in (
             (self.norm, ("backbone_width",)),
             (self.fpn_norm, ("fpn_channels",)),
-            (self.head_norm, ("mask_head_channels",)),
+            (self.head_norm, ("mask_head_channels", "fpn_channels")),
         ):
             for name in widths if norm == "gn" else ():
                 self._require(

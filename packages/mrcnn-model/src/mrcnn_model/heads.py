@@ -19,13 +19,39 @@ class BoxHeadOutput(NamedTuple):
 
 
 class BoxHead(keras.layers.Layer):
-    """Two fully connected layers, then classes and class-specific boxes."""
+    """3x3 convolutions where asked for, two fully connected layers, then classes and class-specific boxes.
+
+    Without convolutions it is the head of FPN; with four and group norm it is close to that of Wu and He 2018, which
+    trains better from scratch.
+    """
 
     def __init__(
-        self, *, in_channels: int, pool_size: int, channels: int, num_classes: int, dtype: keras.DTypePolicy
+        self,
+        *,
+        in_channels: int,
+        pool_size: int,
+        num_convs: int,
+        channels: int,
+        num_classes: int,
+        norm: str,
+        gn_groups: int,
+        dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name="box_head", dtype=dtype)
         self.num_classes = num_classes
+        self.convs = [
+            Conv(
+                in_channels=in_channels,
+                out_channels=in_channels,
+                kernel_size=3,
+                relu=True,
+                norm=norm,
+                gn_groups=gn_groups,
+                name=f"box_head.conv{index}",
+                dtype=dtype,
+            )
+            for index in range(num_convs)
+        ]
         self.fc1 = Dense(
             in_channels=pool_size * pool_size * in_channels,  # rows in (y, x, channel) order
             out_channels=channels,
@@ -51,6 +77,8 @@ class BoxHead(keras.layers.Layer):
 
     def call(self, rois: tf.Tensor) -> BoxHeadOutput:
         """[K, P, P, F] -> logits and deltas."""
+        for conv in self.convs:
+            rois = conv(rois)
         pool_size, channels = rois.shape[1], rois.shape[3]
         hidden = self.fc2(self.fc1(tf.reshape(rois, [-1, pool_size * pool_size * channels])))
         deltas = tf.cast(self.deltas(hidden), tf.float32)

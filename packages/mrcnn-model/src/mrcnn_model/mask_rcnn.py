@@ -313,8 +313,11 @@ def build_model(config: ModelConfig, *, precision: str = "float32") -> MaskRCNN:
         box_head=BoxHead(
             in_channels=config.fpn_channels,
             pool_size=config.box_pool_size,
+            num_convs=config.box_head_convs,
             channels=config.box_head_channels,
             num_classes=config.num_classes,
+            norm=config.head_norm,
+            gn_groups=config.gn_groups,
             dtype=dtype,
         ),
         mask_head=MaskHead(

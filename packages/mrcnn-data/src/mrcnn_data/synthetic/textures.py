@@ -6,9 +6,7 @@ import cv2
 import numpy as np
 
 NUM_PATTERNS = 5
-MIN_CONTRAST = (
-    60.0  # Euclidean, of mean colours of an object and what lies under it; below, nobody could see the object
-)
+MIN_CONTRAST = 60.0  # Euclidean, of mean colours of an object and what lies under it
 
 
 def random_texture(rng: np.random.Generator, height: int, width: int, colours: np.ndarray) -> np.ndarray:
@@ -25,16 +23,18 @@ def random_texture(rng: np.random.Generator, height: int, width: int, colours: n
     return np.asarray(first + weight * (second - first) + grain)
 
 
-def random_colours(rng: np.random.Generator, *, spread: float) -> np.ndarray:
-    """Draw a base colour and a second one at most `spread` from it in each channel: float64 [2, 3]."""
-    base = rng.uniform(15.0, 240.0, 3)
+def random_colours(rng: np.random.Generator, *, levels: tuple[float, float], spread: float) -> np.ndarray:
+    """Draw a base colour within `levels` and a second one at most `spread` from it in each channel: float64 [2, 3]."""
+    base = rng.uniform(*levels, 3)
     return np.stack([base, np.clip(base + rng.uniform(-spread, spread, 3), 0.0, 255.0)])
 
 
-def contrasting_colours(rng: np.random.Generator, against: np.ndarray, *, spread: float) -> np.ndarray:
+def contrasting_colours(
+    rng: np.random.Generator, against: np.ndarray, *, levels: tuple[float, float], spread: float
+) -> np.ndarray:
     """Draw colours whose mean stands out from the colour `against`, float [3]: float64 [2, 3]."""
     while True:
-        colours = random_colours(rng, spread=spread)
+        colours = random_colours(rng, levels=levels, spread=spread)
         if np.linalg.norm(colours.mean(axis=0) - against) >= MIN_CONTRAST:
             return colours
 
