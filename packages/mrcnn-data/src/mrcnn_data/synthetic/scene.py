@@ -17,8 +17,8 @@ OCCLUDED = 0.2  # share of its pixels hidden that makes an object count as occlu
 # How often a new object is laid over another on purpose. A third of the objects end up occluded: attempts fail.
 OVERLAY_PROBABILITY = 0.55
 ATTEMPTS = 30
-# Objects are lighter than the background, whatever their class: with colours drawn alike for both, a network from scratch
-# needs many more steps to tell shapes apart than a demonstration has (box AP 0.10 after 2,400 images).
+# Objects are lighter than the background, whatever their class: with colours drawn alike for both, a network from
+# scratch needs many more steps to tell shapes apart than a demonstration has (box AP 0.10 after 2,400 images).
 BACKGROUND_LEVELS, OBJECT_LEVELS = (10.0, 90.0), (110.0, 240.0)
 _SUPERSAMPLING = 4
 _SHIFT = 4
