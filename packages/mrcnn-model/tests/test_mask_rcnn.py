@@ -161,6 +161,16 @@ def test_coordinates_are_not_cast_to_half(make_tiny_model):
     assert anchors.dtype == tf.float32
 
 
+def test_a_convolutional_box_head_trains_every_variable(make_tiny_model, make_batch):
+    model = make_tiny_model(box_head_convs=2, head_norm="gn")
+    names = {v.path for v in model.trainable_variables}
+    assert {"box_head.conv0/kernel", "box_head.conv1/gamma"} <= names
+    with tf.GradientTape() as tape:
+        total = sum(model.losses(**{k: tf.constant(v) for k, v in make_batch().items()})[0])
+    gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
+    assert all(g is not None for g in gradients)
+
+
 def test_unknown_precision_is_an_error(make_tiny_model):
     with pytest.raises(ValueError, match="precision is 'half'"):
         build_model(make_tiny_model().config, precision="half")
