@@ -138,8 +138,41 @@ def test_foreign_files_are_refused(tmp_path, make_tiny_model):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(model, tmp_path / "text.npz")
+    good = tmp_path / "good.npz"
+    np.savez_compressed(good, **{"conv0/W": np.random.default_rng(0).random([7, 7, 3, 8], np.float32)})
+    for name, content in {"empty": b"", "torn": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name}.npz cannot be read"):
+            load_weights(model, tmp_path / f"{name}.npz")
+    with (tmp_path / "single.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(CheckpointError, match=r"not an \.npz of named arrays"):
+        load_weights(model, tmp_path / "single.npz")
+    with pytest.raises(CheckpointError, match=r"backbone.stem.kernel has shape \(3,\)"):
+        load_tensorpack_weights(model, {"conv0/W": np.zeros(3)})
     with pytest.raises(CheckpointError, match="do not exist"):
         load_weights(model, tmp_path / "missing.npz")
+
+
+def _damaged(path):
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    return bytes(content)
+
+
+def test_a_card_with_a_value_out_of_range_is_named(saved):
+    directory, _ = saved
+    content = json.loads((directory / "model.json").read_text())
+    content["model"]["backbone"] = "vgg16"
+    (directory / "model.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"model\.json is not a model card.*vgg16"):
+        load_model(directory)
+
+
+def test_a_file_is_not_a_checkpoint(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="file is not a directory"):
+        load_model(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

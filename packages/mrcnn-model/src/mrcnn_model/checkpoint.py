@@ -108,7 +108,9 @@ def read_card(directory: Path) -> tuple[ModelConfig, ModelCard]:
         return ModelConfig(**content["model"]), ModelCard(**content["card"])
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: not a checkpoint directory") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a model card: {error!r}") from error
 
 
@@ -138,7 +140,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     if (path / CARD_FILE).is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"checkpoint {path} {'is not a directory' if path.exists() else 'does not exist'}")
     checkpoints = path / "checkpoints"
     best = checkpoints / "best"
     if best.is_file():

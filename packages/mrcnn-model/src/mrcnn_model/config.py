@@ -73,7 +73,7 @@ class ModelConfig:
     keep_empty_proposals: bool = False  # the ancestor keeps boxes that clip to zero area
     keep_padding_anchors: bool = False  # the ancestor keeps anchors centred in padding
 
-    # Matching to crowds: a box covered by a crowd at least this far is never background; above 1: never ignored
+    # A box of which a crowd covers more than this share is not background. Above 1, as the ancestor has it: off
     crowd_overlap_threshold: float = 9.99
 
     # Box head

@@ -35,12 +35,19 @@ def load_weights(model: MaskRCNN, path: str | Path) -> WeightsReport:
         raise CheckpointError(f"weights {path} do not exist")
     if path.suffix != ".npz":
         raise CheckpointError(f"weights {path}: expected a Tensorpack .npz file or a checkpoint directory")
+    return load_tensorpack_weights(model, _read_npz(path), source=str(path))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as arrays:
-            return load_tensorpack_weights(model, dict(arrays), source=str(path))
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        arrays = np.load(path)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise CheckpointError(f"weights {path} cannot be read: one array, not an .npz of named arrays")
+        with arrays:
+            return dict(arrays)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its decoder meets: zip, zlib, tokenizer and more
         raise CheckpointError(f"weights {path} cannot be read: {error}") from error
 
 
@@ -124,11 +131,11 @@ def _split_leaf(name: str) -> tuple[str, str | None]:
 
 def _convert(key: str, array: np.ndarray, *, pool_size: int) -> np.ndarray:
     array = np.asarray(array, np.float32)
-    if key == "backbone.stem.kernel":
+    if key == "backbone.stem.kernel" and array.ndim == 4:
         return array[:, :, ::-1, :]  # BGR -> RGB
-    if key == "mask_head.upsample.kernel":
+    if key == "mask_head.upsample.kernel" and array.ndim == 4:
         return array.transpose(0, 1, 3, 2)  # [kh, kw, out, in] -> [kh, kw, in, out]
-    if key == "box_head.fc1.kernel" and array.shape[0] % (pool_size * pool_size) == 0:
+    if key == "box_head.fc1.kernel" and array.ndim == 2 and array.shape[0] % (pool_size * pool_size) == 0:
         rows = array.reshape(-1, pool_size, pool_size, array.shape[1])  # (channel, y, x) rows
         return rows.transpose(1, 2, 0, 3).reshape(array.shape)
     return array
