@@ -31,6 +31,10 @@ def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):
     assert "split 'train' does not exist" in error
     assert main(["shapes", str(tmp_path), "--size", "5"]) == 2
     assert "size=5" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    for command in (["shapes", str(tmp_path / "file")], ["check", str(tmp_path), "long" * 100]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         main([])
 

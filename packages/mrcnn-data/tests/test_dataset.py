@@ -150,6 +150,15 @@ def test_crowd_and_ignored_are_regions(write_coco):
     assert dataset.num_objects().tolist() == [2]
 
 
+def test_opening_report_is_what_is_known_without_segmentations(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "iscrowd": 1}, {**GOOD, "segmentation": []}]))
+    assert str(dataset.opening_report) == (
+        "note: 1 x iscrowd (annotation 1): never an object; background unless model.crowd_overlap_threshold is below 1"
+    )
+    assert [finding.kind for finding in dataset.report.findings] == ["iscrowd", "segmentation missing or empty"]
+    assert len(dataset.opening_report.findings) == 1  # as before the full report
+
+
 def test_image_with_only_a_crowd_has_no_objects(write_coco):
     dataset = opened(write_coco([IMAGE], [{**GOOD, "iscrowd": 1}]))
     assert dataset.num_objects().tolist() == [0]

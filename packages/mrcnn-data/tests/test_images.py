@@ -59,6 +59,43 @@ def test_grey_alpha_and_16_bit(tmp_path):
     np.testing.assert_allclose(deep.astype(int), expected, atol=1)
 
 
+def cmyk_jpeg(inks):
+    """A JPEG of 8 x 8 pixels of one colour: four components, stored as Adobe does (255 = no ink)."""
+
+    def segment(marker, data):
+        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+    bits = ""
+    for ink in inks:
+        difference = ink - 128  # with all quantisers 8 the DC coefficient is the mean
+        length = abs(difference).bit_length()
+        bits += f"{length:04b}"  # code of the DC length
+        if length:
+            bits += f"{difference if difference > 0 else difference + 2**length - 1:0{length}b}"
+        bits += "0"  # no AC coefficients
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3, 4))
+    return (
+        b"\xff\xd8"
+        + segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, 0))
+        + segment(0xDB, bytes([0]) + bytes([8] * 64))
+        + segment(0xC0, struct.pack(">BHHB", 8, 8, 8, 4) + components)
+        + segment(0xC4, bytes([0x00, 0, 0, 0, 9, *[0] * 12, *range(9)]))  # DC: lengths 0..8, four bits each
+        + segment(0xC4, bytes([0x10, 1, *[0] * 15, 0]))  # AC: end of block, one bit
+        + segment(0xDA, bytes([4, 1, 0, 2, 0, 3, 0, 4, 0, 0, 63, 0]))
+        + scan
+        + b"\xff\xd9"
+    )
+
+
+def test_cmyk_jpeg(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(cmyk_jpeg((255, 100, 30, 255)))
+    image = load_image(tmp_path / "a.jpg")
+    assert image.shape == (8, 8, 3)
+    np.testing.assert_allclose(image.reshape(-1, 3).astype(int), [[255, 100, 30]] * 64, atol=2)
+
+
 def test_palette(tmp_path):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -131,6 +131,15 @@ def test_foreign_annotations_are_not_overwritten(tmp_path):
     assert not (tmp_path / "train").exists()
 
 
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match=r"file.*: cannot write the dataset: Not a directory"):
+        generate_shapes(tmp_path / "file", train=1, val=1, size=64, seed=0)
+    (tmp_path / "train" / "000001.png").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"000001\.png: cannot write the image file"):
+        generate_shapes(tmp_path, train=1, val=1, size=64, seed=0)
+
+
 def test_smallest_images(tmp_path):
     generate_shapes(tmp_path, train=5, val=1, size=64, seed=0)
     dataset = CocoDataset.from_root(tmp_path, "train")

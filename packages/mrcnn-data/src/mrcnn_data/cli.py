@@ -12,11 +12,11 @@ from mrcnn_data.synthetic import generate_shapes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors of data and options are one line on stderr and exit code 2."""
+    """Run one command; errors of data, options and files are one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"mrcnn-data: {error}", file=sys.stderr)
         return 2
     return 0

@@ -5,6 +5,7 @@ Legend: I images, A usable annotations, n annotations of one image, k crowds of 
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from pathlib import Path
@@ -27,8 +28,8 @@ class Instances(NamedTuple):
     """The objects of one image, source pixels.
 
     `boxes` float32 [n, 4], clipped to the image; `classes` int32 [n]; `segmentations` n, None = box only;
-    `annotation_ids` n, as in the file; `crowd_boxes` float32 [k, 4]: regions (`iscrowd` or `ignore`) that are neither
-    object nor background.
+    `annotation_ids` n, as in the file; `crowd_boxes` float32 [k, 4]: regions (`iscrowd` or `ignore`), never
+    objects; background too, unless the trainer leaves them out (`model.crowd_overlap_threshold` below 1).
     """
 
     boxes: np.ndarray
@@ -48,6 +49,7 @@ class CocoDataset:
         image_sizes: int64 [I, 2] (h, w), pixels as stored.
         category_ids: sorted; contiguous class c is `category_ids[c - 1]`.
         class_names: likewise, `class_names[c - 1]`.
+        opening_report: the part of `report` that is known from opening, without decoding segmentations.
     """
 
     def __init__(self, columns: Columns, *, annotation_path: Path, image_dir: Path) -> None:
@@ -57,10 +59,10 @@ class CocoDataset:
         self.file_names = columns.file_names
         self.category_ids = columns.category_ids
         self.class_names = columns.class_names
-        self._opening_report = Report()
-        self.image_sizes = _complete_image_sizes(columns, image_dir, self._opening_report)
+        self.opening_report = Report()
+        self.image_sizes = _complete_image_sizes(columns, image_dir, self.opening_report)
 
-        boxes, usable = _check_boxes(columns, self.image_sizes, self._opening_report)
+        boxes, usable = _check_boxes(columns, self.image_sizes, self.opening_report)
         kept = np.flatnonzero(usable)
         kept = kept[np.argsort(columns.image_index[kept], kind="stable")]  # [A], by image
         self._boxes = boxes[kept].astype(np.float32)
@@ -69,7 +71,7 @@ class CocoDataset:
         self._annotation_ids = [columns.annotation_ids[index] for index in kept]
         self._segmentations = RawSegmentations([columns.segmentations[index] for index in kept])
         self._offsets = np.searchsorted(columns.image_index[kept], np.arange(len(self.image_ids) + 1))  # [I+1]
-        _note_oddities(columns, self._offsets, self._opening_report)
+        _note_oddities(columns, self._offsets, self.opening_report)
 
     @classmethod
     def open(cls, annotations: str | os.PathLike[str], images: str | os.PathLike[str]) -> CocoDataset:
@@ -142,7 +144,7 @@ class CocoDataset:
     @functools.cached_property
     def report(self) -> Report:
         """What was dropped, repaired or looks odd. The first access decodes every segmentation once."""
-        report = self._opening_report
+        report = copy.deepcopy(self.opening_report)
         for index in range(len(self)):
             height, width = map(int, self.image_sizes[index])
             for row in range(self._offsets[index], self._offsets[index + 1]):
@@ -271,7 +273,7 @@ def _note_oddities(columns: Columns, offsets: np.ndarray, report: Report) -> Non
         if annotation_id is not None and annotation_id in seen:
             repeated.append(annotation_id)
         seen.add(annotation_id)
-    as_region = "a region that is neither object nor background"
+    as_region = "never an object; background unless model.crowd_overlap_threshold is below 1"
     crowds = [ids[index] for index in np.flatnonzero(columns.is_crowd)]
     ignored = [ids[index] for index in np.flatnonzero(columns.is_ignored & ~columns.is_crowd)]
     report.add("iscrowd", severity="note", action=as_region, where=crowds)

@@ -31,7 +31,8 @@ def generate_shapes(out: str | os.PathLike[str], *, train: int, val: int, size: 
         size: edge of the square images, pixels.
         seed: not negative.
     Raises:
-        DatasetError: the folder holds annotations that this did not write. ValueError: an argument out of range.
+        DatasetError: the folder holds annotations that this did not write, or cannot be written.
+        ValueError: an argument out of range.
     """
     if size < MIN_IMAGE_SIZE:
         raise ValueError(f"size={size} must be at least {MIN_IMAGE_SIZE}")
@@ -41,10 +42,13 @@ def generate_shapes(out: str | os.PathLike[str], *, train: int, val: int, size: 
     if seed < 0:
         raise ValueError(f"seed={seed} must not be negative")
     root = Path(out)
-    for split in _SPLITS:
-        _refuse_foreign(root / "annotations" / f"instances_{split}.json")
-    for number, (split, count) in enumerate(zip(_SPLITS, (train, val), strict=True)):
-        _write_split(root, split, count=count, size=size, seed=(seed, number))
+    try:
+        for split in _SPLITS:
+            _refuse_foreign(root / "annotations" / f"instances_{split}.json")
+        for number, (split, count) in enumerate(zip(_SPLITS, (train, val), strict=True)):
+            _write_split(root, split, count=count, size=size, seed=(seed, number))
+    except OSError as error:
+        raise DatasetError(f"{error.filename or root}: cannot write the dataset: {error.strerror}") from None
 
 
 def _write_split(root: Path, split: str, *, count: int, size: int, seed: tuple[int, int]) -> None:
@@ -56,7 +60,9 @@ def _write_split(root: Path, split: str, *, count: int, size: int, seed: tuple[i
         rng = np.random.default_rng([*seed, size, index])
         scene = draw_scene(rng, size)
         file_name = f"{index + 1:06d}.png"
-        cv2.imwrite(str(root / split / file_name), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+        path = root / split / file_name
+        if not cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)):
+            raise DatasetError(f"{path}: cannot write the image file")
         images.append({"id": index + 1, "file_name": file_name, "height": size, "width": size})
         for placed in scene.objects:
             annotations.append(
