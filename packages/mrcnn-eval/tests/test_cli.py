@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -119,7 +120,9 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--checkpoint", "a", "--annotations", "b"], "--annotations and --images go together"),
         (["--checkpoint", "a", "--annotations", "b", "--images", "c", "--split", "d"], "take the place of"),
         (["--checkpoint", "a", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
-        (["--checkpoint", "a", "--limit", "x"], "argument --limit: invalid"),
+        (["--checkpoint", "a", "--limit", "x"], "argument --limit: expected a whole number, got 'x'"),
+        (["--checkpoint", "a", "--max-dets", "1.5"], "argument --max-dets: expected a whole number, got '1.5'"),
+        (["--checkpoint", "a", "--score-threshold", "x"], "--score-threshold: expected a number from 0 to 1, got 'x'"),
         (["--checkpoint", "a", "--max-dets", "10"], "argument --max-dets: must be at least 11"),
         (["--checkpoint", "a", "--score-threshold", "1.5"], "argument --score-threshold: must be between 0 and 1"),
         (["--checkpoint", "a", "--backend", "other"], "argument --backend: invalid choice"),
@@ -135,6 +138,35 @@ def test_bad_options_are_one_line_and_exit_code_2(files, capsys, options, messag
     assert (code, out) == (2, "")
     assert message in err
     assert err.startswith("mrcnn-eval: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--score-threshold", "0.5"]])
+@pytest.mark.parametrize(("bad", "shown"), [("0.9", "'0.9'"), (None, "None")])
+def test_score_that_is_no_number_is_one_line(files, capsys, options, bad, shown):
+    results = json.loads((files / "results.json").read_text())
+    results[0]["score"] = bad
+    (files / "odd.json").write_text(json.dumps(results))
+    assert score(files, *options, results="odd.json") == 2
+    assert capsys.readouterr().err == f"mrcnn-eval: error: image 1: score must be a number, not {shown}\n"
+
+
+def test_honor_ignore_takes_objects_out_of_the_score(files):
+    truth = json.loads((files / "truth.json").read_text())
+    truth["annotations"].append({**truth["annotations"][0], "id": 9, "bbox": [60, 60, 20, 20], "ignore": 1})
+    (files / "truth.json").write_text(json.dumps(truth))
+    assert score(files) == 0
+    assert metrics(files)["per_class"]["bbox"]["class 3"]["AR100"] == pytest.approx(0.5)
+    assert score(files, "--honor-ignore") == 0
+    assert metrics(files)["per_class"]["bbox"]["class 3"]["AR100"] == pytest.approx(1.0)
+    assert metrics(files)["settings"]["honor_ignore"] is True
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
+def test_output_that_cannot_be_written_to_is_one_line(files, capsys):
+    assert score(files, "--output", "/proc/self") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mrcnn-eval: error: --output /proc/self: cannot be written to: ")
     assert err.count("\n") == 1
 
 
@@ -161,6 +193,6 @@ def test_help_explains_each_option_without_tensorflow():
     )
     text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     options = "checkpoint results data-root split annotations images output limit batch-size max-dets score-threshold"
-    for option in [*options.split(), "backend"]:
+    for option in [*options.split(), "honor-ignore", "backend"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"  --{option} ")]
         assert len(line.split()) > 4  # the option, its value and an explanation

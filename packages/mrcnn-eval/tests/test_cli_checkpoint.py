@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -159,6 +160,15 @@ def test_data_that_does_not_fit_is_one_line_and_exit_code_2(checkpoint, root, ca
     err = capsys.readouterr().err
     assert message in err
     assert err.startswith("mrcnn-eval: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
+def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr("mrcnn_eval.inference.detect_dataset", lambda *_, **__: pytest.fail("inference started"))
+    assert main(["--checkpoint", str(checkpoint()), "--output", "/proc/self"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mrcnn-eval: error: --output /proc/self: cannot be written to: ")
     assert err.count("\n") == 1
 
 

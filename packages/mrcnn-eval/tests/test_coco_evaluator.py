@@ -364,7 +364,7 @@ def test_pycocotools_accepts_the_results(scene, reference_stats):
         ({"category_id": 1.5}, "category_ids must be whole numbers"),
         ({"category_id": None}, "category_ids must be whole numbers"),
         ({"score": float("nan")}, "image 1: a score is not finite"),
-        ({"score": "high"}, "score a number"),
+        ({"score": "high"}, "image 1: score must be a number, not 'high'"),
         ({"bbox": [1, 2, 3]}, "image 1: .*boxes of shape"),
         ({"bbox": [1, 2, float("inf"), 4]}, "image 1: a box is not finite"),
         ({"segmentation": {"size": [50, 100], "counts": "0"}}, "differs from the image's"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -79,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_max_dets, metavar="N", help="detections per image that count (default: the model's)")
     add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
+    add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
     add(
         "--backend",
         choices=("hotcoco", "pycocotools"),
@@ -93,8 +96,15 @@ def _one_line_per_option(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, max_help_position=26, width=100)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+
+
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
@@ -103,14 +113,17 @@ def _positive(text: str) -> int:
 def _max_dets(text: str) -> int:
     from mrcnn_eval.summary import MIN_MAX_DETS
 
-    value = int(text)
+    value = _whole(text)
     if value < MIN_MAX_DETS:
         raise argparse.ArgumentTypeError(f"must be at least {MIN_MAX_DETS}, as AR1 and AR10 are reported too: {value}")
     return value
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}") from None
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return value
@@ -138,7 +151,7 @@ def score_results_file(arguments: argparse.Namespace) -> None:
 
     results = _read_results(arguments.results)
     if arguments.score_threshold is not None:
-        results = [entry for entry in results if entry.get("score", 1.0) >= arguments.score_threshold]
+        results = [entry for entry in results if not _scores_below(entry, arguments.score_threshold)]
     keys = {"bbox": "bbox", "segm": "segmentation"}
     # COCO's own results files hold boxes or masks, not both: what the file has is what is scored.
     held = [iou_type for iou_type in IOU_TYPES if any(keys[iou_type] in entry for entry in results)]
@@ -147,17 +160,19 @@ def score_results_file(arguments: argparse.Namespace) -> None:
         max_dets=arguments.max_dets or 100,
         backend=arguments.backend,
         iou_types=held or IOU_TYPES,
+        honor_ignore=arguments.honor_ignore,
     )
     evaluator.add_results(results)
+    output = _made(arguments.output or arguments.results.parent / "evaluation")
     settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
     settings |= {"annotations": str(arguments.annotations), "backend": arguments.backend}
-    _report(
-        evaluator,
-        evaluator.evaluate(),
-        output=_made(arguments.output or arguments.results.parent / "evaluation"),
-        images=arguments.images,
-        settings=settings,
-    )
+    settings |= {"honor_ignore": arguments.honor_ignore}
+    _report(evaluator, evaluator.evaluate(), output=output, images=arguments.images, settings=settings)
+
+
+def _scores_below(entry: dict[str, Any], threshold: float) -> bool:
+    score = entry.get("score")
+    return isinstance(score, Real) and score < threshold  # the evaluator names an entry whose score is no number
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:
@@ -195,6 +210,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             max_dets=arguments.max_dets,
             backend=arguments.backend,
+            honor_ignore=arguments.honor_ignore,
             progress=progress,
         )
     settings = {
@@ -207,6 +223,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
         "short_edge": card.short_edge,
         "max_size": card.max_size,
         "backend": arguments.backend,
+        "honor_ignore": arguments.honor_ignore,
     }
     result = evaluator.evaluate(image_ids=evaluator.image_results)
     _report(evaluator, result, output=output, images=Path(dataset.image_dir), settings=settings)
@@ -265,7 +282,11 @@ def _made(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {directory}: cannot be made: {error.strerror}") from error
-    return directory
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        raise UsageError(f"--output {directory}: cannot be written to: {error.strerror}") from error
 
 
 @contextmanager

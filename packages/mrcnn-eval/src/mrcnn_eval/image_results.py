@@ -6,6 +6,7 @@ Legend: n detections of the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,6 +104,8 @@ def from_coco(image_id: Any, entries: list[dict[str, Any]], *, size: tuple[int, 
         for key in ("category_id", "score"):
             if key not in entry:
                 raise ResultsError(f"image {image_id!r}: a result has no {key}")
+        if not isinstance(entry["score"], Real):
+            raise ResultsError(f"image {image_id!r}: score must be a number, not {entry['score']!r}")
         if "bbox" not in entry and "segmentation" not in entry:
             raise ResultsError(f"image {image_id!r}: a result has neither bbox nor segmentation")
     try:
@@ -117,7 +120,7 @@ def from_coco(image_id: Any, entries: list[dict[str, Any]], *, size: tuple[int, 
     except (TypeError, ValueError) as error:
         if isinstance(error, ResultsError):
             raise
-        raise ResultsError(f"image {image_id!r}: bbox must be [x, y, width, height] and score a number") from error
+        raise ResultsError(f"image {image_id!r}: bbox must be [x, y, width, height]") from error
 
 
 def to_coco(image_id: Any, results: ImageResults) -> list[dict[str, Any]]:

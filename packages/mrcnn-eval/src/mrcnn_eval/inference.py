@@ -76,6 +76,7 @@ def detect_dataset(
     limit: int | None = None,
     max_dets: int | None = None,
     backend: Backend = "hotcoco",
+    honor_ignore: bool = False,
     progress: Progress | None = None,
     detect: DetectFunction | None = None,
 ) -> CocoEvaluator:
@@ -90,7 +91,7 @@ def detect_dataset(
         batch_size: images of a batch; the last of a bucket is padded up to it.
         limit: number of images, None for all.
         max_dets: detections per image and class that count; by default the model's limit, at least COCO's 100.
-        backend: see `CocoEvaluator`.
+        backend, honor_ignore: see `CocoEvaluator`.
         progress: called after each batch.
         detect: from `compiled_detect(model)`, to compile only once over many evaluations.
 
@@ -115,6 +116,7 @@ def detect_dataset(
         max_dets=max_dets or max(model.config.detections_per_image, COCO_MAX_DETS),
         backend=backend,
         image_sizes=sizes,
+        honor_ignore=honor_ignore,
     )
     detect = detect or compiled_detect(model)
     num_images = min(limit or len(dataset), len(dataset))
