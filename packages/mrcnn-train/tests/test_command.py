@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_eval import GroundTruthError
 from mrcnn_train.app import main
 from mrcnn_train.composition import known_experiments
 from mrcnn_train.config import check
@@ -127,6 +128,52 @@ def test_a_bucket_that_holds_no_image(command, shapes: Path) -> None:
     assert_refused(outcome, "none holds an image")
 
 
+def test_a_bucket_that_holds_no_validation_image(command, shapes: Path) -> None:
+    options = [f"data.root={shapes}", "data.short_edge=64", "data.buckets=[[64,64]]", "data.eval_short_edge=96"]
+    outcome = command("+experiment=small", *options)
+    assert_refused(outcome, "instances_val.json", "data.buckets=[[64, 64]]", "96 x 96")
+
+
+def test_ground_truth_that_cannot_be_scored(command, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **options: object) -> None:
+        raise GroundTruthError(f"{path}: image id 7 is used twice")
+
+    monkeypatch.setattr("mrcnn_train.data.CocoEvaluator", refuse)
+    assert_refused(command("+experiment=small", f"data.root={shapes}"), "instances_val.json", "image id 7")
+
+
+def test_ground_truth_that_can_be_scored_is_read_before_training(command, shapes: Path, monkeypatch) -> None:
+    read = []
+    monkeypatch.setattr("mrcnn_train.data.CocoEvaluator", lambda path, **options: read.append(path.name))
+    assert command("+experiment=small", f"data.root={shapes}", "dry_run=true").exit_code == 0
+    assert read == ["instances_val.json"]
+
+
+def test_data_root_that_cannot_be_written(command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for root in ("file", "file/below"):
+        assert_refused(command("+experiment=demo", f"data.root={root}"), str(tmp_path / root), "ot a directory")
+
+
+def test_data_root_that_is_a_file(command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert_refused(command("+experiment=small", "data.root=file"), str(tmp_path / "file"))
+
+
+def test_explicit_paths_do_not_say_where_the_recipe_has_its_weights(command) -> None:
+    paths = [f"data.{split}_{what}=x" for split in ("train", "val") for what in ("annotations", "images")]
+    outcome = command("+experiment=8x4_12ep", *paths)
+    assert_refused(outcome, "data.root is not set", "${data.root}/pretrained-models", "model.weights=FILE")
+
+
+def test_home_folder_in_paths(command, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(shapes.parent))
+    outcome = command("+experiment=small", f"data.root='~/{shapes.name}'", "dry_run=true")
+    assert outcome.exit_code == 0, outcome.err
+    assert str(shapes / "annotations" / "instances_train.json") in outcome.out
+    assert_refused(command("resume='~/gone'"), str(shapes.parent / "gone"))
+
+
 def test_dry_run_prints_the_plan_and_leaves_nothing(command, shapes: Path, tmp_path: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "dry_run=true", "train.max_steps=30")
     assert (outcome.exit_code, outcome.err) == (0, "")
@@ -143,13 +190,14 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert "frozen_bn" in outcome.err
 
 
-def test_repaired_annotations_are_told(command, small_root: Path) -> None:
-    path = small_root / "annotations" / "instances_train.json"
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_repaired_annotations_are_told(command, small_root: Path, split: str) -> None:
+    path = small_root / "annotations" / f"instances_{split}.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"] = [70, 70, 5, 5]  # of 64 x 64 pixels
     path.write_text(json.dumps(content))
     outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true")
-    assert "dropped: 1 x box outside the image" in outcome.out
+    assert f"instances_{split}.json: dropped: 1 x box outside the image" in outcome.out
 
 
 def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:

@@ -44,25 +44,25 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_resumed_equals_unbroken(tiny_overrides: list[str], tmp_path: Path, number: int) -> None:
-    options = [*tiny_overrides, "train.max_steps=60", "checkpoint.every_steps=5", "eval.every_epochs=4"]
+    options = [*tiny_overrides, "train.max_steps=300", "checkpoint.every_steps=5", "eval.every_epochs=20"]
     finish(start(*options, "run.dir=straight", cwd=tmp_path), exit_code=0)
 
     process = start(*options, "run.dir=broken", cwd=tmp_path)
     wait_for_step(process, tmp_path / "broken", 12)
     os.kill(process.pid, number)
     finish(process, exit_code=143 if number == signal.SIGTERM else -signal.SIGKILL)
-    assert not (tmp_path / "broken" / "checkpoints" / "step-00000060").exists(), "it was killed too late to tell"
+    assert not (tmp_path / "broken" / "checkpoints" / "step-00000300").exists(), "it was killed too late to tell"
     output = finish(start("resume=broken", cwd=tmp_path), exit_code=0)
     assert "resumed from" in output
 
     straight, broken = (
         [r for r in read_rows(tmp_path / d / "metrics.jsonl") if r["kind"] == "train"] for d in ("straight", "broken")
     )
-    assert [row["step"] for row in broken] == list(range(1, 61))
+    assert [row["step"] for row in broken] == list(range(1, 301))
     assert [row["learning_rate"] for row in broken] == [row["learning_rate"] for row in straight]
     for file in ("model.safetensors", "trainer.safetensors"):
-        one = load_file(tmp_path / "straight" / "checkpoints" / "step-00000060" / file)
-        other = load_file(tmp_path / "broken" / "checkpoints" / "step-00000060" / file)
+        one = load_file(tmp_path / "straight" / "checkpoints" / "step-00000300" / file)
+        other = load_file(tmp_path / "broken" / "checkpoints" / "step-00000300" / file)
         for key in one:
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from mrcnn_data import DatasetError
-from mrcnn_model import load_model
+from mrcnn_model import load_model, variable_key
 from mrcnn_train import ConfigError, DivergedError, RunConfig, run
 from mrcnn_train.composition import resumed_config
 from mrcnn_train.metrics_log import read_rows
+from mrcnn_train.runner import new_run_dir
 from mrcnn_train.step import TrainStep
 
 
@@ -115,8 +116,8 @@ def test_a_run_directory_is_not_overwritten(finished: Path, tiny) -> None:
 
 
 def test_stop_and_resume_equal_the_straight_run(finished: Path, compose, tiny, tmp_path: Path, stop_after) -> None:
-    stop_after(3, signal.SIGTERM)
-    assert run(tiny()) == 143
+    stop_after(3, signal.SIGTERM)  # when an evaluation is due
+    assert run(tiny("eval.every_epochs=0.5")) == 143
     run_dir = tmp_path / "run"
     assert checkpoints_of(run_dir) == ["step-00000003"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the handler is given back
@@ -130,6 +131,11 @@ def test_stop_and_resume_equal_the_straight_run(finished: Path, compose, tiny, t
     assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
     for name in ("learning_rate", "epoch", "total", "gradient_norm"):
         assert [row[name] for row in resumed] == [row[name] for row in straight], name
+    scores, resumed_scores = (
+        [(row["step"], row["box_AP"], row["mask_AP"]) for row in rows_of(path, "evaluation")]
+        for path in (finished, run_dir)
+    )
+    assert resumed_scores == scores
     minutes = [row["minutes"] for row in resumed]
     assert minutes == sorted(minutes)
     for file in ("model.safetensors", "trainer.safetensors"):
@@ -186,6 +192,47 @@ def test_fine_tuning_starts_at_step_zero_from_the_weights(finished: Path, tiny, 
     for one, other in zip(source.variables, tuned.variables, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
     assert "variables filled" in capsys.readouterr().out
+    assert (tmp_path / "run" / "weights.txt").read_text().startswith("0 not in the file")
+
+
+def test_every_weight_that_did_not_fit_is_listed(tiny, tmp_path: Path, capsys) -> None:
+    """A backbone alone, of which one array is missing, with five arrays of something else."""
+    assert run(tiny("train.max_steps=1", "data.val=null")) == 0
+    arrays = {f"extra{number}/W": np.zeros(1, np.float32) for number in range(5)}
+    stem = next(v for v in load_model(tmp_path / "run")[0].variables if variable_key(v) == "backbone.stem.kernel")
+    np.savez(tmp_path / "backbone.npz", **arrays, **{"conv0/W": stem.numpy()})
+    shutil.rmtree(tmp_path / "run")
+    capsys.readouterr()
+    assert run(tiny(f"model.weights={tmp_path / 'backbone.npz'}", "train.max_steps=1", "data.val=null")) == 0
+    out = capsys.readouterr().out
+    assert "weights: 1 of" in out
+    assert "weights: a backbone alone" in out
+    assert "weights: 5 in the file, not used: extra0/W, extra1/W, extra2/W, extra3/W, ..." in out
+    names = {line.strip() for line in (tmp_path / "run" / "weights.txt").read_text().splitlines()}
+    assert {"extra4/W", "backbone.stem.gamma", "box_head.logits.kernel"} <= names
+    assert "backbone.stem.kernel" not in names
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_run_directory_that_cannot_be_written(
+    finished: Path, compose, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
+) -> None:
+    def refuse(path: Path, config: RunConfig) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    config = resume(compose, finished) if is_resumed else tiny()
+    monkeypatch.setattr("mrcnn_train.runner.save_config", refuse)
+    run_dir = finished if is_resumed else tmp_path / "run"
+    with pytest.raises(ConfigError, match=rf"{run_dir} cannot be written: Permission denied"):
+        run(config)
+
+
+def test_runs_of_the_same_second_have_directories_of_their_own(compose, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    config = compose("+experiment=demo")
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # the other run makes its directory just after this look
+    assert [new_run_dir(config).name for _ in range(3)] == ["now", "now_2", "now_3"]
 
 
 def test_weights_of_other_classes(finished: Path, tiny, shapes: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mrcnn_data import DatasetError
+from mrcnn_eval import GroundTruthError, ResultsError
 from mrcnn_train.composition import (
     CONFIG_NAME,
     CONFIG_PATH,
@@ -44,7 +45,7 @@ def _launch(composed: DictConfig) -> None:
         from mrcnn_train.runner import run
 
         exit_code = run(config)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, GroundTruthError, ResultsError) as error:
         exit_code = _fail(str(error), EXIT_BAD_INPUT)
     except DivergedError as error:
         exit_code = _fail(str(error), EXIT_DIVERGED)

@@ -70,7 +70,7 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
         composed: of this launch.
         overridden: keys of the options given now.
     """
-    path = Path(composed.resume) / SAVED_CONFIG
+    path = Path(composed.resume).expanduser() / SAVED_CONFIG
     if not path.is_file():
         raise ConfigError(f"resume={composed.resume}: {path} does not exist: not a run directory")
     for key in overridden:
@@ -92,14 +92,25 @@ def typed_config(config: DictConfig) -> RunConfig:
     """Resolve interpolations.
 
     Raises:
-        ConfigError: one that cannot be resolved.
+        ConfigError: one that cannot be resolved, or leads to nothing.
     """
+    _require_root_of_weights(config)
     try:
         typed = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(typed, RunConfig)
     return typed
+
+
+def _require_root_of_weights(config: DictConfig) -> None:
+    """A path below data.root would otherwise begin with the word None where only explicit paths are given."""
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    weights = written["model"]["weights"]
+    if written["data"]["root"] is None and "${data.root}" in str(weights):
+        raise ConfigError(
+            f"model.weights is {weights} and data.root is not set: give data.root=DIR or model.weights=FILE"
+        )
 
 
 def save_config(path: Path, config: RunConfig) -> None:

@@ -6,8 +6,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mrcnn_data import CocoDataset, TrainLoader, default_buckets
-from mrcnn_train.config import DataOptions, TrainOptions, eval_sizes, short_edges
+from mrcnn_data import CocoDataset, DatasetError, EvalLoader, TrainLoader, default_buckets
+from mrcnn_eval import CocoEvaluator
+from mrcnn_train.config import DataOptions, EvalOptions, TrainOptions, eval_sizes, short_edges
 from mrcnn_train.errors import ConfigError
 
 SYNTHETIC_MARK = "synthetic.json"  # says from which options the shapes at data.root were drawn
@@ -73,15 +74,17 @@ def draw_synthetic(data: DataOptions) -> None:
 
     root, wanted = Path(data.root), dataclasses.asdict(data.synthetic)
     mark = root / SYNTHETIC_MARK
-    if mark.is_file() and mark.read_text() == json.dumps(wanted):
-        return
-    print(f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {root}", flush=True)
-    mark.unlink(missing_ok=True)
     try:
+        if mark.is_file() and mark.read_text() == json.dumps(wanted):
+            return
+        print(f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {root}", flush=True)
+        mark.unlink(missing_ok=True)
         generate_shapes(root, **wanted)
+        mark.write_text(json.dumps(wanted))  # last: a generation that was cut off is done again
     except ValueError as error:
         raise ConfigError(f"data.synthetic: {error}") from error
-    mark.write_text(json.dumps(wanted))  # last: a generation that was cut off is done again
+    except OSError as error:
+        raise ConfigError(f"data.root={root}: shapes cannot be drawn there: {error.strerror}") from error
 
 
 def train_buckets(data: DataOptions) -> list[tuple[int, int]]:
@@ -121,3 +124,26 @@ def make_loader(data: DataOptions, train: TrainOptions, dataset: CocoDataset) ->
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:
+    """Find out before training about what would end it at its first evaluation.
+
+    Raises:
+        ConfigError: a canvas for every image cannot be found.
+        GroundTruthError: the file can be trained on, but not scored against.
+    """
+    short_edge, max_size = eval_sizes(data)
+    try:
+        EvalLoader(
+            val,
+            buckets=eval_buckets(data),
+            short_edge=short_edge,
+            max_size=max_size,
+            batch_size=options.batch_size,
+            limit=options.limit,
+        )
+    except DatasetError as error:
+        raise ConfigError(f"evaluation on {val.annotation_path}: data.{error}") from error
+    sizes = {image_id: (int(h), int(w)) for image_id, (h, w) in zip(val.image_ids, val.image_sizes, strict=True)}
+    CocoEvaluator(val.annotation_path, image_sizes=sizes)

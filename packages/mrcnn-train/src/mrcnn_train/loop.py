@@ -57,8 +57,8 @@ def train_loop(
         return stop.exit_code
     finally:
         record.close()
-    for what, count in sorted(loader.left_out.items()):
-        print(f"left out of the training batches: {count} {what}")
+        for what, count in sorted(loader.left_out.items()):
+            print(f"left out of the training batches: {count} {what}", flush=True)
     best = record.best
     if best is not None:
         print(f"best: box AP {best['box_AP']:.3f}, mask AP {best['mask_AP']:.3f} at step {best['step']}")
@@ -81,6 +81,8 @@ def _train(
     update = TrainStep(trainer.model, trainer.optimizer, micro_batches=plan.micro_batches)
     batches_of_steps = loader.steps(trainer.start_step)
     window = Window()
+    if evaluation is not None and _lacks_evaluation(config, plan, loader, trainer, record=record):
+        _evaluate(record, evaluation, trainer.start_step, loader=loader, display=display, stop=stop)
     for step in range(trainer.start_step, plan.total_steps):
         asked = time.perf_counter()
         batches = next(batches_of_steps)
@@ -115,6 +117,16 @@ def _train(
             _evaluate(record, evaluation, done, loader=loader, display=display, stop=stop)
         if saves:
             window.restart()  # writing and evaluating are not the speed of training
+
+
+def _lacks_evaluation(
+    config: RunConfig, plan: Plan, loader: TrainLoader, trainer: Trainer, *, record: RunRecord
+) -> bool:
+    """Whether the run was stopped after the checkpoint that it resumes from, and before its evaluation."""
+    start = trainer.start_step
+    if not 0 < start < plan.total_steps or record.is_evaluated(start):
+        return False
+    return crosses(config.eval.every_epochs, loader.epoch_of(start - 1), loader.epoch_of(start))
 
 
 def _evaluate(

@@ -16,6 +16,7 @@ from mrcnn_train.checkpoint import (
 )
 from mrcnn_train.curves import draw_curves
 from mrcnn_train.evaluation import AP_TABLE, CONTACT_SHEET, Evaluation, headline
+from mrcnn_train.initial_weights import WEIGHTS_FILE
 from mrcnn_train.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
 from mrcnn_train.start import Trainer
 
@@ -95,6 +96,7 @@ class RunRecord:
         """Say where things are, a line each, for what there is."""
         names = {
             CHECKPOINTS_DIR: "checkpoints",
+            WEIGHTS_FILE: "weights that did not fit",
             METRICS_FILE: "metrics",
             TENSORBOARD_DIR: "TensorBoard",
             CURVES: "loss and AP over minutes",

@@ -11,7 +11,7 @@ from pathlib import Path
 from mrcnn_data import CocoDataset, TrainLoader
 from mrcnn_train.composition import SAVED_CONFIG, save_config
 from mrcnn_train.config import RunConfig, check
-from mrcnn_train.data import draw_synthetic, make_loader, open_train, open_val
+from mrcnn_train.data import check_evaluation, draw_synthetic, make_loader, open_train, open_val
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.plan import Plan, describe_plan, make_plan
 from mrcnn_train.signals import StopSignals
@@ -29,6 +29,7 @@ def run(config: RunConfig) -> int:
 
     Raises:
         ConfigError, DatasetError: an option cannot work, the run cannot start, or an image cannot be read.
+        GroundTruthError: the validation split cannot be scored against.
         DivergedError: a loss is not finite.
     """
     check(config)
@@ -42,6 +43,9 @@ def run(config: RunConfig) -> int:
             print(describe_plan(config, plan, train=train, val=val, canvases=list(loader.canvases)), flush=True)
             print_findings(train)
             check_weights(config)
+            if val is not None:
+                print_findings(val)
+                check_evaluation(config.data, config.eval, val)
             if config.dry_run:
                 return 0
             return _run_with_tensorflow(config, plan, loader, train=train, val=val, stop=stop)
@@ -57,6 +61,7 @@ def _run_with_tensorflow(
     stop: StopSignals,
 ) -> int:
     try:
+        from mrcnn_train.initial_weights import write_weights_report
         from mrcnn_train.loop import train_loop
         from mrcnn_train.start import prepare
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
@@ -64,6 +69,8 @@ def _run_with_tensorflow(
     trainer = prepare(config, train=train, val=val)
     run_dir = resumed_run_dir(config) or new_run_dir(config)
     print(f"{'run directory:':17} {run_dir}", flush=True)
+    if trainer.weights_report is not None:
+        write_weights_report(run_dir, trainer.weights_report)
     return train_loop(config, plan, loader, trainer=trainer, val=val, run_dir=run_dir, stop=stop)
 
 
@@ -72,13 +79,17 @@ def make_paths_absolute(config: RunConfig) -> None:
     for name in PATH_OPTIONS:
         path = getattr(config.data, name)
         if path is not None:
-            setattr(config.data, name, os.path.abspath(path))
+            setattr(config.data, name, _absolute(path))
     if config.model.weights is not None:
-        config.model.weights = os.path.abspath(config.model.weights)
+        config.model.weights = _absolute(config.model.weights)
     if config.resume is not None:
-        config.resume = os.path.abspath(config.resume)
+        config.resume = _absolute(config.resume)
     if config.run.dir is not None:
-        config.run.dir = os.path.abspath(config.run.dir)
+        config.run.dir = _absolute(config.run.dir)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))  # shells leave the ~ of option=~/x as it is
 
 
 def check_weights(config: RunConfig) -> None:
@@ -102,14 +113,15 @@ def check_weights(config: RunConfig) -> None:
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
 
 
-def print_findings(train: CocoDataset) -> None:
+def print_findings(dataset: CocoDataset) -> None:
     """Say what of the annotations is dropped or repaired: nothing goes without a word."""
-    if int(train.num_objects().sum()) > MAX_OBJECTS_CHECKED:
-        print(f"annotations:      mrcnn-data check lists what is odd in {train.annotation_path.name}")
+    name = dataset.annotation_path.name
+    if int(dataset.num_objects().sum()) > MAX_OBJECTS_CHECKED:
+        print(f"{'annotations:':17} mrcnn-data check lists what is odd in {name}")
         return
-    for finding in train.report.findings:
+    for finding in dataset.report.findings:
         if finding.severity != "note":
-            print(f"annotations:      {finding}")
+            print(f"{'annotations:':17} {name}: {finding}")
 
 
 def new_run_dir(config: RunConfig) -> Path:
@@ -118,20 +130,31 @@ def new_run_dir(config: RunConfig) -> Path:
     Raises:
         ConfigError: it holds a run already, or cannot be made.
     """
-    if config.run.dir is not None:
-        run_dir = Path(config.run.dir)
-    else:
-        started = Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S")
-        numbered = (started.with_name(f"{started.name}_{number}") for number in itertools.count(2))
-        run_dir = next(path for path in itertools.chain([started], numbered) if not path.exists())
-    if (run_dir / SAVED_CONFIG).exists():
+    started = Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S")
+    run_dir = started if config.run.dir is None else Path(config.run.dir)
+    if (run_dir / SAVED_CONFIG).exists() and config.run.dir is not None:
         raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        if config.run.dir is None:
+            run_dir = _make_unshared(started)
+        else:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(run_dir / SAVED_CONFIG, config)
     except OSError as error:
-        raise ConfigError(f"run.dir={run_dir} cannot be made: {error.strerror}") from error
-    save_config(run_dir / SAVED_CONFIG, config)
+        raise ConfigError(f"run.dir={run_dir} cannot be written: {error.strerror}") from error
     return run_dir
+
+
+def _make_unshared(wanted: Path) -> Path:
+    """Make a directory that was not there; of runs that start in the same second all but one get a number."""
+    numbered = (wanted.with_name(f"{wanted.name}_{number}") for number in itertools.count(2))
+    for path in itertools.chain([wanted], numbered):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("the numbers do not end")
 
 
 def resumed_run_dir(config: RunConfig) -> Path | None:
@@ -142,8 +165,11 @@ def resumed_run_dir(config: RunConfig) -> Path | None:
     saved = run_dir / SAVED_CONFIG
     fresh = run_dir / (SAVED_CONFIG + ".partial")
     config.resume = None  # the saved config is that of the run, not of this launch
-    save_config(fresh, config)
-    if fresh.read_text() != saved.read_text():
-        saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
-    fresh.replace(saved)
+    try:
+        save_config(fresh, config)
+        if fresh.read_text() != saved.read_text():
+            saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
+        fresh.replace(saved)
+    except OSError as error:
+        raise ConfigError(f"resume={run_dir} cannot be written: {error.strerror}") from error
     return run_dir

@@ -13,8 +13,8 @@ from mrcnn_model import (
     CheckpointError,
     MaskRCNN,
     ModelCard,
+    WeightsReport,
     build_model,
-    load_weights,
     read_card,
     resolve_checkpoint,
 )
@@ -22,6 +22,7 @@ from mrcnn_train.checkpoint import complete_checkpoints, read_state, restore_che
 from mrcnn_train.config import RunConfig, eval_sizes, model_config
 from mrcnn_train.data import eval_buckets, require_same_classes
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.initial_weights import fill_from
 from mrcnn_train.optimizer import Sgd
 
 
@@ -33,6 +34,7 @@ class Trainer(NamedTuple):
     optimizer: Sgd
     start_step: int  # updates done before
     elapsed_seconds: float  # of earlier parts of the run
+    weights_report: WeightsReport | None = None  # of the file that a new run starts from
 
 
 def prepare(config: RunConfig, *, train: CocoDataset, val: CocoDataset | None) -> Trainer:
@@ -54,14 +56,15 @@ def prepare(config: RunConfig, *, train: CocoDataset, val: CocoDataset | None) -
         clip_norm=options.clip_norm,
     )
     card = make_card(config, train, val)
+    report = None
     try:
         if config.resume is not None:
             return _resume(Path(config.resume), model, optimizer, card)
         if config.model.weights is not None:
-            _load_initial_weights(Path(config.model.weights), model, card)
+            report = _load_initial_weights(Path(config.model.weights), model, card)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    return Trainer(model, card, optimizer, start_step=0, elapsed_seconds=0.0)
+    return Trainer(model, card, optimizer, start_step=0, elapsed_seconds=0.0, weights_report=report)
 
 
 def make_card(config: RunConfig, train: CocoDataset, val: CocoDataset | None) -> ModelCard:
@@ -95,19 +98,10 @@ def _resume(run_dir: Path, model: MaskRCNN, optimizer: Sgd, card: ModelCard) -> 
     return Trainer(model, card, optimizer, start_step=state.step, elapsed_seconds=state.elapsed_seconds)
 
 
-def _load_initial_weights(path: Path, model: MaskRCNN, card: ModelCard) -> None:
+def _load_initial_weights(path: Path, model: MaskRCNN, card: ModelCard) -> WeightsReport:
     if path.is_dir():
         _require_classes_of(resolve_checkpoint(path), card, option=f"model.weights={path}")
-    report = load_weights(model, path)
-    num_filled = len(model.variables) - len(report.unfilled)
-    print(f"weights: {num_filled} of {len(model.variables)} variables filled from {path}", flush=True)
-    # A backbone file has no heads: those are expected to start fresh. Anything else is worth a line.
-    for what, keys in (
-        ("not in the file, start fresh", [key for key in report.unfilled if key.startswith("backbone.")]),
-        ("in the file, not used", report.unused),
-    ):
-        if keys:
-            print(f"weights: {len(keys)} {what}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}", flush=True)
+    return fill_from(path, model)
 
 
 def _require_classes_of(checkpoint: Path, card: ModelCard, *, option: str) -> None:
