@@ -118,6 +118,17 @@ def test_a_model_that_detects_nothing_is_ap_0_a_warning_and_exit_code_0(checkpoi
     assert json.loads((run / "evaluation/detections.json").read_text()) == []
 
 
+def test_honor_ignore_reaches_the_score(checkpoint, root):
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["ignore"] = 1
+    path.write_text(json.dumps(content))
+    run, command = checkpoint(), ["--score-threshold", "0", "--limit", "1"]
+    for options, expected in (([], True), (["--honor-ignore"], False)):
+        assert main(["--checkpoint", str(run), *command, *options]) == 0
+        assert (metrics(run)["bbox"]["AP"] >= 0) == expected  # -1: nothing is left to find
+
+
 def test_options_choose_other_data(checkpoint, root):
     run = checkpoint(data_root=None, val_split=None)
     for options in (
