@@ -190,14 +190,16 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert "frozen_bn" in outcome.err
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_repaired_annotations_are_told(command, small_root: Path, split: str) -> None:
+@pytest.mark.parametrize(("split", "max_objects"), [("train", 20_000), ("val", 20_000), ("train", 1)])
+def test_repaired_annotations_are_told(command, small_root: Path, monkeypatch, split: str, max_objects: int) -> None:
+    monkeypatch.setattr("mrcnn_train.runner.MAX_OBJECTS_CHECKED", max_objects)
     path = small_root / "annotations" / f"instances_{split}.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"] = [70, 70, 5, 5]  # of 64 x 64 pixels
     path.write_text(json.dumps(content))
     outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true")
     assert f"instances_{split}.json: dropped: 1 x box outside the image" in outcome.out
+    assert ("segmentations are not looked at" in outcome.out) == (max_objects == 1)
 
 
 def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:
