@@ -44,7 +44,7 @@ def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_resumed_equals_unbroken(tiny_overrides: list[str], tmp_path: Path, number: int) -> None:
-    options = [*tiny_overrides, "train.max_steps=300", "checkpoint.every_steps=5", "eval.every_epochs=20"]
+    options = [*tiny_overrides, "train.max_steps=300", "checkpoint.every_steps=10", "eval.every_epochs=20"]
     finish(start(*options, "run.dir=straight", cwd=tmp_path), exit_code=0)
 
     process = start(*options, "run.dir=broken", cwd=tmp_path)

@@ -148,9 +148,11 @@ def test_stop_and_resume_equal_the_straight_run(finished: Path, compose, tiny, t
 
 def test_interrupt_saves_and_exits_with_130(tiny, tmp_path: Path, stop_after, capsys) -> None:
     stop_after(1, signal.SIGINT)
-    assert run(tiny()) == 130
+    assert run(tiny("data.max_gt=1")) == 130
     assert checkpoints_of(tmp_path / "run") == ["step-00000001"]
-    assert f"resume={tmp_path / 'run'}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"resume={tmp_path / 'run'}" in out
+    assert "left out of the training batches: " in out
 
 
 def test_resume_of_a_finished_run_only_reports(finished: Path, compose, capsys) -> None:
