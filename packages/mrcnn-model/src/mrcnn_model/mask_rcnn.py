@@ -13,6 +13,7 @@ from mrcnn_model.anchors import level_anchors
 from mrcnn_model.boxes import clip_boxes, decode_boxes, encode_boxes
 from mrcnn_model.config import ROI_STRIDES, STRIDES, ModelConfig
 from mrcnn_model.fpn import Fpn
+from mrcnn_model.gathering import gather_ground_truth
 from mrcnn_model.heads import BoxHead, BoxHeadOutput, MaskHead
 from mrcnn_model.losses import (
     box_class_loss,
@@ -162,7 +163,7 @@ class MaskRCNN:
         boxes, classes = rois.boxes[:, :num_slots], rois.classes[:, :num_slots]  # [N, F, 4], [N, F]
         gt_indices = rois.gt_indices[:, :num_slots]
         targets = mask_targets(gt.masks, gt.boxes, gt_indices, boxes, size=self.config.mask_size)
-        has_mask = tf.gather(tf.pad(gt.has_mask, [[0, 0], [0, 1]]), gt_indices, batch_dims=1) & (classes > 0)
+        has_mask = gather_ground_truth(gt.has_mask, gt_indices) & (classes > 0)
         return mask_loss(self.mask_logits(pyramid, boxes, classes), targets, has_mask)
 
     # Inference

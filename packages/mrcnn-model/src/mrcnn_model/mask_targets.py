@@ -5,6 +5,8 @@ Shapes: N images, G ground truths, F foreground RoIs an image, M edge of the sto
 
 import tensorflow as tf
 
+from mrcnn_model.gathering import gather_ground_truth
+
 SAMPLES_PER_CELL = 2  # along each axis, averaged, as ROIAlign does
 
 
@@ -28,7 +30,7 @@ def mask_targets(
     """
     num_images, num_rois = tf.shape(rois)[0], rois.shape[1]
     num_gt, edge = tf.shape(gt_masks)[1], gt_masks.shape[2]
-    boxes = tf.gather(tf.pad(gt_boxes, [[0, 0], [0, 1], [0, 0]]), gt_indices, batch_dims=1)  # [N, F, 4]
+    boxes = gather_ground_truth(gt_boxes, gt_indices)  # [N, F, 4]
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)  # [N, F]
     scale_x = 1.0 / tf.maximum(x2 - x1, 1e-3)
     scale_y = 1.0 / tf.maximum(y2 - y1, 1e-3)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mrcnn_model.boxes import boxes_inside, encode_boxes
 from mrcnn_model.config import ModelConfig
+from mrcnn_model.gathering import gather_ground_truth
 from mrcnn_model.sampling import sample_candidates
 from mrcnn_model.structures import Proposals, RoiTargets, Samples
 from mrcnn_ops import match_boxes
@@ -72,7 +73,7 @@ def anchor_targets(
         salt=ANCHOR_SALT,
     )
     sampled_gt = tf.gather(best_gt, samples.indices, batch_dims=1)  # [N, S]
-    return AnchorTargets(samples, gather_boxes(gt.boxes, sampled_gt))
+    return AnchorTargets(samples, gather_ground_truth(gt.boxes, sampled_gt))
 
 
 def roi_targets(proposals: Proposals, gt: GroundTruth, seeds: tf.Tensor, config: ModelConfig) -> RoiTargets:
@@ -97,25 +98,15 @@ def roi_targets(proposals: Proposals, gt: GroundTruth, seeds: tf.Tensor, config:
     boxes = tf.gather(candidates, samples.indices, batch_dims=1)  # [N, S, 4]
     boxes = tf.where(samples.sampled[..., tf.newaxis], boxes, 0.0)
     gt_indices = tf.where(samples.foreground, tf.gather(best_gt, samples.indices, batch_dims=1), 0)
-    matched_boxes = gather_boxes(gt.boxes, gt_indices)
+    matched_boxes = gather_ground_truth(gt.boxes, gt_indices)
     deltas = encode_boxes(matched_boxes, boxes, config.box_regression_weights)
     return RoiTargets(
         boxes=tf.stop_gradient(boxes),
-        classes=tf.where(samples.foreground, _gather_padded(gt.classes, gt_indices), 0),
+        classes=tf.where(samples.foreground, gather_ground_truth(gt.classes, gt_indices), 0),
         deltas=tf.where(samples.foreground[..., tf.newaxis], deltas, 0.0),
         gt_indices=gt_indices,
         sampled=samples.sampled,
     )
-
-
-def gather_boxes(gt_boxes: tf.Tensor, gt_indices: tf.Tensor) -> tf.Tensor:
-    """Take each sample's ground-truth box: [N, G, 4], int32 [N, S] -> [N, S, 4]; zeros where G is 0."""
-    padded = tf.pad(gt_boxes, [[0, 0], [0, 1], [0, 0]])  # an index exists even when G is 0
-    return tf.gather(padded, tf.maximum(gt_indices, 0), batch_dims=1)
-
-
-def _gather_padded(per_gt: tf.Tensor, gt_indices: tf.Tensor) -> tf.Tensor:
-    return tf.gather(tf.pad(per_gt, [[0, 0], [0, 1]]), gt_indices, batch_dims=1)
 
 
 def _usable_anchors(anchors: tf.Tensor, image_sizes: tf.Tensor, *, only_inside: bool) -> tf.Tensor:

@@ -1,0 +1,12 @@
+"""What belongs to each sample's ground truth. Shapes: N images, G ground truths, S samples."""
+
+import tensorflow as tf
+
+
+def gather_ground_truth(per_gt: tf.Tensor, gt_indices: tf.Tensor) -> tf.Tensor:
+    """Take each sample's row: [N, G, ...], int32 [N, S] -> [N, S, ...].
+
+    Indices below 0 are read as 0. Zeros (False) where G is 0: one empty row is appended, so that an index exists.
+    """
+    padded = tf.pad(per_gt, [[0, 0], [0, 1], *([[0, 0]] * (per_gt.shape.rank - 2))])
+    return tf.gather(padded, tf.maximum(gt_indices, 0), batch_dims=1)
