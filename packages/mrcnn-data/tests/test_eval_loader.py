@@ -81,6 +81,9 @@ def test_unreadable_images(dataset):
     ids = [image for batch in batches for image in batch.image_ids if image is not None]
     assert sorted(ids) == [1, 2, 4, 5, 6, 7, 8, 9]
     assert loader.skipped == {"3.png": 1}
+    assert loader.skipped_ids == [3]
+    list(loader)
+    assert loader.skipped_ids == [3]  # of the latest walk
     assert loader.num_images == 9
 
 

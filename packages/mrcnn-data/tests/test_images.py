@@ -96,15 +96,67 @@ def test_cmyk_jpeg(tmp_path):
     np.testing.assert_allclose(image.reshape(-1, 3).astype(int), [[255, 100, 30]] * 64, atol=2)
 
 
-def test_palette(tmp_path):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png(*, depth, kind, row, width, more=b""):
+    """A PNG of one row; kind 0 = grey, 2 = RGB, 3 = palette, 4 = grey + alpha, 6 = RGBA."""
 
-    header = struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0)
-    pixels = zlib.compress(b"\x00\x01\x00")
-    body = chunk(b"IHDR", header) + chunk(b"PLTE", bytes([10, 20, 30, 200, 100, 50])) + chunk(b"IDAT", pixels)
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b""))
-    assert load_image(tmp_path / "a.png").tolist() == [[[200, 100, 50], [10, 20, 30]]]
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes([10, 20, 30, 200, 100, 50])) if kind == 3 else b""
+    transparent = chunk(b"tRNS", more) if more else b""
+    pixels = chunk(b"IDAT", zlib.compress(b"\x00" + row))
+    return b"\x89PNG\r\n\x1a\n" + header + palette + transparent + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"depth": 8, "kind": 3, "row": b"\x01\x00"}, [[200, 100, 50], [10, 20, 30]]),
+        ({"depth": 1, "kind": 3, "row": b"\x80"}, [[200, 100, 50], [10, 20, 30]]),
+        ({"depth": 8, "kind": 3, "row": b"\x01\x00", "more": b"\x00\x80"}, [[200, 100, 50], [10, 20, 30]]),
+        ({"depth": 1, "kind": 0, "row": b"\x80"}, [[255] * 3, [0] * 3]),
+        ({"depth": 8, "kind": 0, "row": b"\x07\x09", "more": b"\x00\x07"}, [[7] * 3, [9] * 3]),
+        ({"depth": 8, "kind": 4, "row": b"\x07\x00\x09\xff"}, [[7] * 3, [9] * 3]),
+        ({"depth": 16, "kind": 0, "row": b"\x07\x01\x09\xfe"}, [[7] * 3, [9] * 3]),
+        ({"depth": 16, "kind": 4, "row": b"\x07\x01\x00\x00\x09\x00\xff\xff"}, [[7] * 3, [9] * 3]),
+        ({"depth": 16, "kind": 2, "row": bytes([1, 0, 2, 0, 3, 0, 4, 9, 5, 9, 6, 9])}, [[1, 2, 3], [4, 5, 6]]),
+        ({"depth": 8, "kind": 6, "row": bytes([1, 2, 3, 0, 4, 5, 6, 255])}, [[1, 2, 3], [4, 5, 6]]),
+        (
+            {"depth": 16, "kind": 6, "row": bytes([1, 0, 2, 0, 3, 0, 0, 0, 4, 9, 5, 9, 6, 9, 255, 255])},
+            [[1, 2, 3], [4, 5, 6]],
+        ),
+    ],
+)
+def test_kinds_of_png(tmp_path, options, expected):
+    """Palette, grey, alpha and 16 bits by hand: alpha changes nothing, 16 bits become 8."""
+    (tmp_path / "a.png").write_bytes(png(width=2, **options))
+    assert load_image(tmp_path / "a.png").tolist() == [expected]
+
+
+def test_16_bit_tiff(tmp_path):
+    deep = GRADIENT.astype(np.uint16) * 257
+    np.testing.assert_array_equal(load_image(save(tmp_path / "a.tiff", deep)), GRADIENT)
+    grey = load_image(save(tmp_path / "b.tiff", deep[..., 0]))
+    np.testing.assert_array_equal(grey, np.repeat(GRADIENT[..., :1], 3, axis=2))
+    opaque = np.dstack([deep[..., ::-1], np.full(deep.shape[:2], 65535, np.uint16)])
+    np.testing.assert_array_equal(load_image(save(tmp_path / "c.tiff", opaque)), GRADIENT)
+
+
+def test_webp_with_alpha(tmp_path):
+    opaque = np.dstack([GRADIENT[..., ::-1], np.full(GRADIENT.shape[:2], 200, np.uint8)])
+    image = load_image(save(tmp_path / "a.webp", opaque, cv2.IMWRITE_WEBP_QUALITY, 101))  # 101: lossless
+    np.testing.assert_array_equal(image, GRADIENT)
+
+
+def test_damaged_png_is_no_image(tmp_path):
+    content = bytearray(
+        save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (40, 100, 3), np.uint8)).read_bytes()
+    )
+    content[len(content) // 2] ^= 0xFF  # its checksum tells
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"a\.png"):
+        load_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tiff"])
@@ -158,6 +210,51 @@ def test_orientation_is_ignored_unless_the_annotations_mean_the_upright_image(tm
             load_image(path, expected_size=(100, 40))
 
 
+def tiff(pixels, *, orientation=1, photometric=2):
+    """An uncompressed TIFF: [h, w, samples], photometric 2 = RGB, 5 = CMYK."""
+    height, width, samples = pixels.shape
+    depths, data = struct.pack(f"<{samples}H", *[8] * samples), pixels.tobytes()
+    start = 8 + 2 + 12 * 11 + 4
+    entries = [
+        (256, width), (257, height), (258, start), (259, 1), (262, photometric), (273, start + len(depths)),
+        (274, orientation), (277, samples), (278, height), (279, len(data)), (284, 1),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4 if tag != 258 else 3, 1 if tag != 258 else samples, value)
+                         for tag, value in entries)  # fmt: skip
+    return b"II*\x00" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + depths + data
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_tiff_follows_the_same_rule(tmp_path, orientation):
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff(GRADIENT, orientation=orientation))
+    np.testing.assert_array_equal(load_image(path), GRADIENT)
+    np.testing.assert_array_equal(load_image(path, expected_size=(40, 100)), GRADIENT)
+    upright = {
+        5: GRADIENT.transpose(1, 0, 2),
+        6: np.rot90(GRADIENT, -1),
+        7: GRADIENT[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(GRADIENT, 1),
+    }
+    if orientation in upright:
+        np.testing.assert_array_equal(load_image(path, expected_size=(100, 40)), upright[orientation])
+
+
+def test_cmyk_tiff(tmp_path):
+    inks = np.zeros((2, 3, 4), np.uint8) + np.array([0, 155, 225, 0], np.uint8)
+    (tmp_path / "a.tiff").write_bytes(tiff(inks, photometric=5))
+    np.testing.assert_array_equal(load_image(tmp_path / "a.tiff"), np.full((2, 3, 3), [255, 100, 30]))
+
+
+def test_a_tiff_directory_that_leads_nowhere(tmp_path):
+    path = tmp_path / "a.tiff"
+    whole = tiff(GRADIENT)
+    for spoilt in (whole[:4] + b"\xff\xff\xff\x7f" + whole[8:], whole[:6], whole[:30]):
+        path.write_bytes(spoilt)
+        with pytest.raises(DatasetError, match=re.escape(str(path))):
+            load_image(path)
+
+
 def test_wrong_size_names_the_file(tmp_path):
     path = save(tmp_path / "a.png", GRADIENT)
     with pytest.raises(DatasetError, match=r"a\.png: the image is 100 x 40 .* say 90 x 40"):
@@ -169,3 +266,15 @@ def test_dataset_checks_the_size_it_reads(write_coco):
     save(root / "train" / "1.png", GRADIENT[:30])
     with pytest.raises(DatasetError, match=r"1\.png.*annotations say 100 x 40"):
         CocoDataset.from_root(root, "train").read_image(0)
+
+
+def test_missing_files_can_be_left_to_the_loader(write_coco):
+    root = write_coco([GRADIENT] * 3, [])
+    (root / "train" / "2.png").unlink()
+    with pytest.raises(DatasetError, match=r"2\.png: the file of image 2 is missing"):
+        CocoDataset.from_root(root, "train")
+    dataset = CocoDataset.from_root(root, "train", on_error="skip")
+    assert len(dataset) == 3
+    assert dataset.opening_report.count("image file missing") == 1
+    with pytest.raises(DatasetError, match=r"2\.png: cannot read"):
+        dataset.read_image(1)

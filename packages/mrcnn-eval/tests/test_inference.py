@@ -12,9 +12,10 @@ from pycocotools import mask as mask_utils
 
 tf = pytest.importorskip("tensorflow")
 
-from mrcnn_data import CocoDataset, EvalLoader, default_buckets, instance_masks  # noqa: E402
+from mrcnn_data import CocoDataset, DatasetError, EvalLoader, default_buckets, instance_masks  # noqa: E402
 from mrcnn_eval import CocoEvaluator  # noqa: E402
 from mrcnn_eval.inference import add_detections, compiled_detect, detect_dataset, evaluate_model, to_original  # noqa: E402
+from mrcnn_eval.pictures import draw_contact_sheet  # noqa: E402
 from mrcnn_model import Detections  # noqa: E402
 
 SHORT_EDGE, MAX_SIZE = 64, 96
@@ -117,6 +118,21 @@ def test_perfect_model_scores_one(dataset, backend):
     stats = evaluator.evaluate().stats
     assert stats["bbox"]["AP50"] == stats["segm"]["AP50"] == pytest.approx(1.0)
     assert stats["bbox"]["AP75"] == stats["segm"]["AP75"] == pytest.approx(1.0)
+
+
+def test_image_that_cannot_be_read_counts_as_empty(dataset, tmp_path, capsys):
+    dataset.image_path(0).write_bytes(b"")  # image 30, of category 7, which image 9 has too
+    with pytest.raises(DatasetError, match=r"30\.png"):
+        detect_dataset(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=2, on_error="skip", **PREPROCESSING)
+    assert sorted(evaluator.image_results) == sorted(IMAGES)
+    assert "30.png" in capsys.readouterr().out
+    result = evaluator.evaluate(image_ids=evaluator.image_results)
+    # One of two objects found: precision 1 up to recall 0.5, 51 of 101 points; category 3 is perfect.
+    assert result.stats["bbox"]["AP50"] == pytest.approx((51 / 101 + 1) / 2)
+    draw_contact_sheet(tmp_path / "sheet.png", evaluator, dataset.image_dir, on_error="skip")
+    with pytest.raises(DatasetError, match=r"30\.png"):
+        draw_contact_sheet(tmp_path / "sheet.png", evaluator, dataset.image_dir)
 
 
 def test_evaluate_model_is_the_same_in_one_call(dataset):

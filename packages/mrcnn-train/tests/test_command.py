@@ -71,6 +71,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "data.buckets=[[100,100]]"], ["data.buckets", "32"]),
         (["+experiment=demo", "data.augmentation.crop_size=100"], ["crop_size", "32"]),
         (["+experiment=demo", "data.augmentation.horizontal_flip=2"], ["horizontal_flip", "probability"]),
+        (["+experiment=demo", "data.on_error=ignore"], ["data.on_error", "'ignore'", "'raise' or 'skip'"]),
         (["+experiment=small"], ["data.root is not set"]),
         (["+experiment=small", "data.root=gone"], ["gone", "data root does not exist"]),
         (["+experiment=small", "data.train_annotations=a.json"], ["data.train_images"]),
@@ -97,6 +98,15 @@ def test_missing_split_lists_those_there_are(command, small_root: Path) -> None:
 def test_missing_image_file_is_named(command, small_root: Path) -> None:
     (small_root / "train" / "000003.png").unlink()
     assert_refused(command("+experiment=small", f"data.root={small_root}"), "000003.png", "missing")
+
+
+def test_missing_image_files_can_be_skipped(command, small_root: Path) -> None:
+    (small_root / "train" / "000003.png").unlink()
+    (small_root / "val" / "000001.png").unlink()
+    outcome = command("+experiment=small", f"data.root={small_root}", "data.on_error=skip", "dry_run=true")
+    assert outcome.exit_code == 0, outcome.err
+    assert "instances_train.json: dropped: 1 x image file missing (image 3)" in outcome.out
+    assert "instances_val.json: dropped: 1 x image file missing (image 1)" in outcome.out
 
 
 def test_annotations_that_are_not_json(command, small_root: Path) -> None:

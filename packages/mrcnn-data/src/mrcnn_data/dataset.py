@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,9 @@ class CocoDataset:
         opening_report: the part of `report` that is known from opening, without decoding segmentations.
     """
 
-    def __init__(self, columns: Columns, *, annotation_path: Path, image_dir: Path) -> None:
+    def __init__(
+        self, columns: Columns, *, annotation_path: Path, image_dir: Path, missing_files: Sequence[Id] = ()
+    ) -> None:
         self.annotation_path = annotation_path
         self.image_dir = image_dir
         self.image_ids = columns.image_ids
@@ -60,6 +63,13 @@ class CocoDataset:
         self.category_ids = columns.category_ids
         self.class_names = columns.class_names
         self.opening_report = Report()
+        self.opening_report.add(
+            "image file missing",
+            severity="dropped",
+            action="skipped: another takes its place in training, and evaluation finds nothing in it",
+            where=missing_files,
+            what="image",
+        )
         self.image_sizes = _complete_image_sizes(columns, image_dir, self.opening_report)
 
         boxes, usable = _check_boxes(columns, self.image_sizes, self.opening_report)
@@ -74,9 +84,13 @@ class CocoDataset:
         _note_oddities(columns, self._offsets, self.opening_report)
 
     @classmethod
-    def open(cls, annotations: str | os.PathLike[str], images: str | os.PathLike[str]) -> CocoDataset:
+    def open(
+        cls, annotations: str | os.PathLike[str], images: str | os.PathLike[str], *, on_error: str = "raise"
+    ) -> CocoDataset:
         """Read an instances file and check that every image file is there.
 
+        Args:
+            on_error: "raise", or "skip": missing image files are reported and left to the loader's `on_error`.
         Raises:
             DatasetError: anything that makes the data unusable, in one line.
         """
@@ -84,11 +98,23 @@ class CocoDataset:
         columns = read_annotations(annotation_path)
         if not image_dir.is_dir():
             raise DatasetError(f"{image_dir}: the image folder does not exist (for {annotation_path})")
-        _check_files(columns, annotation_path, image_dir)
-        return cls(columns, annotation_path=annotation_path, image_dir=image_dir)
+        missing = _missing_files(columns, image_dir)
+        if missing and on_error == "raise":
+            index = missing[0]
+            raise DatasetError(
+                f"{image_dir / columns.file_names[index]}: the file of image {columns.image_ids[index]!r} is missing"
+                + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+                + f" (listed in {annotation_path})"
+            )
+        return cls(
+            columns,
+            annotation_path=annotation_path,
+            image_dir=image_dir,
+            missing_files=[columns.image_ids[index] for index in missing],
+        )
 
     @classmethod
-    def from_root(cls, root: str | os.PathLike[str], split: str) -> CocoDataset:
+    def from_root(cls, root: str | os.PathLike[str], split: str, *, on_error: str = "raise") -> CocoDataset:
         """Open ROOT/annotations/instances_SPLIT.json with the images of ROOT/SPLIT/."""
         folder = Path(root)
         if not folder.is_dir():
@@ -102,7 +128,7 @@ class CocoDataset:
                 f"{annotation_path}: split {split!r} does not exist"
                 + (f"; {folder} has {', '.join(splits)}" if splits else "")
             )
-        return cls.open(annotation_path, folder / split)
+        return cls.open(annotation_path, folder / split, on_error=on_error)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -140,6 +166,11 @@ class CocoDataset:
         """Count the objects (not crowds) of every image: int64 [I]."""
         totals = np.concatenate([[0], np.cumsum(~self._is_region)])
         return np.asarray(totals[self._offsets[1:]] - totals[self._offsets[:-1]])
+
+    def classes_of_objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """List the objects (not crowds): int64 [A] number of the image, int32 [A] class."""
+        images = np.repeat(np.arange(len(self)), np.diff(self._offsets))  # of all annotations
+        return images[~self._is_region], self._classes[~self._is_region]
 
     @functools.cached_property
     def report(self) -> Report:
@@ -186,23 +217,17 @@ def instance_masks(dataset: CocoDataset, image_index: int) -> np.ndarray:
     return masks
 
 
-def _check_files(columns: Columns, annotation_path: Path, image_dir: Path) -> None:
-    """One directory listing per folder: 118 k single stats take seconds on a network file system."""
+def _missing_files(columns: Columns, image_dir: Path) -> list[int]:
+    """Indices of images without a file, from one listing per folder: 118 k stats take seconds on a network disk."""
     names_in: dict[Path, set[str]] = {}
     missing = []
-    for image_id, file_name in zip(columns.image_ids, columns.file_names, strict=True):
+    for index, file_name in enumerate(columns.file_names):
         path = image_dir / file_name
         if path.parent not in names_in:
             names_in[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
         if path.name not in names_in[path.parent]:
-            missing.append((path, image_id))
-    if missing:
-        path, image_id = missing[0]
-        raise DatasetError(
-            f"{path}: the file of image {image_id!r} is missing"
-            + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + f" (listed in {annotation_path})"
-        )
+            missing.append(index)
+    return missing
 
 
 def _complete_image_sizes(columns: Columns, image_dir: Path, report: Report) -> np.ndarray:

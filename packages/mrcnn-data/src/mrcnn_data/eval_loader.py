@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import cv2
 import numpy as np
 
+from mrcnn_data.annotations import Id
 from mrcnn_data.batch import Batch, BufferPool, new_batch
 from mrcnn_data.buckets import Canvas, assign_canvases, resized_sizes
 from mrcnn_data.dataset import CocoDataset
@@ -24,8 +25,8 @@ class EvalLoader:
 
     A batch always has `batch_size` rows. Where a canvas runs out of images, the rest are padding rows: `image_ids`
     None, `image_sizes` and `original_sizes` (1, 1), pixels zero. So are the rows of files that cannot be read, with
-    on_error="skip"; `skipped` counts them, and a scorer that goes through the annotation file counts the images as
-    images without detections.
+    on_error="skip": `skipped` counts them by file name, and `skipped_ids` lists the images of the latest walk, which a
+    scorer has to count as images without detections.
 
     Args:
         buckets, short_edge, max_size: as in training.
@@ -73,6 +74,7 @@ class EvalLoader:
         ]
         self._batches: list[tuple[Canvas, list[int]]] = batches[rank::num_ranks]
         self.skipped: Counter[str] = Counter()
+        self.skipped_ids: list[Id] = []
         cv2.setNumThreads(0)
 
     def __len__(self) -> int:
@@ -91,6 +93,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DatasetError, naming the file, where an image cannot be read."""
+        self.skipped_ids = []
         pool = BufferPool()
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
         threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="mrcnn-data")
@@ -115,6 +118,7 @@ class EvalLoader:
             if self._on_error == "raise":
                 raise
             self.skipped[self._dataset.file_names[image]] += 1
+            self.skipped_ids.append(self._dataset.image_ids[image])
             _pad(batch, row)
             return
         height, width = map(int, self._sizes[image])

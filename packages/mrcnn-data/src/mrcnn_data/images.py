@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from os import PathLike
 
 import cv2
@@ -14,10 +15,10 @@ _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 
 
 def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image as RGB; grey, palette, alpha and 16-bit files are converted.
+    """Read an image as RGB: grey is repeated, alpha ignored, palette and CMYK converted, 16 bits scaled to 8.
 
-    EXIF orientation: pixels are taken as stored, as COCO does. Only where `expected_size` is not the stored size but
-    that of the upright image, the orientation is applied.
+    Orientation (EXIF, or TIFF's own tag): pixels are taken as stored, as COCO does. Only where `expected_size` is not
+    the stored size but that of the upright image, the orientation is applied.
 
     Args:
         path: JPEG, PNG, BMP, TIFF or WebP file.
@@ -36,7 +37,7 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
         raise DatasetError(f"{path}: the image file is empty")
     if _is_cut_off(data):
         raise DatasetError(f"{path}: the image file is cut off (its end marker is missing)")
-    image = _decode(path, data, _STORED)
+    image = _as_stored(_decode(path, data, _STORED), data)
     if expected_size is None or image.shape[:2] == expected_size:
         return image
     stored_size = image.shape[:2]
@@ -59,6 +60,33 @@ def _decode(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:
     if image is None:
         raise DatasetError(f"{path}: cannot decode the image file")
     return image
+
+
+def _as_stored(image: np.ndarray, data: bytes) -> np.ndarray:
+    """Undo the orientation of TIFF files, which OpenCV applies whatever its flags say."""
+    orientation = _tiff_orientation(data) if data[:2] in (b"II", b"MM") else 1
+    if orientation >= 5:
+        image = np.transpose(image, (1, 0, 2))
+    if orientation in (3, 4, 6, 7):
+        image = image[::-1]
+    if orientation in (2, 3, 7, 8):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _tiff_orientation(data: bytes) -> int:
+    """Read tag 274 of the first directory (TIFF 6.0, section 2): 1 to 8, 1 where there is none."""
+    order = "<" if data.startswith(b"II") else ">"
+    try:
+        (directory,) = struct.unpack_from(order + "I", data, 4)
+        (num_entries,) = struct.unpack_from(order + "H", data, directory)
+        for entry in range(num_entries):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", data, directory + 2 + 12 * entry)
+            if tag == 274:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass  # BigTIFF, or cut off
+    return 1
 
 
 def _is_cut_off(data: bytes) -> bool:

@@ -77,6 +77,7 @@ def detect_dataset(
     max_dets: int | None = None,
     backend: Backend = "hotcoco",
     honor_ignore: bool = False,
+    on_error: str = "raise",
     progress: Progress | None = None,
     detect: DetectFunction | None = None,
 ) -> CocoEvaluator:
@@ -92,6 +93,7 @@ def detect_dataset(
         limit: number of images, None for all.
         max_dets: detections per image and class that count; by default the model's limit, at least COCO's 100.
         backend, honor_ignore: see `CocoEvaluator`.
+        on_error: "raise", or "skip" image files that cannot be read: they count as images without detections.
         progress: called after each batch.
         detect: from `compiled_detect(model)`, to compile only once over many evaluations.
 
@@ -101,7 +103,7 @@ def detect_dataset(
 
     Raises:
         ValueError: the class counts differ.
-        RuntimeError: the loader left images out.
+        RuntimeError: the loader left images out. DatasetError: an image cannot be read.
     """
     if model.config.num_classes != dataset.num_classes:
         raise ValueError(
@@ -121,13 +123,24 @@ def detect_dataset(
     detect = detect or compiled_detect(model)
     num_images = min(limit or len(dataset), len(dataset))
     loader = EvalLoader(
-        dataset, buckets=buckets, short_edge=short_edge, max_size=max_size, batch_size=batch_size, limit=limit
+        dataset,
+        buckets=buckets,
+        short_edge=short_edge,
+        max_size=max_size,
+        batch_size=batch_size,
+        limit=limit,
+        on_error=on_error,
     )
     for batch in loader:
         detections = detect(tf.constant(batch.images), tf.constant(batch.image_sizes))
         add_detections(evaluator, batch, detections, category_ids=dataset.category_ids)
         if progress is not None:
             progress(len(evaluator.image_results), num_images)
+    for image_id in loader.skipped_ids:
+        evaluator.add(image_id, np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32), [])
+    if loader.skipped_ids:
+        files = ", ".join(sorted(loader.skipped))
+        print(f"evaluation: {len(loader.skipped_ids)} images could not be read and count as empty: {files}", flush=True)
     if len(evaluator.image_results) != num_images:
         raise RuntimeError(f"{num_images} images were to be evaluated, {len(evaluator.image_results)} were")
     return evaluator

@@ -49,6 +49,7 @@ def draw_contact_sheet(
     *,
     score_threshold: float = 0.5,
     max_images: int = 8,
+    on_error: str = "raise",
 ) -> None:
     """Write a PNG of ground truth (left) beside detections (right), one image per row.
 
@@ -58,13 +59,17 @@ def draw_contact_sheet(
         images: folder that the file names of the ground truth are relative to.
         score_threshold: detections below it are not drawn (they do count for AP).
         max_images: rows, spread evenly over the images that were detected on.
+        on_error: "raise", or "skip": an image that cannot be read is drawn black.
 
     Raises:
         DatasetError: an image file that is missing, broken, or of another size than the ground truth says.
         GroundTruthError: an image without a file name.
     """
     shown = spread([*evaluator.image_results], count=max_images)
-    rows = [_row(evaluator, image_id, Path(images), score_threshold=score_threshold) for image_id in shown]
+    rows = [
+        _row(evaluator, image_id, Path(images), score_threshold=score_threshold, on_error=on_error)
+        for image_id in shown
+    ]
     sheet = stack(rows, axis=0) if rows else np.full((TITLE_HEIGHT, MIN_EDGE, 3), 255, np.uint8)
     ok, png = cv2.imencode(".png", sheet[..., ::-1])
     assert ok
@@ -78,8 +83,8 @@ def spread(items: Sequence[Any], *, count: int) -> list[Any]:
     return [items[round(position)] for position in np.linspace(0, len(items) - 1, count)]
 
 
-def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_threshold: float) -> np.ndarray:
-    from mrcnn_data import load_image
+def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_threshold: float, on_error: str) -> np.ndarray:
+    from mrcnn_data import DatasetError, load_image
 
     truth = evaluator.ground_truth
     index = truth.image_ids.index(image_id)
@@ -87,7 +92,12 @@ def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_thresho
     if name is None:
         raise GroundTruthError(f"image {image_id!r} of the ground truth has no file_name")
     height, width = (int(edge) for edge in truth.image_sizes[index])
-    image = load_image(images / name, expected_size=(height, width) if height else None)
+    try:
+        image = load_image(images / name, expected_size=(height, width) if height else None)
+    except DatasetError:
+        if on_error == "raise":
+            raise
+        image = np.zeros((max(height, 1), max(width, 1), 3), np.uint8)
     objects = truth_instances(evaluator, image_id)
     found = detected_instances(evaluator, image_id, score_threshold=score_threshold)
     of_what = f" ({truth.category_names[0]})" if _is_single_class(evaluator) else ""

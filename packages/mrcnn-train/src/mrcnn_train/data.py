@@ -21,10 +21,10 @@ def open_train(data: DataOptions) -> CocoDataset:
         DatasetError: it is missing or unusable.
     """
     if data.train_annotations is not None and data.train_images is not None:
-        return CocoDataset.open(data.train_annotations, data.train_images)
+        return CocoDataset.open(data.train_annotations, data.train_images, on_error=data.on_error)
     assert data.root is not None
     assert data.train is not None
-    return CocoDataset.from_root(data.root, data.train)
+    return CocoDataset.from_root(data.root, data.train, on_error=data.on_error)
 
 
 def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
@@ -34,10 +34,10 @@ def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
         ConfigError: its classes are not those of the training split.
     """
     if data.val_annotations is not None and data.val_images is not None:
-        val = CocoDataset.open(data.val_annotations, data.val_images)
+        val = CocoDataset.open(data.val_annotations, data.val_images, on_error=data.on_error)
     elif data.val is not None:
         assert data.root is not None
-        val = CocoDataset.from_root(data.root, data.val)
+        val = CocoDataset.from_root(data.root, data.val, on_error=data.on_error)
     else:
         return None
     require_same_classes(
@@ -120,6 +120,7 @@ def make_loader(data: DataOptions, train: TrainOptions, dataset: CocoDataset) ->
             max_gt=data.max_gt,
             max_crowds=data.max_crowds,
             num_threads=data.num_threads,
+            on_error=data.on_error,
             filter_empty=data.filter_empty,
         )
     except ValueError as error:

@@ -24,13 +24,17 @@ class Evaluation:
 
     Args:
         card: holds the preprocessing.
+        on_error: "raise", or "skip" images that cannot be read: they count as images without detections.
     """
 
-    def __init__(self, model: MaskRCNN, dataset: CocoDataset, card: ModelCard, options: EvalOptions) -> None:
+    def __init__(
+        self, model: MaskRCNN, dataset: CocoDataset, card: ModelCard, options: EvalOptions, *, on_error: str = "raise"
+    ) -> None:
         self._model = model
         self._dataset = dataset
         self._card = card
         self._options = options
+        self._on_error = on_error
         self._detect = compiled_detect(model)
 
     def run(self, run_dir: Path, *, step: int, progress: Callable[[int, int], None]) -> EvalResult:
@@ -45,6 +49,7 @@ class Evaluation:
             batch_size=options.batch_size,
             limit=options.limit,
             max_dets=options.max_dets,
+            on_error=self._on_error,
             progress=progress,
             detect=self._detect,
         )
@@ -53,7 +58,7 @@ class Evaluation:
         (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
         write_metrics(run_dir / EVALUATION_DIR / f"{step_name(step)}.json", result, settings=settings)
         write_ap_table(run_dir / AP_TABLE, result)
-        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir)
+        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir, on_error=self._on_error)
         return result
 
 

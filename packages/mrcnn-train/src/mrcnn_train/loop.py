@@ -45,7 +45,9 @@ def train_loop(
         keep_last=config.checkpoint.keep_last,
     )
     display = ProgressDisplay(total_steps=plan.total_steps, start_step=trainer.start_step)
-    evaluation = None if val is None else Evaluation(trainer.model, val, trainer.card, config.eval)
+    evaluation = None
+    if val is not None:
+        evaluation = Evaluation(trainer.model, val, trainer.card, config.eval, on_error=config.data.on_error)
     try:
         with display:
             _train(config, plan, loader, trainer, record=record, display=display, evaluation=evaluation, stop=stop)
@@ -59,6 +61,8 @@ def train_loop(
         record.close()
         for what, count in sorted(loader.left_out.items()):
             print(f"left out of the training batches: {count} {what}", flush=True)
+        for name, count in sorted(loader.skipped.items()):
+            print(f"skipped in training, cannot be read: {name} ({count} x)", flush=True)
     best = record.best
     if best is not None:
         print(f"best: box AP {best['box_AP']:.3f}, mask AP {best['mask_AP']:.3f} at step {best['step']}")
