@@ -4,8 +4,7 @@
 // box and for eight.
 #pragma once
 
-#include <cmath>
-
+#include "exponential.h"
 #include "host_device.h"
 
 namespace mrcnn {
@@ -68,8 +67,8 @@ MRCNN_HD static inline Box decode(const Box& anchor, const float* delta, float m
   const float height = anchor.y2 - anchor.y1;
   const float center_x = delta[0] * width + (anchor.x1 + 0.5f * width);
   const float center_y = delta[1] * height + (anchor.y1 + 0.5f * height);
-  const float half_width = 0.5f * (expf(delta[2] > max_log_scale ? max_log_scale : delta[2]) * width);
-  const float half_height = 0.5f * (expf(delta[3] > max_log_scale ? max_log_scale : delta[3]) * height);
+  const float half_width = 0.5f * (exponential(delta[2] > max_log_scale ? max_log_scale : delta[2]) * width);
+  const float half_height = 0.5f * (exponential(delta[3] > max_log_scale ? max_log_scale : delta[3]) * height);
   return {center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height};
 }
 

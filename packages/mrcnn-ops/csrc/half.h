@@ -33,6 +33,11 @@ MRCNN_HD static inline float to_float(float value) { return value; }
 MRCNN_HD static inline float to_float(BFloat16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
 
 MRCNN_HD static inline float to_float(Half value) {
+#ifdef __CUDA_ARCH__  // one instruction, the same result
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) {  // infinity, NaN
@@ -43,6 +48,7 @@ MRCNN_HD static inline float to_float(Half value) {
   }
   const float subnormal = static_cast<float>(magnitude) * bits_to_float(0x33800000u);  // 2^-24
   return bits_to_float(sign | float_to_bits(subnormal));
+#endif
 }
 
 MRCNN_HD static inline void from_float(float value, float* out) { *out = value; }
@@ -57,6 +63,9 @@ MRCNN_HD static inline void from_float(float value, BFloat16* out) {
 }
 
 MRCNN_HD static inline void from_float(float value, Half* out) {
+#ifdef __CUDA_ARCH__
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out->bits) : "f"(value));
+#else
   const uint32_t bits = float_to_bits(value);
   const uint32_t sign = bits >> 16 & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -72,6 +81,7 @@ MRCNN_HD static inline void from_float(float value, Half* out) {
     result = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
   }
   out->bits = static_cast<uint16_t>(sign | result);
+#endif
 }
 
 }  // namespace mrcnn

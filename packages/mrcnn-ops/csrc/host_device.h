@@ -7,3 +7,10 @@
 #else
 #define MRCNN_HD
 #endif
+
+// Before a loop of few, fixed turns whose arrays shall live in registers.
+#ifdef __CUDACC__
+#define MRCNN_UNROLL _Pragma("unroll")
+#else
+#define MRCNN_UNROLL
+#endif

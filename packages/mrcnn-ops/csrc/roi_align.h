@@ -61,15 +61,20 @@ MRCNN_HD static inline RoiAxis roi_axis(const RoiAlignParams& params, float low,
   return {start, size / static_cast<float>(params.output_size), length};
 }
 
-MRCNN_HD static inline RoiAxis roi_axis_y(const RoiAlignParams& params, const Box& box, int level) {
-  return roi_axis(params, box.y1, box.y2, params.strides[level], params.heights[level]);
-}
+// Where a box lies in the pyramid.
+struct RoiGeometry {
+  int level;
+  RoiAxis y, x;
+  bool reads;  // false: coordinates are not finite, or the map is empty; the output is zero
+};
 
-MRCNN_HD static inline RoiAxis roi_axis_x(const RoiAlignParams& params, const Box& box, int level) {
-  return roi_axis(params, box.x1, box.x2, params.strides[level], params.widths[level]);
+MRCNN_HD static inline RoiGeometry roi_geometry(const RoiAlignParams& params, const Box& box) {
+  const int level = level_of_box(params, box);
+  const RoiAxis y = roi_axis(params, box.y1, box.y2, params.strides[level], params.heights[level]);
+  const RoiAxis x = roi_axis(params, box.x1, box.x2, params.strides[level], params.widths[level]);
+  const bool finite = is_finite(box) && is_finite(y.start) && is_finite(y.bin) && is_finite(x.start) && is_finite(x.bin);
+  return {level, y, x, finite && y.length > 0 && x.length > 0};
 }
-
-MRCNN_HD static inline bool is_finite(const RoiAxis& axis) { return is_finite(axis.start) && is_finite(axis.bin); }
 
 MRCNN_HD static inline float sample_position(const RoiAxis& axis, int bin, int sample, int sampling_ratio) {
   return axis.start + static_cast<float>(bin) * axis.bin +
@@ -121,6 +126,64 @@ MRCNN_HD static inline IndexRange touched_range(const RoiAxis& axis, int output_
   const float high = larger(first, last);
   if (axis.length == 0 || high < -1.0f || low > static_cast<float>(axis.length)) return {0, 0};
   return {linear_taps(low, axis.length).low, linear_taps(high, axis.length).high + 1};
+}
+
+// What is known of a box before its gradient is spread: where on which feature map it may write.
+struct RoiFootprint {
+  int level;
+  IndexRange rows, columns;
+};
+
+MRCNN_HD static inline RoiFootprint roi_footprint(const RoiAlignParams& params, const Box& box) {
+  const RoiGeometry geometry = roi_geometry(params, box);
+  if (!geometry.reads) return {geometry.level, {0, 0}, {0, 0}};
+  return {geometry.level, touched_range(geometry.y, params.output_size, params.sampling_ratio),
+          touched_range(geometry.x, params.output_size, params.sampling_ratio)};
+}
+
+// A rectangle of one image's feature map that one thread (CPU) or block (CUDA) owns during the backward pass.
+struct RoiTile {
+  int image, level;
+  IndexRange rows, columns;
+};
+
+MRCNN_HD static inline bool overlap(const IndexRange& a, const IndexRange& b) {
+  return a.begin < b.end && b.begin < a.end;
+}
+
+MRCNN_HD static inline bool contains(const IndexRange& range, int index) {
+  return index >= range.begin && index < range.end;
+}
+
+// Square tiles of edge x edge pixels, cut off at the edges of the map; in one row, and in one column of a map.
+MRCNN_HD static inline int64_t tiles_along(int length, int edge) {
+  return (static_cast<int64_t>(length) + edge - 1) / edge;
+}
+
+MRCNN_HD static inline int64_t count_roi_align_tiles(const RoiAlignParams& params, int edge) {
+  int64_t per_image = 0;
+  for (int level = 0; level < params.num_levels; ++level) {
+    per_image += tiles_along(params.heights[level], edge) * tiles_along(params.widths[level], edge);
+  }
+  return per_image * params.num_images;
+}
+
+MRCNN_HD static inline RoiTile roi_align_tile(const RoiAlignParams& params, int edge, int64_t index) {
+  int level = 0;
+  int64_t across, down;
+  for (;; ++level) {
+    across = tiles_along(params.widths[level], edge);
+    down = tiles_along(params.heights[level], edge);
+    if (index < across * down * params.num_images) break;
+    index -= across * down * params.num_images;
+  }
+  const int image = static_cast<int>(index / (across * down));
+  const int y = static_cast<int>(index / across % down) * edge;
+  const int x = static_cast<int>(index % across) * edge;
+  return {image,
+          level,
+          {y, smaller(y + edge, params.heights[level])},
+          {x, smaller(x + edge, params.widths[level])}};
 }
 
 }  // namespace mrcnn

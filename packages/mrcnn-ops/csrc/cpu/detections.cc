@@ -7,21 +7,6 @@
 
 namespace mrcnn {
 
-namespace {
-
-int64_t box_index(const DetectionParams& params, int64_t image, int64_t roi, int class_index) {
-  const int64_t row = image * params.num_rois + roi;
-  return params.shared_boxes ? row : row * params.num_classes + class_index;
-}
-
-int64_t score_index(const DetectionParams& params, int64_t image, int64_t roi, int class_index) {
-  return (image * params.num_rois + roi) * params.num_classes + class_index;
-}
-
-}  // namespace
-
-int max_class_detections(const DetectionParams& params) { return std::min(params.num_rois, params.max_detections); }
-
 size_t detections_scratch_bytes(const DetectionParams& params) {
   const size_t rois = params.num_rois;
   const size_t row = max_class_detections(params);
@@ -45,8 +30,7 @@ void detect_per_class(const DetectionParams& params, const Box* boxes, const flo
     int count = 0;
     for (int roi = 0; roi < params.num_rois; ++roi) {
       const float score = scores[score_index(params, image, roi, class_index)];
-      if (!(score > params.score_threshold)) continue;  // NaN as well
-      if (!is_finite(boxes[box_index(params, image, roi, class_index)])) continue;
+      if (!may_be_detected(params, score, boxes[box_index(params, image, roi, class_index)])) continue;
       ranked[count++] = rank(score, static_cast<uint32_t>(roi));
     }
     sort_best(ranked, count, count);

@@ -12,18 +12,6 @@
 
 namespace mrcnn {
 
-// What is known of a box before its gradient is spread: where on which feature map it may write.
-struct RoiFootprint {
-  int level;
-  IndexRange rows, columns;
-};
-
-// A rectangle of one image's feature map that one thread owns during the backward pass.
-struct RoiTile {
-  int image, level;
-  IndexRange rows, columns;
-};
-
 // Bytes of scratch for one running call of roi_align_forward or roi_align_backward.
 size_t roi_align_scratch_bytes(const RoiAlignParams& params, int tile_edge);
 

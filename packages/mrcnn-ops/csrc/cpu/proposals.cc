@@ -9,14 +9,6 @@ namespace mrcnn {
 
 namespace {
 
-int max_level_candidates(const ProposalParams& params) {
-  int longest = 0;
-  for (int level = 0; level < params.num_levels; ++level) {
-    longest = std::max(longest, params.level_begin[level + 1] - params.level_begin[level]);
-  }
-  return std::max(1, std::min(longest, params.pre_nms_top_k));
-}
-
 struct Scratch {
   Ranked* ranked;
   Box* boxes;
@@ -36,22 +28,7 @@ Scratch divide_scratch(const ProposalParams& params, void* memory) {
   return scratch;
 }
 
-bool centre_inside(const Box& anchor, float height, float width) {
-  return 0.5f * (anchor.x1 + anchor.x2) < width && 0.5f * (anchor.y1 + anchor.y2) < height;
-}
-
-bool keep(const ProposalParams& params, const Box& box) {
-  const float width = box.x2 - box.x1;
-  const float height = box.y2 - box.y1;
-  if (!params.keep_empty && !(width > 0.0f && height > 0.0f)) return false;
-  return width >= params.min_size && height >= params.min_size;
-}
-
 }  // namespace
-
-int max_level_proposals(const ProposalParams& params) {
-  return std::min(max_level_candidates(params), params.post_nms_top_k);
-}
 
 size_t proposals_scratch_bytes(const ProposalParams& params) {
   const size_t candidates = max_level_candidates(params);
@@ -78,8 +55,7 @@ void propose_per_level(const ProposalParams& params, const float* logits, const 
 
     StreamingTop top(scratch.ranked, std::min(max_level_candidates(params), params.pre_nms_top_k));
     for (int a = params.level_begin[level]; a < params.level_begin[level + 1]; ++a) {
-      if (!top.may_enter(image_logits[a]) || !is_finite(image_logits[a])) continue;
-      if (!params.keep_padding_anchors && !centre_inside(anchors[a], height, width)) continue;
+      if (!top.may_enter(image_logits[a]) || !may_propose(params, image_logits[a], anchors[a], height, width)) continue;
       top.push(image_logits[a], static_cast<uint32_t>(a));
     }
     const int num_selected = top.finish();
@@ -87,11 +63,7 @@ void propose_per_level(const ProposalParams& params, const float* logits, const 
     int num_candidates = 0;
     for (int i = 0; i < num_selected; ++i) {
       const int64_t a = index_of(scratch.ranked[i]);
-      const Box decoded = decode(anchors[a], image_deltas + 4 * a, params.max_log_scale);
-      if (!is_finite(decoded)) continue;  // before clipping, which would turn infinity into an edge
-      const Box clipped = clip(decoded, height, width);
-      if (!keep(params, clipped)) continue;
-      scratch.boxes[num_candidates] = clipped;
+      if (!propose(params, anchors[a], image_deltas + 4 * a, height, width, &scratch.boxes[num_candidates])) continue;
       scratch.scores[num_candidates++] = image_logits[a];
     }
 

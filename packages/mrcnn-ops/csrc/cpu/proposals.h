@@ -1,31 +1,12 @@
-// From RPN outputs to proposals (Faster R-CNN section 3, over the levels of FPN section 4.1): per image and level
-// select by logit, decode, clip, drop, NMS; per image the best over levels.
+// From RPN outputs to proposals on the CPU.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "../box.h"
+#include "../proposal.h"
 
 namespace mrcnn {
-
-struct ProposalParams {
-  int num_images;
-  int num_anchors;
-  int num_levels;
-  const int* level_begin;  // [num_levels + 1]: where a level's anchors begin; the last entry is num_anchors
-  int pre_nms_top_k;       // per level
-  int post_nms_top_k;      // per level
-  int num_proposals;       // per image
-  float nms_threshold;
-  float min_size;
-  float max_log_scale;
-  bool keep_empty;
-  bool keep_padding_anchors;
-};
-
-// The most proposals a level can give; row length of the arrays below.
-int max_level_proposals(const ProposalParams& params);
 
 // Bytes of scratch for one running call of propose_per_level or merge_levels.
 size_t proposals_scratch_bytes(const ProposalParams& params);

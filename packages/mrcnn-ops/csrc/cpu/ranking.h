@@ -1,5 +1,4 @@
-// Total order over (score, index): higher scores first, at equal scores the lower index. Both packed into one integer,
-// larger is better, so that sorting and selecting compare one word and a tie cannot fall differently on another day.
+// Sorting and selecting by rank.
 #pragma once
 
 #include <algorithm>
@@ -7,20 +6,9 @@
 #include <cstdint>
 #include <functional>
 
-#include "../half.h"
+#include "../ranking.h"
 
 namespace mrcnn {
-
-using Ranked = uint64_t;
-
-// `score` must not be NaN. -0 and +0 are equal, as they are as numbers.
-static inline Ranked rank(float score, uint32_t index) {
-  const uint32_t bits = float_to_bits(score + 0.0f);
-  const uint32_t ordered = bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
-  return static_cast<Ranked>(ordered) << 32 | (0xffffffffu - index);
-}
-
-static inline uint32_t index_of(Ranked ranked) { return 0xffffffffu - static_cast<uint32_t>(ranked); }
 
 // Moves the best `wanted` of `count` to the front, best first. Returns how many there are.
 static inline int sort_best(Ranked* ranked, int count, int wanted) {

@@ -100,16 +100,15 @@ void roi_align_forward(const RoiAlignParams& params, const T* const* features, c
   for (int64_t i = begin; i < end; ++i) {
     T* out = output + i * size * size * channels;
     const Box& box = boxes[i];
-    const int level = level_of_box(params, box);
-    const RoiAxis axis_y = roi_axis_y(params, box, level);
-    const RoiAxis axis_x = roi_axis_x(params, box, level);
+    const RoiGeometry geometry = roi_geometry(params, box);
+    const int level = geometry.level;
     const int width = params.widths[level];
-    if (!is_finite(box) || !is_finite(axis_y) || !is_finite(axis_x) || axis_y.length == 0 || width == 0) {
+    if (!geometry.reads) {
       zero(out, static_cast<int64_t>(size) * size * channels);
       continue;
     }
-    rows.fill(params, axis_y);
-    columns.fill(params, axis_x);
+    rows.fill(params, geometry.y);
+    columns.fill(params, geometry.x);
     const int64_t image = i / params.num_boxes;
     const T* map = features[level] + image * params.heights[level] * width * channels;
     for (int py = 0; py < size; ++py) {
@@ -126,9 +125,6 @@ void roi_align_forward(const RoiAlignParams& params, const T* const* features, c
     }
   }
 }
-
-inline bool overlap(const IndexRange& a, const IndexRange& b) { return a.begin < b.end && b.begin < a.end; }
-inline bool contains(const IndexRange& range, int index) { return index >= range.begin && index < range.end; }
 
 // Adds one box's gradient to the tile's sums.
 template <class T>
@@ -172,8 +168,9 @@ void roi_align_backward(const RoiAlignParams& params, const T* output_gradient, 
     if (!overlap(footprints[i].rows, tile.rows) || !overlap(footprints[i].columns, tile.columns)) continue;
     if (empty) zero(sums, num_rows * row_length);
     empty = false;
-    rows.fill(params, roi_axis_y(params, boxes[i], tile.level));
-    columns.fill(params, roi_axis_x(params, boxes[i], tile.level));
+    const RoiGeometry geometry = roi_geometry(params, boxes[i]);
+    rows.fill(params, geometry.y);
+    columns.fill(params, geometry.x);
     scatter_box(tile, rows, columns, output_gradient + i * size * size * channels, size, channels, sums);
   }
 

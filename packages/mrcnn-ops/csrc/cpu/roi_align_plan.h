@@ -15,7 +15,4 @@ void plan_roi_align_backward(const RoiAlignParams& params, const Box* boxes, Roi
 // Edge of a square tile, in pixels: its sums take at most 256 KB, half of a common L2 cache.
 int roi_align_tile_edge(int channels);
 
-int64_t count_roi_align_tiles(const RoiAlignParams& params, int tile_edge);
-RoiTile roi_align_tile(const RoiAlignParams& params, int tile_edge, int64_t index);
-
 }  // namespace mrcnn

@@ -51,19 +51,23 @@ REGISTER_OP("MrcnnGenerateProposals")
 
 namespace {
 
-// Where each level's anchors begin, and at last where they end.
-absl::Status level_begins(const Tensor& level_sizes, int64_t num_anchors, std::vector<int>* begins) {
+// Fills in where each level's anchors begin, and at last where they end.
+absl::Status add_levels(const Tensor& level_sizes, ProposalParams* params) {
+  const int64_t num_levels = level_sizes.NumElements();
+  if (num_levels > kMaxProposalLevels) {
+    return InvalidArgument("level_sizes must be of at most ", kMaxProposalLevels, " levels, got ", num_levels);
+  }
+  params->num_levels = static_cast<int>(num_levels);
+  params->level_begin[0] = 0;
   int64_t sum = 0;
-  begins->push_back(0);
-  for (int64_t level = 0; level < level_sizes.NumElements(); ++level) {
+  for (int level = 0; level < params->num_levels && sum <= params->num_anchors; ++level) {
     const int size = level_sizes.vec<int32_t>()(level);
     if (size < 0) return InvalidArgument("level_sizes must not be negative, got ", size, " for level ", level);
     sum += size;
-    if (sum > num_anchors) break;
-    begins->push_back(static_cast<int>(sum));
+    params->level_begin[level + 1] = static_cast<int>(sum);
   }
-  if (sum == num_anchors) return absl::OkStatus();
-  return InvalidArgument("level_sizes must add up to the number of anchors (", num_anchors, "), got ",
+  if (sum == params->num_anchors) return absl::OkStatus();
+  return InvalidArgument("level_sizes must add up to the number of anchors (", params->num_anchors, "), got ",
                          level_sizes.DebugString(16));
 }
 
@@ -103,14 +107,11 @@ class GenerateProposalsOp : public OpKernel {
     OP_REQUIRES_OK(context, check_axis("image_sizes", 0, image_sizes.dim_size(0), num_images, "logits"));
     OP_REQUIRES_OK(context, check_size("anchors", anchors));
     OP_REQUIRES_OK(context, check_size("logits", logits));
-    std::vector<int> begins;
-    OP_REQUIRES_OK(context, level_begins(level_sizes, num_anchors, &begins));
 
     ProposalParams params = attributes_;
     params.num_images = static_cast<int>(num_images);
     params.num_anchors = static_cast<int>(num_anchors);
-    params.num_levels = static_cast<int>(level_sizes.NumElements());
-    params.level_begin = begins.data();
+    OP_REQUIRES_OK(context, add_levels(level_sizes, &params));
 
     Tensor *boxes, *scores, *valid;
     const int64_t wanted = params.num_proposals;

@@ -58,7 +58,7 @@ def generate_proposals(
         deltas: float32 [N, A, 4], (dx, dy, dw, dh) relative to the anchor's size, regression weights 1.
         anchors: float32 [A, 4], (x1, y1, x2, y2) in pixels of the resized image, the finest level's first.
         image_sizes: int32 [N, 2], valid (h, w) of each image within the padded canvas, pixels.
-        level_sizes: int32 [L], anchors per level; they add up to A. 0 is allowed.
+        level_sizes: int32 [L], anchors per level, at most 32 levels; they add up to A. 0 is allowed.
         pre_nms_top_k: per level, at least 1.
         post_nms_top_k: per level, at least 1.
         num_proposals: R, at least 1.
