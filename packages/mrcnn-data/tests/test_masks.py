@@ -172,6 +172,13 @@ def test_visible_box_of_a_crop_inside_an_object():
     assert visible_box(polygons([60, 50, 70, 50, 70, 58]), inner) is None
 
 
+def test_visible_box_without_what_only_touches_the_crop():
+    """An L whose upright leg ends where the crop begins: only its foot reaches in."""
+    foot = polygons([10, 10, 20, 10, 20, 30, 40, 30, 40, 40, 10, 40])
+    crop = Geometry((HEIGHT, WIDTH), False, False, False, (HEIGHT, WIDTH), (20, 5), (50, 50))
+    np.testing.assert_allclose(visible_box(foot, crop), [0, 25, 20, 35])
+
+
 def test_visible_box_of_runs_by_hand():
     mask = np.zeros((HEIGHT, WIDTH))
     mask[10:20, 30:35] = 1

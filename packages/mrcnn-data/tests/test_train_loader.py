@@ -115,6 +115,35 @@ def test_mask_and_box_follow_the_pixels(pattern, augmentation):
         assert len(looks) >= 4
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(0.0, scale_range=[0.6, 1.0]),
+        Augmentation(0.5, 0.5, 1.0, scale_range=[0.5, 2.5], crop_size=48),
+        Augmentation(0.5, 0.5, 1.0, scale_range=[0.1, 2.0], crop_size=64),
+        Augmentation(0.0, brightness=0.3, contrast=0.3, saturation=1.0, hue=0.5),
+        Augmentation(0.5, 0.5, 1.0, [0.5, 2.5], 48, brightness=0.2, contrast=0.2, saturation=0.5, hue=0.2),
+    ],
+)
+def test_mask_follows_the_pixels_at_any_scale_and_colour(pattern, augmentation):
+    """Pixels that show the object or the background alone, with the eight around them, agree with the mask."""
+    num_seen = 0
+    for batch in batches_of(pattern, 40, augmentation=augmentation, short_edge=[HEIGHT, 31]):
+        bright = batch.images[0].max(axis=2) >= 128
+        padded = np.pad(batch.images[0].max(axis=2).astype(int), 1, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+        sure = windows.min(axis=(2, 3)) == windows.max(axis=(2, 3))
+        mask = pasted(batch, 0, 0) if batch.gt_has_mask[0, 0] else np.zeros(bright.shape, bool)
+        np.testing.assert_array_equal(mask & sure, bright & sure)
+        num_seen += (bright & sure).any() and (~bright & sure).any()
+        if not (batch.gt_has_mask[0, 0] and bright.any()):
+            continue
+        rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+        bounds = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(batch.gt_boxes[0, 0], bounds, atol=1.0)
+    assert num_seen >= 15
+
+
 def test_horizontal_flip_by_hand(pattern):
     (batch,) = batches_of(pattern, 1, augmentation=Augmentation(horizontal_flip=1.0))
     np.testing.assert_array_equal(batch.gt_boxes[0, 0], [WIDTH - 30, 6, WIDTH - 8, 33])
@@ -381,7 +410,16 @@ def test_work_ahead_is_bounded(mixed, monkeypatch):
         ({"augmentation": Augmentation(horizontal_flip=2.0)}, "augmentation.horizontal_flip=2.0"),
         ({"augmentation": Augmentation(scale_range=[1.0, 2.0])}, "augmentation.scale_range"),
         ({"augmentation": Augmentation(scale_range=[0.0, 1.0])}, "augmentation.scale_range"),
+        ({"augmentation": Augmentation(scale_range=[1.0, float("inf")], crop_size=8)}, "augmentation.scale_range"),
+        ({"augmentation": Augmentation(scale_range=[float("nan"), 1.0])}, "augmentation.scale_range"),
         ({"augmentation": Augmentation(crop_size=-1)}, "augmentation.crop_size=-1"),
+        ({"augmentation": Augmentation(vertical_flip=-0.1)}, "augmentation.vertical_flip=-0.1"),
+        ({"augmentation": Augmentation(rotate90=float("nan"))}, "augmentation.rotate90=nan"),
+        ({"augmentation": Augmentation(copy_paste=1.5)}, "augmentation.copy_paste=1.5"),
+        ({"augmentation": Augmentation(brightness=1.5)}, "augmentation.brightness=1.5 is not between 0 and 1"),
+        ({"augmentation": Augmentation(contrast=-0.5)}, "augmentation.contrast=-0.5"),
+        ({"augmentation": Augmentation(saturation=2.0)}, "augmentation.saturation=2.0"),
+        ({"augmentation": Augmentation(hue=0.6)}, "augmentation.hue=0.6 is not between 0 and 0.5"),
     ],
 )
 def test_options_that_cannot_work(pattern, options, message):

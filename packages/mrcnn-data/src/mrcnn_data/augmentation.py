@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +19,12 @@ class Augmentation:
     Attributes:
         horizontal_flip, vertical_flip: probability.
         rotate90: probability of drawing one of the four quarter turns (one of which is none); 1.0 = all alike.
-        scale_range: [low, high] factor on the short edge and the size limit, drawn uniformly.
+        scale_range: [low, high] factor on the short edge and the size limit, drawn uniformly. With `crop_size` this is
+            large-scale jitter, for example [0.1, 2.0] and 1024.
         crop_size: edge of a random square crop of the resized image, pixels; smaller images are padded to it. 0 = off.
+        brightness, contrast, saturation: a factor from [1 - x, 1 + x] is drawn, 0 <= x <= 1; 0 = off.
+        hue: colours turn by up to this share of the circle either way, at most 0.5; 0 = off.
+        copy_paste: probability of pasting objects of another image, which goes through the same augmentations.
     """
 
     horizontal_flip: float = 0.5
@@ -27,13 +32,25 @@ class Augmentation:
     rotate90: float = 0.0
     scale_range: list[float] = dataclasses.field(default_factory=lambda: [1.0, 1.0])
     crop_size: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    copy_paste: float = 0.0
+
+    @property
+    def changes_colour(self) -> bool:
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
 
     def check(self) -> None:
         """Raise ValueError, naming the option, for what cannot work."""
-        for name in ("horizontal_flip", "vertical_flip", "rotate90"):
+        for name in ("horizontal_flip", "vertical_flip", "rotate90", "copy_paste"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"augmentation.{name}={getattr(self, name)} is not a probability")
-        if len(self.scale_range) != 2 or not 0.0 < self.scale_range[0] <= self.scale_range[1]:
+        for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
+            if not 0.0 <= getattr(self, name) <= most:
+                raise ValueError(f"augmentation.{name}={getattr(self, name)} is not between 0 and {most:g}")
+        if len(self.scale_range) != 2 or not 0.0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
             raise ValueError(
                 f"augmentation.scale_range={list(self.scale_range)} is not [low, high] with 0 < low <= high"
             )

@@ -14,8 +14,8 @@ import numpy as np
 class Geometry(NamedTuple):
     """Applied in this order: transpose, flips, resize, crop. Sizes are (h, w).
 
-    A quarter turn is a transpose and a flip. `crop_origin` is (x, y) in the resized image; what lies beyond
-    `output_size` is cut.
+    A quarter turn is a transpose and a flip. `crop_origin` is (x, y), where in the resized image the output begins;
+    negative where the resized image begins inside of the output. What lies beyond `output_size` is cut.
     """
 
     source_size: tuple[int, int]
@@ -28,7 +28,14 @@ class Geometry(NamedTuple):
 
     @property
     def is_cropped(self) -> bool:
-        return self.output_size != self.resized_size
+        return self.output_size != self.resized_size or self.crop_origin != (0, 0)
+
+    @property
+    def reach(self) -> tuple[int, int, int, int]:
+        """The part (x1, y1, x2, y2) of the output that the image reaches; empty where x2 <= x1 or y2 <= y1."""
+        (x, y), (height, width) = self.crop_origin, self.output_size
+        resized_height, resized_width = self.resized_size
+        return max(-x, 0), max(-y, 0), min(width, resized_width - x), min(height, resized_height - y)
 
     @property
     def turned_size(self) -> tuple[int, int]:
@@ -67,7 +74,10 @@ class Geometry(NamedTuple):
         return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
 
     def write_image(self, source: np.ndarray, out: np.ndarray) -> None:
-        """Turn, flip, resize (bilinear) and crop `source` uint8 [h, w, 3] into `out` uint8 [output h, output w, 3]."""
+        """Turn, flip, resize (bilinear) and crop `source` uint8 [h, w, 3] into `out` uint8 [output h, output w, 3].
+
+        Pixels of `out` that the image does not reach stay as they are.
+        """
         image = cv2.transpose(source) if self.transpose else source
         if self.flip_x or self.flip_y:
             image = cv2.flip(image, -1 if self.flip_x and self.flip_y else int(self.flip_x))
@@ -78,8 +88,8 @@ class Geometry(NamedTuple):
         if image.shape[:2] != self.resized_size:
             image = cv2.resize(image, (resized_width, resized_height), interpolation=cv2.INTER_LINEAR)
         x, y = self.crop_origin
-        height, width = self.output_size
-        out[...] = image[y : y + height, x : x + width]
+        x1, y1, x2, y2 = self.reach
+        out[y1:y2, x1:x2] = image[y + y1 : y + y2, x + x1 : x + x2]
 
 
 def resize_only(source_size: tuple[int, int], resized_size: tuple[int, int]) -> Geometry:

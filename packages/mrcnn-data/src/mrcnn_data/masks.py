@@ -18,6 +18,7 @@ MASK_SIZE = 112  # M: four times the 28 of the mask head, so that a jittered RoI
 # takes 160 us instead of 30.
 _SUPERSAMPLING = 2
 _SHIFT = 6  # fillPoly's fractional bits: vertices exact to 1/64 of a sample
+_HAIR = 1e-6  # pixels; far above float64's error at coordinates of ten images
 _MAX_COORDINATE = 2**24  # of the sampling grid: keeps int32 with _SHIFT bits; polygons are at most 10 images large
 
 
@@ -35,14 +36,22 @@ def _runs_to_mask(runs: RunLengths) -> np.ndarray:
     return np.repeat(values, runs.counts).reshape(runs.width, runs.height).T
 
 
+def mask_to_runs(mask: np.ndarray) -> RunLengths:
+    """Encode a bitmap uint8 [h, w] of 0 and 1, as `_runs_to_mask` decodes it."""
+    height, width = mask.shape
+    pixels = mask.ravel(order="F")
+    borders = np.flatnonzero(np.diff(pixels, prepend=0))  # where a run begins that is not the first
+    return RunLengths(height, width, np.diff(borders, prepend=0, append=pixels.size))
+
+
 def crop_mask(segmentation: Segmentation, box: np.ndarray, geometry: Geometry, out: np.ndarray) -> bool:
-    """Rasterise the part of an instance that lies in `box`, the box stretched to M x M.
+    """Rasterise the part of an instance that lies in `box`, the box stretched to the h x w cells of `out`.
 
     Args:
         segmentation: in the source image.
         box: float [4], pixels of the output image, of positive size.
         geometry: source image to output image.
-        out: uint8 [M, M], set to 0 or 1; a cell is 1 where at least half of it is covered.
+        out: uint8 [h, w], for a batch [M, M], set to 0 or 1; a cell is 1 where at least half of it is covered.
     Returns:
         Whether any cell is 1.
     """
@@ -54,14 +63,15 @@ def crop_mask(segmentation: Segmentation, box: np.ndarray, geometry: Geometry, o
 
 
 def _crop_polygons(polygons: Polygons, box: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
-    size = out.shape[0] * _SUPERSAMPLING
+    height, width = out.shape[0] * _SUPERSAMPLING, out.shape[1] * _SUPERSAMPLING
     origin, extent = box[:2].astype(np.float64), (box[2:] - box[:2]).astype(np.float64)
+    scale = np.array([width, height]) / extent
     out[...] = 0
     for part in polygons.parts:  # one by one: their union, where a single call would cancel overlaps
-        vertices = (geometry.points(part) - origin) * (size / extent) - 0.5  # OpenCV: integers are sample centres
+        vertices = (geometry.points(part) - origin) * scale - 0.5  # OpenCV: integers are sample centres
         vertices = np.clip(vertices, -_MAX_COORDINATE, _MAX_COORDINATE)
         contour = [np.rint(vertices * (1 << _SHIFT)).astype(np.int32)]
-        samples = np.zeros((size, size), np.uint8)
+        samples = np.zeros((height, width), np.uint8)
         # fillPoly also fills the samples its outline passes through, which are half inside on average: count them half.
         cv2.fillPoly(samples, contour, 120, shift=_SHIFT)
         cv2.polylines(samples, contour, True, 60, shift=_SHIFT)
@@ -70,16 +80,19 @@ def _crop_polygons(polygons: Polygons, box: np.ndarray, geometry: Geometry, out:
 
 
 def _crop_run_lengths(runs: RunLengths, box: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
-    size = out.shape[0] * _SUPERSAMPLING
-    steps = (np.arange(size) + 0.5) / size
-    centres = box[:2] + steps[:, None] * (box[2:] - box[:2])  # [size, 2] along x and along y, output pixels
+    height, width = out.shape[0] * _SUPERSAMPLING, out.shape[1] * _SUPERSAMPLING
+    edge = max(height, width)
+    steps = np.stack([(np.arange(edge) + 0.5) / width, (np.arange(edge) + 0.5) / height], axis=1)
+    centres = box[:2] + steps * (box[2:] - box[:2])  # [edge, 2] along x and along y, output pixels
     # The map keeps axes apart, so source columns and rows of the sampling grid are two vectors.
     source = np.floor(geometry.source_points(centres)).astype(np.int64)
-    columns = np.clip(source[:, 0], 0, runs.width - 1)
-    rows = np.clip(source[:, 1], 0, runs.height - 1)
-    samples = _runs_to_mask(runs)[:, columns][rows]  # [size, size]
+    # Output x runs along source columns, or along source rows where the axes are swapped.
+    along_columns, along_rows = (height, width) if geometry.transpose else (width, height)
+    columns, rows = source[:along_columns, 0], source[:along_rows, 1]
+    mask = np.pad(_runs_to_mask(runs), 1)  # what lies outside is 0
+    samples = mask[:, np.clip(columns + 1, 0, runs.width + 1)][np.clip(rows + 1, 0, runs.height + 1)]
     if geometry.transpose:
-        samples = samples.T
+        samples = samples.T  # [height, width]
     cells = samples.reshape(out.shape[0], _SUPERSAMPLING, out.shape[1], _SUPERSAMPLING).sum(axis=(1, 3))
     out[...] = cells * 2 >= _SUPERSAMPLING**2
 
@@ -113,12 +126,13 @@ def _visible_box_of_part(vertices: np.ndarray, *, height: int, width: int) -> np
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     if (low >= 0).all() and (high <= limits).all():
         return np.concatenate([low, high])
+    first, last = np.full(2, _HAIR), limits - _HAIR  # what only touches the rectangle from outside is not in it
     starts, ends = vertices, np.roll(vertices, -1, axis=0)  # [V, 2]
     direction = ends - starts
     with np.errstate(divide="ignore", invalid="ignore"):
-        at_low, at_high = -starts / direction, (limits - starts) / direction  # [V, 2] parameter where the edge crosses
+        at_low, at_high = (first - starts) / direction, (last - starts) / direction  # [V, 2] where the edge crosses
     parallel = direction == 0
-    within = (starts >= 0) & (starts <= limits)
+    within = (starts >= first) & (starts <= last)
     enter = np.where(parallel, np.where(within, -np.inf, np.inf), np.minimum(at_low, at_high)).max(axis=1)
     leave = np.where(parallel, np.where(within, np.inf, -np.inf), np.maximum(at_low, at_high)).min(axis=1)
     enter, leave = np.clip(enter, 0, None), np.clip(leave, None, 1)
@@ -127,12 +141,12 @@ def _visible_box_of_part(vertices: np.ndarray, *, height: int, width: int) -> np
         starts[cut] + enter[cut, None] * direction[cut],
         starts[cut] + leave[cut, None] * direction[cut],
     ]
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    corners = np.array([first, [last[0], first[1]], [first[0], last[1]], last])
     points.append(corners[_inside(vertices, corners)])
     kept = np.concatenate(points)
     if not len(kept):
         return None
-    kept = np.clip(kept, 0, limits)
+    kept = np.where(kept <= 2 * _HAIR, 0, np.where(kept >= limits - 2 * _HAIR, limits, kept))
     return np.concatenate([kept.min(axis=0), kept.max(axis=0)])
 
 

@@ -12,6 +12,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 _TURN_STREAM = 1  # keeps the turn apart from the seed itself
+# Streams of a sample's generators: switching one augmentation on leaves the draws of the others alone.
+COLOUR_STREAM = 2
+PASTE_STREAM = 3
+PASTED_COLOUR_STREAM = 4
 
 
 def sample_seeds(seed: int, epochs: np.ndarray, image_indices: np.ndarray) -> np.ndarray:
@@ -34,9 +38,9 @@ def quarter_turns(seeds: np.ndarray, probability: float) -> np.ndarray:
     return np.where(uniform < probability, turns, 0)
 
 
-def generator(sample_seed: np.ndarray) -> np.random.Generator:
-    """The generator of one sample, from its int32 [2] seed."""
-    return np.random.default_rng(sample_seed.view(np.uint32).tolist())
+def generator(sample_seed: np.ndarray, *streams: int) -> np.random.Generator:
+    """Make a generator of one sample, from its int32 [2] seed."""
+    return np.random.default_rng([*sample_seed.view(np.uint32).tolist(), *streams])
 
 
 def _mix(state: np.ndarray | np.uint64) -> np.ndarray:

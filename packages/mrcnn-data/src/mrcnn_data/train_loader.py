@@ -19,7 +19,7 @@ from mrcnn_data.dataset import CocoDataset
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.sampler import GlobalBatchSampler, MicroBatch
 from mrcnn_data.seeds import generator, quarter_turns, sample_seeds
-from mrcnn_data.train_sample import fill_train_row
+from mrcnn_data.train_sample import Photo, draw_pasted, fill_train_row
 
 MAX_REPLACEMENTS = 10  # so many unreadable files in a row are no accident
 
@@ -101,6 +101,7 @@ class TrainLoader:
             seed=seed,
             rotate90=augmentation.rotate90,
         )
+        self._paste_from = np.intersect1d(images, np.flatnonzero(dataset.num_objects()))
         self.left_out: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self._counting = threading.Lock()
@@ -177,27 +178,42 @@ class TrainLoader:
             step.rows.append(self._threads.submit(self._fill, batch, row, image, micro_batch.canvas))
 
     def _fill(self, batch: Batch, row: int, image: int, canvas: Canvas) -> None:
-        for attempt in range(MAX_REPLACEMENTS + 1):
-            try:
-                left_out = fill_train_row(
-                    batch,
-                    row,
-                    self._dataset,
-                    image,
-                    augmentation=self._augmentation,
-                    short_edges=self._short_edges,
-                    max_size=self._max_size,
-                )
-            except DatasetError:
-                if self._on_error == "raise" or attempt == MAX_REPLACEMENTS:
-                    raise
-                with self._counting:
-                    self.skipped[self._dataset.file_names[image]] += 1
-                image = self._replacement(batch.sample_seeds[row], attempt, canvas)
-            else:
-                with self._counting:
-                    self.left_out.update(+left_out)
-                return
+        seed = batch.sample_seeds[row]
+        left_out = fill_train_row(
+            batch,
+            row,
+            self._dataset,
+            self._read_or_replace(image, seed, canvas),
+            pasted=self._read_pasted(seed),
+            augmentation=self._augmentation,
+            short_edges=self._short_edges,
+            max_size=self._max_size,
+        )
+        with self._counting:
+            self.left_out.update(left_out)
+
+    def _read_or_replace(self, image: int, seed: np.ndarray, canvas: Canvas) -> Photo:
+        for attempt in range(MAX_REPLACEMENTS):
+            photo = self._read(image)
+            if photo is not None:
+                return photo
+            image = self._replacement(seed, attempt, canvas)
+        return Photo(image, self._dataset.read_image(image))
+
+    def _read_pasted(self, seed: np.ndarray) -> Photo | None:
+        image = draw_pasted(self._augmentation, seed, self._paste_from)
+        return None if image is None else self._read(image)
+
+    def _read(self, image: int) -> Photo | None:
+        """None, counted, for a file that cannot be read."""
+        try:
+            return Photo(image, self._dataset.read_image(image))
+        except DatasetError:
+            if self._on_error == "raise":
+                raise
+            with self._counting:
+                self.skipped[self._dataset.file_names[image]] += 1
+            return None
 
     def _replacement(self, seed: np.ndarray, attempt: int, canvas: Canvas) -> int:
         turns = quarter_turns(seed[None], self._augmentation.rotate90)[0]
