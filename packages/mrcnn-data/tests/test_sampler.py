@@ -12,7 +12,7 @@ from mrcnn_data.sampler import GlobalBatchSampler
 LANDSCAPE, PORTRAIT, PANORAMA = (800, 1067), (1067, 800), (400, 1333)
 
 
-def sampler_of(sizes, *, images_per_batch=1, global_batch=4, seed=0, rotate90=0.0, canvases=None):
+def sampler_of(sizes, *, images_per_batch=1, global_batch=4, seed=0, rotate90=0.0, canvases=None, repeats=None):
     return GlobalBatchSampler(
         np.arange(len(sizes)),
         np.array(sizes),
@@ -21,6 +21,7 @@ def sampler_of(sizes, *, images_per_batch=1, global_batch=4, seed=0, rotate90=0.
         global_batch=global_batch,
         seed=seed,
         rotate90=rotate90,
+        repeats=None if repeats is None else np.array(repeats, np.float64),
     )
 
 
@@ -122,3 +123,40 @@ def test_rare_classes_join_the_next_larger():
 def test_replaying_many_small_epochs_is_quick():
     sampler = sampler_of([LANDSCAPE] * 14)
     assert len(first(sampler, 1, start_step=20_000)) == 1
+
+
+REPEATS = [1.0] * 10 + [1.5] * 4 + [2.0, 3.25, 7.9]
+
+
+def test_repeated_images_are_drawn_so_much_more_often_within_one():
+    """Counted in one class of canvases; no draw of an image comes twice."""
+    sampler = sampler_of([LANDSCAPE] * len(REPEATS), repeats=REPEATS)
+    samples = [sample for step in first(sampler, 1500) for batch in step for sample in batch.samples]
+    counts = Counter(image for _, image in samples)
+    epochs = len(samples) / sum(REPEATS)
+    for image, repeats in enumerate(REPEATS):
+        # Within one of an epoch's share, and the running epoch may be done with this image, or not yet begun.
+        assert abs(counts[image] - epochs * repeats) <= 1 + repeats
+        draws = {draw for draw, one in samples if one == image}
+        assert len(draws) == counts[image]
+        assert max(draws) < len(draws) + repeats  # those of the running epoch come in any order
+
+
+def test_repeats_come_out_even():
+    """After 20 epochs of 29.15 draws the fractions 0.5, 0.25 and 0.9 have all become whole."""
+    sampler = sampler_of([LANDSCAPE] * len(REPEATS), repeats=REPEATS, global_batch=1)
+    counts = Counter(image for step in first(sampler, 583) for batch in step for _, image in batch.samples)
+    assert [counts[image] for image in range(len(REPEATS))] == [20] * 10 + [30] * 4 + [40, 65, 158]
+
+
+def test_repeats_of_one_change_nothing():
+    plain = first(sampler_of(MIXED, rotate90=1.0), 60)
+    assert first(sampler_of(MIXED, rotate90=1.0, repeats=[1.0] * len(MIXED)), 60) == plain
+
+
+@pytest.mark.parametrize("rotate90", [0.0, 1.0])
+def test_any_step_can_be_the_first_with_repeats(rotate90):
+    sampler = sampler_of([LANDSCAPE] * len(REPEATS), repeats=REPEATS, rotate90=rotate90, images_per_batch=2)
+    steps = first(sampler, 40)
+    for start in (1, 9, 23):
+        assert first(sampler, 40 - start, start) == steps[start:]

@@ -76,6 +76,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "data.augmentation.copy_paste=3"], ["data.augmentation.copy_paste", "probability"]),
         (["+experiment=demo", "data.augmentation.scale_range=[2,1]"], ["data.augmentation.scale_range"]),
         (["+experiment=demo", "data.augmentation.contrast=x"], ["data.augmentation.contrast", "'x'"]),
+        (["+experiment=demo", "data.repeat_threshold=2"], ["data.repeat_threshold", "0 to 1"]),
         (["+experiment=demo", "data.on_error=ignore"], ["data.on_error", "'ignore'", "'raise' or 'skip'"]),
         (["+experiment=small"], ["data.root is not set"]),
         (["+experiment=small", "data.root=gone"], ["gone", "data root does not exist"]),

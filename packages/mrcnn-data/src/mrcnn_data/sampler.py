@@ -1,7 +1,7 @@
 """Which images make up the global batch of a step: a pure function of (seed, step).
 
-Every epoch permutes all images. In that order each joins the queue of its canvas; `images_per_batch` of them make a
-micro-batch, which joins the queue of its aspect class; enough of those make a step. So a step has one aspect class, its
+Every epoch permutes all images (rare ones may stand in it more than once). In that order each joins the queue of its
+canvas; `images_per_batch` of them make a micro-batch, which joins the queue of its aspect class; enough of those make a step. So a step has one aspect class, its
 orientations mix as they come, and what does not fill waits for the next epoch. Legend: I images.
 """
 
@@ -16,10 +16,14 @@ from mrcnn_data.buckets import Canvas, aspect_class, assign_canvases
 from mrcnn_data.seeds import quarter_turns, sample_seeds
 
 _PERMUTATION_STREAM = 0x5EED  # keeps the order of an epoch apart from other generators of the same seed
+_PHASE_STREAM = 0xFACE
 
 
 class MicroBatch(NamedTuple):
-    """Images of one canvas, as (epoch, image index): an image that waited keeps the epoch that drew it."""
+    """Images of one canvas, as (draw, image index): how often the image was drawn before, in this run.
+
+    Without repeats that is the epoch which drew it, and an image that waited keeps it.
+    """
 
     canvas: Canvas
     samples: tuple[tuple[int, int], ...]
@@ -33,6 +37,8 @@ class GlobalBatchSampler:
         sizes: int64 [I, 2] (h, w), the largest size each is resized to.
         canvases: (h, w) to choose from.
         rotate90: probability of drawing a quarter turn (see `Augmentation`); it may swap the canvas.
+        repeats: float64 [I], how often each image is drawn in an epoch, at least 1; after any number of epochs it was
+            drawn that many times as often, within one. None = once.
     """
 
     def __init__(
@@ -45,12 +51,17 @@ class GlobalBatchSampler:
         global_batch: int,
         seed: int,
         rotate90: float,
+        repeats: np.ndarray | None = None,
     ) -> None:
         self.images = images
         self._images_per_batch = images_per_batch
         self._micro_batches = global_batch // images_per_batch
         self._seed = seed
         self._rotate90 = rotate90
+        self._repeats = np.ones(len(images)) if repeats is None else repeats
+        # Fractions of a repeat are due in different epochs for different images.
+        phases = np.random.default_rng([seed, _PHASE_STREAM]).random(len(images))
+        self._phases = np.where(self._repeats % 1.0 == 0.0, 0.0, phases)
         self._canvases = list(canvases)
         upright = assign_canvases(sizes, canvases)  # [I] index of a canvas
         turned = assign_canvases(sizes[:, ::-1], canvases) if rotate90 else upright
@@ -81,9 +92,9 @@ class GlobalBatchSampler:
         classes = [aspect_class(canvas) for canvas in self._canvases]
         epoch = step = 0
         while True:
-            for image, canvas in zip(*self._epoch(epoch), strict=True):
+            for draw, image, canvas in zip(*self._epoch(epoch), strict=True):
                 queue = waiting.setdefault(canvas, [])
-                queue.append((epoch, image))
+                queue.append((draw, image))
                 if len(queue) < self._images_per_batch:
                     continue
                 batches = ready.setdefault(classes[canvas], [])
@@ -97,15 +108,24 @@ class GlobalBatchSampler:
                 ready[classes[canvas]] = []
             epoch += 1
 
-    def _epoch(self, epoch: int) -> tuple[list[int], list[int]]:
-        """Image indices of an epoch in their order, and the canvas of each."""
-        order = np.random.default_rng([self._seed, _PERMUTATION_STREAM, epoch]).permutation(len(self.images))
-        canvases = self._upright[order]
+    def _epoch(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
+        """What an epoch draws, in its order: draw, image index, and canvas of each."""
+        before, after = (self._drawn_before(number) for number in (epoch, epoch + 1))
+        rows = np.repeat(np.arange(len(self.images)), after - before)
+        first = np.cumsum(after - before) - (after - before)  # where each image's draws begin in `rows`
+        draws = before[rows] + np.arange(len(rows)) - first[rows]
+        order = np.random.default_rng([self._seed, _PERMUTATION_STREAM, epoch]).permutation(len(rows))
+        rows, draws = rows[order], draws[order]
+        canvases = self._upright[rows]
         if self._rotate90:
-            seeds = sample_seeds(self._seed, np.full(order.shape, epoch), self.images[order])
+            seeds = sample_seeds(self._seed, draws, self.images[rows])
             is_turned = quarter_turns(seeds, self._rotate90) % 2 == 1
-            canvases = np.where(is_turned, self._turned[order], canvases)
-        return self.images[order].tolist(), canvases.tolist()
+            canvases = np.where(is_turned, self._turned[rows], canvases)
+        return draws.tolist(), self.images[rows].tolist(), canvases.tolist()
+
+    def _drawn_before(self, epoch: int) -> np.ndarray:
+        """How often each image was drawn before an epoch: int64 [I]."""
+        return np.floor(epoch * self._repeats + self._phases).astype(np.int64)
 
 
 def _merge_rare_classes(

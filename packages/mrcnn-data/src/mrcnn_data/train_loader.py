@@ -17,6 +17,7 @@ from mrcnn_data.batch import Batch, BufferPool, new_batch
 from mrcnn_data.buckets import Canvas, resized_sizes
 from mrcnn_data.dataset import CocoDataset
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.repeat_factor import repeat_factors
 from mrcnn_data.sampler import GlobalBatchSampler, MicroBatch
 from mrcnn_data.seeds import generator, quarter_turns, sample_seeds
 from mrcnn_data.train_sample import Photo, draw_pasted, fill_train_row
@@ -46,6 +47,8 @@ class TrainLoader:
         rank, num_ranks: this process takes every num_ranks-th micro-batch of a step, from number `rank` on.
         on_error: "raise", or "skip" an unreadable image: another of the same canvas takes its place, `skipped` counts.
         filter_empty: leave out images without an object.
+        repeat_threshold: images of classes that fewer than this share of the images show are drawn more often, by
+            sqrt(threshold / share) (see `repeat_factors`); 0 = off. An epoch stays as many images as there are.
     Raises:
         ValueError: an option that cannot work. DatasetError: data that cannot.
     """
@@ -68,8 +71,11 @@ class TrainLoader:
         num_ranks: int = 1,
         on_error: str = "raise",
         filter_empty: bool = False,
+        repeat_threshold: float = 0.0,
     ) -> None:
         augmentation.check()
+        if not 0.0 <= repeat_threshold <= 1.0:
+            raise ValueError(f"repeat_threshold={repeat_threshold} is not a share between 0 and 1")
         _check_options(
             images_per_batch=images_per_batch,
             global_batch=global_batch,
@@ -100,6 +106,7 @@ class TrainLoader:
             global_batch=global_batch,
             seed=seed,
             rotate90=augmentation.rotate90,
+            repeats=repeat_factors(dataset, images, threshold=repeat_threshold) if repeat_threshold else None,
         )
         self._paste_from = np.intersect1d(images, np.flatnonzero(dataset.num_objects()))
         self.left_out: Counter[str] = Counter()
@@ -171,8 +178,8 @@ class TrainLoader:
             num_gt=self._max_gt,
             num_crowds=self._max_crowds,
         )
-        epochs, images = np.array(micro_batch.samples).T
-        batch.sample_seeds[...] = sample_seeds(self._seed, epochs, images)
+        draws, images = np.array(micro_batch.samples).T
+        batch.sample_seeds[...] = sample_seeds(self._seed, draws, images)
         step.batches.append(batch)
         for row, image in enumerate(images.tolist()):
             step.rows.append(self._threads.submit(self._fill, batch, row, image, micro_batch.canvas))

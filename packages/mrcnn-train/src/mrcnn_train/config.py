@@ -57,6 +57,7 @@ class DataOptions:
     max_crowds: int = 10
     num_threads: int = 2
     filter_empty: bool = False  # leave out training images without objects
+    repeat_threshold: float = 0.0  # classes in a smaller share of the images than this are drawn more often; 0: off
     on_error: str = "raise"  # or "skip" image files that are missing or cannot be read; they are counted
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     synthetic: SyntheticOptions | None = None
@@ -243,6 +244,7 @@ def _check_data(data: DataOptions) -> None:
             "pairs [height, width] of multiples of 32",
         )
     _require(data.buckets is None or len(data.buckets) > 0, "data.buckets", data.buckets, "null or some pairs")
+    _require(0 <= data.repeat_threshold <= 1, "data.repeat_threshold", data.repeat_threshold, "a share from 0 to 1")
     _require(data.on_error in ("raise", "skip"), "data.on_error", data.on_error, "'raise' or 'skip'")
     crop = data.augmentation.crop_size
     _require(crop % 32 == 0, "data.augmentation.crop_size", crop, "a multiple of 32, or 0 for none")

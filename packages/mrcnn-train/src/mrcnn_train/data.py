@@ -122,6 +122,7 @@ def make_loader(data: DataOptions, train: TrainOptions, dataset: CocoDataset) ->
             num_threads=data.num_threads,
             on_error=data.on_error,
             filter_empty=data.filter_empty,
+            repeat_threshold=data.repeat_threshold,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
