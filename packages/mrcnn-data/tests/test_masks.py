@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from mrcnn_data import CocoDataset, instance_masks
+from mrcnn_data import CocoDataset, instance_masks, paste_masks
 from mrcnn_data.geometry import Geometry, resize_only
 from mrcnn_data.masks import MASK_SIZE, crop_mask, visible_box
 from mrcnn_data.segmentation import Polygons, RunLengths, decode_segmentation
@@ -243,3 +243,31 @@ def _along(values, at, axis):
     low = np.minimum(np.floor(at).astype(int), values.shape[axis] - 2)
     share = (at - low).reshape((-1, 1) if axis == 0 else (1, -1))
     return np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share
+
+
+def test_pasted_masks_by_hand():
+    mask = np.zeros((MASK_SIZE, MASK_SIZE), np.uint8)
+    mask[:56, :56] = 1  # the upper left quarter of the box
+    boxes = np.array([[2, 1, 6, 5], [-2, -2, 2, 2], [0.6, 0, 0.9, 4], [7, 0, 12, 3]], np.float32)
+    whole = paste_masks(np.stack([mask] * 4), boxes, height=6, width=8)
+    expected = np.zeros((4, 6, 8), np.uint8)
+    expected[0, 1:3, 2:4] = 1
+    # The second shows its lower right quarter only, the third holds no pixel's centre in x.
+    expected[3, 0:1, 7] = 1
+    np.testing.assert_array_equal(whole, expected)
+    assert paste_masks(np.zeros((0, 4, 4), np.uint8), np.zeros((0, 4)), height=3, width=2).shape == (0, 3, 2)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_cropping_and_pasting_gives_the_bitmap_back(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    x, y = rng.integers(0, WIDTH - 28), rng.integers(0, HEIGHT - 28)
+    width, height = rng.integers(1, 29, 2)
+    mask[y : y + height, x : x + width] = rng.random((height, width)) < 0.6
+    box = np.array([x, y, x + width, y + height], np.float32)
+    if not mask.any():
+        return
+    crop = cropped(runs_of(mask), box)
+    np.testing.assert_array_equal(paste_masks(crop[None], box[None], height=HEIGHT, width=WIDTH)[0], mask)

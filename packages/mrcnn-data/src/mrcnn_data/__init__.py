@@ -7,8 +7,10 @@ from mrcnn_data.dataset import CocoDataset, Instances, instance_masks
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.eval_loader import EvalLoader
 from mrcnn_data.images import load_image
-from mrcnn_data.masks import MASK_SIZE
+from mrcnn_data.masks import MASK_SIZE, paste_masks
+from mrcnn_data.repeat_factor import repeat_factors
 from mrcnn_data.report import Finding, Report
+from mrcnn_data.tf_dataset import to_tf_dataset
 from mrcnn_data.train_loader import TrainLoader
 
 __all__ = [
@@ -25,4 +27,7 @@ __all__ = [
     "default_buckets",
     "instance_masks",
     "load_image",
+    "paste_masks",
+    "repeat_factors",
+    "to_tf_dataset",
 ]

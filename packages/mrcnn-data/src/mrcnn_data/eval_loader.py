@@ -35,6 +35,8 @@ class EvalLoader:
         on_error: "raise" or "skip".
     """
 
+    max_gt = max_crowds = 0  # of its batches
+
     def __init__(
         self,
         dataset: CocoDataset,
@@ -60,7 +62,7 @@ class EvalLoader:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
         self._dataset = dataset
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._on_error = on_error
         self._num_threads = num_threads
         canvases = [(int(height), int(width)) for height, width in buckets]
@@ -99,9 +101,9 @@ class EvalLoader:
         threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="mrcnn-data")
         try:
             for canvas, images in self._batches:
-                batch = new_batch(pool, num_images=self._batch_size, canvas=canvas, num_gt=0, num_crowds=0)
+                batch = new_batch(pool, num_images=self.batch_size, canvas=canvas, num_gt=0, num_crowds=0)
                 filled = [threads.submit(self._fill, batch, row, image) for row, image in enumerate(images)]
-                for row in range(len(images), self._batch_size):
+                for row in range(len(images), self.batch_size):
                     _pad(batch, row)
                 ahead.append((batch, filled))
                 if len(ahead) > BATCHES_AHEAD:

@@ -5,6 +5,8 @@ Legend: M edge of a box-cropped mask, V vertices of one polygon part.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -95,6 +97,33 @@ def _crop_run_lengths(runs: RunLengths, box: np.ndarray, geometry: Geometry, out
         samples = samples.T  # [height, width]
     cells = samples.reshape(out.shape[0], _SUPERSAMPLING, out.shape[1], _SUPERSAMPLING).sum(axis=(1, 3))
     out[...] = cells * 2 >= _SUPERSAMPLING**2
+
+
+def paste_masks(masks: np.ndarray, boxes: np.ndarray, *, height: int, width: int) -> np.ndarray:
+    """Undo the cropping of a batch's masks, for libraries that want bitmaps of the whole image, and for pictures.
+
+    Args:
+        masks: uint8 [n, M, M], each filling its box.
+        boxes: float32 [n, 4], pixels of an image of this height and width.
+    Returns:
+        uint8 [n, height, width]; a pixel has the value of the cell that its centre lies in, 0 outside the box.
+    """
+    out = np.zeros((len(masks), height, width), np.uint8)
+    for whole, mask, (x1, y1, x2, y2) in zip(out, masks, boxes.astype(np.float64).tolist(), strict=True):
+        columns, xs = _cells(x1, x2, limit=width, num_cells=mask.shape[1])
+        rows, ys = _cells(y1, y2, limit=height, num_cells=mask.shape[0])
+        whole[ys, xs] = mask[rows[:, None], columns]
+    return out
+
+
+def _cells(low: float, high: float, *, limit: int, num_cells: int) -> tuple[np.ndarray, slice]:
+    """The pixels whose centres lie between `low` and `high`, and the cell of each."""
+    first, end = max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), limit)
+    if end <= first:
+        return np.zeros(0, np.int64), slice(0, 0)
+    centres = np.arange(first, end) + 0.5
+    cells = np.floor((centres - low) * (num_cells / (high - low))).astype(np.int64)
+    return np.minimum(cells, num_cells - 1), slice(first, end)
 
 
 def visible_box(segmentation: Segmentation, geometry: Geometry) -> np.ndarray | None:

@@ -1,8 +1,9 @@
 """Which images make up the global batch of a step: a pure function of (seed, step).
 
 Every epoch permutes all images (rare ones may stand in it more than once). In that order each joins the queue of its
-canvas; `images_per_batch` of them make a micro-batch, which joins the queue of its aspect class; enough of those make a step. So a step has one aspect class, its
-orientations mix as they come, and what does not fill waits for the next epoch. Legend: I images.
+canvas; `images_per_batch` of them make a micro-batch, which joins the queue of its aspect class; enough of those make a
+step. So a step has one aspect class, its orientations mix as they come, and what does not fill waits for the next
+epoch. Legend: I images.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class TrainLoader:
         self._images_per_batch = images_per_batch
         self._global_batch = global_batch
         self._seed = seed
-        self._max_gt, self._max_crowds = max_gt, max_crowds
+        self.max_gt, self.max_crowds = max_gt, max_crowds
         self._rank, self._num_ranks = rank, num_ranks
         self._on_error = on_error
         images = np.flatnonzero(dataset.num_objects()) if filter_empty else np.arange(len(dataset))
@@ -122,6 +122,11 @@ class TrainLoader:
     def canvases(self) -> tuple[Canvas, ...]:
         """The (h, w) shapes that batches can have."""
         return self._sampler.canvases
+
+    @property
+    def batch_size(self) -> int:
+        """N of each batch."""
+        return self._images_per_batch
 
     @property
     def num_images(self) -> int:
@@ -175,8 +180,8 @@ class TrainLoader:
             self._pool,
             num_images=self._images_per_batch,
             canvas=micro_batch.canvas,
-            num_gt=self._max_gt,
-            num_crowds=self._max_crowds,
+            num_gt=self.max_gt,
+            num_crowds=self.max_crowds,
         )
         draws, images = np.array(micro_batch.samples).T
         batch.sample_seeds[...] = sample_seeds(self._seed, draws, images)
