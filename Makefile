@@ -32,11 +32,19 @@ format: setup ## Let ruff rewrite what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: setup ## Every benchmark in bench/
+bench: setup .bench/ready ## Every benchmark in bench/
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) $$script; done
 
 bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
 	$(PY) bench/$*.py
+
+bench-ops: .bench/ready
+
+.bench/ready: pyproject.toml
+	$(PYTHON) -m venv --clear .bench
+	.bench/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
+	.bench/bin/python -m pip install -qq --disable-pip-version-check --group bench
+	touch $@
 
 wheels: setup ## Build the five wheels into dist/
 	rm -rf dist
