@@ -20,7 +20,8 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
     """Write ROOT/annotations/instances_train.json and ROOT/train/; returns ROOT.
 
     `images`: uint8 arrays (RGB or grey), saved as 1.png, 2.png, ... with ids 1, 2, ...; annotations get their position
-    + 1 as id, image 1, category 3 and iscrowd 0 where they do not say otherwise. Keys set to `...` are left out.
+    + 1 as id, image 1, category 3, area 100 and iscrowd 0 where they do not say otherwise. Keys set to `...` are
+    left out.
     """
 
     def write(
@@ -34,7 +35,7 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
             cv2.imwrite(str(tmp_path / "train" / f"{number}.png"), stored)
             height, width = image.shape[:2]
             records.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
-        defaults = {"image_id": 1, "category_id": 3, "iscrowd": 0}
+        defaults = {"image_id": 1, "category_id": 3, "area": 100, "iscrowd": 0}
         complete = [
             {key: value for key, value in {"id": number, **defaults, **annotation}.items() if value is not ...}
             for number, annotation in enumerate(annotations, start=1)

@@ -1,5 +1,6 @@
 """The `mrcnn-data` command."""
 
+import json
 import subprocess
 import sys
 
@@ -10,18 +11,47 @@ from mrcnn_data.cli import main
 
 
 def test_shapes_then_check(tmp_path, capsys):
-    assert main(["shapes", str(tmp_path), "--train", "3", "--val", "2", "--size", "64", "--seed", "1"]) == 0
+    assert main(["shapes", str(tmp_path), "--train", "12", "--val", "9", "--size", "64", "--seed", "1"]) == 0
     assert main(["check", str(tmp_path), "train", "val"]) == 0
     out = capsys.readouterr().out
-    assert "train: 3 images" in out
-    assert "val: 2 images" in out
+    assert "train: 12 images" in out
+    assert "val: 9 images" in out
     assert "nothing odd found" in out
 
 
 def test_check_lists_what_is_odd(write_coco, capsys):
     root = write_coco([np.zeros((9, 9, 3), np.uint8)], [{"bbox": [1, 1, 0, 3], "segmentation": []}])
-    assert main(["check", str(root), "train"]) == 0
+    assert main(["check", str(root), "train"]) == 1
     assert "dropped: 1 x box of zero or negative size (annotation 1)" in capsys.readouterr().out
+
+
+def test_check_as_json(write_coco, tmp_path, capsys):
+    root = write_coco([np.zeros((9, 9, 3), np.uint8)], [{"category_id": 99}, {"iscrowd": ..., "bbox": [1, 1, 5, 3]}])
+    assert main(["check", str(root), "train", "val", "--json", str(tmp_path / "out.json")]) == 2
+    assert "split 'val' does not exist" in capsys.readouterr().err
+    train, val = json.loads((tmp_path / "out.json").read_text())
+    assert (train["split"], train["images"], train["objects"], train["classes"]) == ("train", 1, 1, 2)
+    assert train["exit_code"] == 2
+    by_kind = {finding["kind"]: finding for finding in train["findings"]}
+    unknown = by_kind["annotation of an unknown category"]
+    assert (unknown["severity"], unknown["count"], unknown["examples"]) == ("error", 1, ["annotation 1"])
+    assert "nothing trains" in unknown["action"]
+    assert by_kind["iscrowd missing"]["severity"] == "note"
+    assert val == {"split": "val", "error": val["error"], "exit_code": 2}
+
+
+def test_check_and_fix(write_coco, tmp_path, capsys):
+    square = [[1, 1, 6, 1, 6, 4, 1, 4]]
+    annotations = [{"bbox": [1, 1, 0, 3]}, {"bbox": [1, 1, 5, 3], "segmentation": square}]
+    root = write_coco([np.zeros((9, 9, 3), np.uint8)], annotations)
+    out = root / "annotations" / "instances_clean.json"
+    assert main(["check", str(root), "train", "--fix", str(out)]) == 1
+    assert "1 changes, listed in" in capsys.readouterr().out
+    assert out.with_suffix(".changes.txt").read_text() == "annotation 1: removed: no usable box\n"
+    (root / "clean").symlink_to(root / "train")
+    assert main(["check", str(root), "clean"]) == 0
+    assert main(["check", str(root), "train", "clean", "--fix", str(out)]) == 2
+    assert main(["check", str(root), "train", "--fix", str(root / "annotations" / "instances_train.json")]) == 2
 
 
 def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):

@@ -109,13 +109,13 @@ def test_without_bbox_and_segmentation_nothing_is_left(write_coco, segmentation)
     assert dataset.instances(0).boxes.shape == (0, 4)
     assert dataset.instances(0).classes.shape == (0,)
     assert instance_masks(dataset, 0).shape == (0, 40, 50)
-    assert dataset.report.count("bbox missing") == 1
+    assert dataset.report.count("bbox missing, and no segmentation to take it from") == 1
 
 
 def test_unusable_segmentation_leaves_a_box(write_coco):
     dataset = opened(write_coco([IMAGE], [{**GOOD, "segmentation": []}, GOOD]))
     assert [one is None for one in dataset.instances(0).segmentations] == [True, False]
-    assert dataset.report.count("segmentation missing or empty") == 1
+    assert dataset.report.count("segmentation empty") == 1
     assert dataset.report.findings[0].severity == "repaired"
 
 
@@ -155,7 +155,7 @@ def test_opening_report_is_what_is_known_without_segmentations(write_coco):
     assert str(dataset.opening_report) == (
         "note: 1 x iscrowd (annotation 1): never an object; background unless model.crowd_overlap_threshold is below 1"
     )
-    assert [finding.kind for finding in dataset.report.findings] == ["iscrowd", "segmentation missing or empty"]
+    assert [finding.kind for finding in dataset.report.findings] == ["iscrowd", "segmentation empty"]
     assert len(dataset.opening_report.findings) == 1  # as before the full report
 
 
@@ -172,10 +172,18 @@ def test_images_without_annotations(write_coco):
     assert dataset.report.count("image without annotations") == 2
 
 
-def test_repeated_annotation_ids_are_noted(write_coco):
-    dataset = opened(write_coco([IMAGE], [{**GOOD, "id": 0}, {**GOOD, "id": 0}, {**GOOD, "id": ...}]))
+def test_annotation_id_zero_and_none_are_labels(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "id": 0}, {**GOOD, "id": ...}, {**GOOD, "id": "c"}]))
+    assert dataset.instances(0).annotation_ids == [0, None, "c"]
+    assert dataset.report.count("annotation without an id") == 1
+
+
+def test_repeated_annotation_ids_are_an_error(write_coco):
+    root = write_coco([IMAGE], [{**GOOD, "id": 7}, {**GOOD, "id": 7}, {**GOOD, "id": 7}])
+    assert "annotation id 7 occurs twice, and 1 more" in error_of(root)
+    dataset = CocoDataset.from_root(root, "train", allow_errors=True)
     assert dataset.num_objects().tolist() == [3]
-    assert dataset.report.count("annotation id occurs again") == 1
+    assert dataset.report.count("annotation id that occurs twice") == 2
 
 
 def test_box_and_segmentation_that_disagree_are_noted(write_coco):
@@ -223,7 +231,11 @@ def test_sub_folders_and_string_ids(write_coco):
         (lambda c: c.pop("annotations"), "not a COCO instances file.*annotations"),
         (lambda c: c.pop("categories"), "not a COCO instances file.*categories"),
         (lambda c: c["images"][0].pop("file_name"), r"not a COCO instances file.*file_name.*images\[0\]"),
-        (lambda c: c["annotations"][0].update(bbox="1 2 3 4"), r"not a COCO instances file.*annotations\[0\]\.bbox"),
+        (lambda c: c["images"].append("2.png"), r"not a COCO instances file.*images\[1\]"),
+        (lambda c: c["annotations"].append(None), r"not a COCO instances file.*annotations\[1\]"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), r"not a COCO instances file.*image_id.*annotations\[0\]"),
+        (lambda c: c["annotations"][0].update(category_id=1.5), r"not a COCO.*category_id.*annotations\[0\]"),
+        (lambda c: c["categories"][0].update(id="7"), r"not a COCO instances file.*categories\[0\]"),
     ],
 )
 def test_refused_files(write_coco, edit, expected):
@@ -233,6 +245,85 @@ def test_refused_files(write_coco, edit, expected):
     message = error_of(root)
     assert re.search(expected, message)
     assert "instances_train.json" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "severity"),
+    [
+        ({"bbox": "10 10 10 10"}, "bbox is not four finite numbers", "repaired"),
+        ({"bbox": [10, "10", 10, 10]}, "bbox is not four finite numbers", "repaired"),
+        ({"image_id": 1.0, "category_id": 3.0}, None, None),
+        ({"iscrowd": "0"}, "iscrowd is not 0 or 1", "repaired"),
+        ({"iscrowd": []}, "iscrowd is not 0 or 1", "repaired"),
+        ({"iscrowd": ...}, "iscrowd missing", "note"),
+        ({"iscrowd": None}, "iscrowd missing", "note"),
+        ({"area": ...}, "area missing", "note"),
+        ({"area": None}, "area missing", "note"),
+        ({"area": -1}, "area is not a number of at least 0", "repaired"),
+        ({"area": float("nan")}, "area missing", "note"),
+        ({"area": "100"}, "area is not a number of at least 0", "repaired"),
+        ({"area": [100]}, "area is not a number of at least 0", "repaired"),
+    ],
+)
+def test_odd_fields_do_not_stop_the_others(write_coco, field, kind, severity):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, **field}, GOOD]))
+    instances = dataset.instances(0)
+    assert instances.annotation_ids == [1, 2]
+    np.testing.assert_array_equal(instances.boxes, [[10, 10, 20, 20]] * 2)
+    assert all(segmentation is not None for segmentation in instances.segmentations)
+    found = [(finding.kind, finding.severity, finding.examples) for finding in dataset.report.findings]
+    assert found == ([] if kind is None else [(kind, severity, ["annotation 1"])])
+
+
+def test_a_crowd_that_is_text(write_coco):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "iscrowd": "1"}]))
+    assert dataset.num_objects().tolist() == [0]
+    assert len(dataset.instances(0).crowd_boxes) == 1
+
+
+def test_odd_images_and_categories(write_coco):
+    root = write_coco([IMAGE], [GOOD], categories=[{"id": 3, "name": 5}, {"id": -7.0}])
+    edited(root, lambda content: content["images"][0].update(id=1.0, width="50", license={}, height=[]))
+    dataset = opened(root)
+    assert dataset.category_ids == (-7, 3)
+    assert dataset.class_names == ("-7", "5")
+    np.testing.assert_array_equal(dataset.image_sizes, [[40, 50]])
+    assert dataset.report.count("category without a name") == 1
+    assert dataset.report.count("image without width or height") == 1
+
+
+@pytest.mark.parametrize("info", [..., None, [], "text", {"year": "x"}])
+def test_info_and_licences_are_not_read(write_coco, info):
+    root = write_coco([IMAGE], [GOOD])
+    edited(root, lambda content: content.update({} if info is ... else {"info": info, "licenses": info}))
+    assert not opened(root).report.findings
+
+
+def test_backslashes_of_another_system(write_coco):
+    root = write_coco([IMAGE], [GOOD])
+    (root / "train" / "sub").mkdir()
+    (root / "train" / "1.png").rename(root / "train" / "sub" / "1.png")
+    edited(root, lambda content: content["images"][0].update(file_name="sub\\1.png"))
+    dataset = opened(root)
+    assert dataset.file_names == ["sub/1.png"]
+    assert dataset.report.count("file_name with backslashes") == 1
+
+
+def test_with_errors_allowed_the_rest_is_there(write_coco):
+    annotations = [GOOD, {**GOOD, "category_id": 12}, {**GOOD, "image_id": 9}, {**GOOD, "id": 1}]
+    root = write_coco([IMAGE, IMAGE], annotations)
+    (root / "train" / "2.png").unlink()
+    edited(root, lambda content: content["annotations"].append("nonsense"))
+    assert ", and 4 more (mrcnn-data check lists them)" in error_of(root)
+    dataset = CocoDataset.from_root(root, "train", allow_errors=True)
+    assert dataset.num_objects().tolist() == [2, 0]
+    assert {finding.kind: finding.count for finding in dataset.opening_report.by_severity("error")} == {
+        "annotation entry that cannot be read": 1,
+        "annotation of an unknown image": 1,
+        "annotation of an unknown category": 1,
+        "annotation id that occurs twice": 1,
+        "image file missing": 1,
+    }
 
 
 @pytest.mark.parametrize(

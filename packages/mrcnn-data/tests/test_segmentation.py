@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from mrcnn_data.masks import full_mask
-from mrcnn_data.segmentation import FAULT_ACTIONS, Polygons, RunLengths, decode_segmentation
+from mrcnn_data.segmentation import FAULTS, Polygons, RunLengths, decode_segmentation
 
 TRIANGLE = [10, 10, 20, 10, 20, 20]
 
 
 def decode(value, height=40, width=50):
     decoded = decode_segmentation(json.dumps(value).encode(), height=height, width=width)
-    assert set(decoded.faults) <= set(FAULT_ACTIONS)
+    assert set(decoded.faults) <= set(FAULTS)
     return decoded
 
 
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
-        ([], "segmentation missing or empty"),
-        (None, "segmentation missing or empty"),
-        ({}, "segmentation missing or empty"),
-        ("", "segmentation missing or empty"),
+        ([], "segmentation empty"),
+        (None, "segmentation missing"),
+        ({}, "segmentation empty"),
+        ("", "segmentation empty"),
         ("masks/1.png", "segmentation of unknown kind"),
         (3, "segmentation of unknown kind"),
         ([[]], "no polygon part is usable"),

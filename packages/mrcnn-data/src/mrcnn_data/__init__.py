@@ -3,7 +3,8 @@
 from mrcnn_data.augmentation import Augmentation
 from mrcnn_data.batch import Batch
 from mrcnn_data.buckets import default_buckets
-from mrcnn_data.dataset import CocoDataset, Instances, instance_masks
+from mrcnn_data.checking import check_dataset
+from mrcnn_data.dataset import CocoDataset, Instances, Source, instance_masks
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.eval_loader import EvalLoader
 from mrcnn_data.images import load_image
@@ -23,7 +24,9 @@ __all__ = [
     "Finding",
     "Instances",
     "Report",
+    "Source",
     "TrainLoader",
+    "check_dataset",
     "default_buckets",
     "instance_masks",
     "load_image",

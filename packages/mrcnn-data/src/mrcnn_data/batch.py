@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn_data.annotations import Id
+from mrcnn_data.columns import Id
 from mrcnn_data.masks import MASK_SIZE
 
 _ALIGNMENT = 64  # lets TensorFlow take the memory without a copy

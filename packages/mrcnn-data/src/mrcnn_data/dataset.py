@@ -1,6 +1,6 @@
 """A COCO instances file and its image folder: checked columns, segmentations decoded when an image is used.
 
-Legend: I images, A usable annotations, n annotations of one image, k crowds of one image.
+Legend: I images, A annotations, n objects of one image, k crowds of one image.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn_data.annotations import Columns, Id, RawSegmentations, read_annotations
+from mrcnn_data.annotation_cache import read_columns
+from mrcnn_data.boxes import check_boxes
+from mrcnn_data.columns import Columns, ConcatenatedSegmentations, Id, Segmentations, compact_ids, ids_of
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.image_files import complete_image_sizes, missing_files
 from mrcnn_data.images import load_image
-from mrcnn_data.masks import full_mask, segmentation_box
+from mrcnn_data.masks import full_mask
 from mrcnn_data.report import Report
-from mrcnn_data.segmentation import FAULT_ACTIONS, Segmentation, decode_segmentation
+from mrcnn_data.segmentation import Segmentation, decode_segmentation
+from mrcnn_data.segmentation_checks import report_segmentations
 
-# A box that says less than half of what its segmentation says was probably not made for it.
-MIN_BOX_AGREEMENT = 0.5
+PathLike = str | os.PathLike[str]
+
+# COCO 2014 has two splits that share the images of a third.
+_IMAGE_FOLDERS = {"minival2014": "val2014", "valminusminival2014": "val2014"}
 
 
 class Instances(NamedTuple):
@@ -40,13 +46,43 @@ class Instances(NamedTuple):
     crowd_boxes: np.ndarray
 
 
+class Source(NamedTuple):
+    """An annotation file, and the folder that its file names are relative to."""
+
+    annotation_path: Path
+    image_dir: Path
+
+
+class Annotations(NamedTuple):
+    """Checked annotations of all images, by image.
+
+    Attributes:
+        offsets: int64 [I + 1]: those of image i are offsets[i] to offsets[i + 1].
+        ids: A, as in the file.
+        boxes: float32 [A, 4] (x1, y1, x2, y2), clipped to the image.
+        areas: float64 [A], as in the file, NaN where missing.
+        classes: int32 [A].
+        is_object, is_region: bool [A]; what is neither is not used.
+        segmentations: A.
+    """
+
+    offsets: np.ndarray
+    ids: np.ndarray | list[Id | None]
+    boxes: np.ndarray
+    areas: np.ndarray
+    classes: np.ndarray
+    is_object: np.ndarray
+    is_region: np.ndarray
+    segmentations: Segmentations
+
+
 class CocoDataset:
     """Images with their usable annotations.
 
     Attributes:
-        annotation_path, image_dir: where they lie.
-        image_ids: as in the file, in its order.
-        file_names: relative to `image_dir`.
+        sources: annotation files and image folders; several where they were opened together.
+        image_ids: as in the file, in its order; of several files an id may occur again.
+        file_names: relative to the image folder.
         image_sizes: int64 [I, 2] (h, w), pixels as stored.
         category_ids: sorted; contiguous class c is `category_ids[c - 1]`.
         class_names: likewise, `class_names[c - 1]`.
@@ -54,81 +90,106 @@ class CocoDataset:
     """
 
     def __init__(
-        self, columns: Columns, *, annotation_path: Path, image_dir: Path, missing_files: Sequence[Id] = ()
+        self,
+        *,
+        sources: Sequence[Source],
+        source_offsets: Sequence[int],
+        image_ids: list[Id],
+        file_names: list[str],
+        image_sizes: np.ndarray,
+        categories: dict[int, str],
+        annotations: Annotations,
+        opening_report: Report,
     ) -> None:
-        self.annotation_path = annotation_path
-        self.image_dir = image_dir
-        self.image_ids = columns.image_ids
-        self.file_names = columns.file_names
-        self.category_ids = columns.category_ids
-        self.class_names = columns.class_names
-        self.opening_report = Report()
-        self.opening_report.add(
-            "image file missing",
-            severity="dropped",
-            action="skipped: another takes its place in training, and evaluation finds nothing in it",
-            where=missing_files,
-            what="image",
-        )
-        self.image_sizes = _complete_image_sizes(columns, image_dir, self.opening_report)
-
-        boxes, usable = _check_boxes(columns, self.image_sizes, self.opening_report)
-        kept = np.flatnonzero(usable)
-        kept = kept[np.argsort(columns.image_index[kept], kind="stable")]  # [A], by image
-        self._boxes = boxes[kept].astype(np.float32)
-        self._classes = columns.classes[kept]
-        self._is_region = (columns.is_crowd | columns.is_ignored)[kept]
-        self._annotation_ids = [columns.annotation_ids[index] for index in kept]
-        self._segmentations = RawSegmentations([columns.segmentations[index] for index in kept])
-        self._offsets = np.searchsorted(columns.image_index[kept], np.arange(len(self.image_ids) + 1))  # [I+1]
-        _note_oddities(columns, self._offsets, self.opening_report)
+        self.sources = tuple(sources)
+        self._source_offsets = np.asarray(source_offsets)  # number of the first image of each source
+        self.image_ids = image_ids
+        self.file_names = file_names
+        self.image_sizes = image_sizes
+        self.category_ids = tuple(sorted(categories))
+        self.class_names = tuple(categories[category_id] for category_id in self.category_ids)
+        self.annotations = annotations
+        self.opening_report = opening_report
 
     @classmethod
     def open(
-        cls, annotations: str | os.PathLike[str], images: str | os.PathLike[str], *, on_error: str = "raise"
+        cls,
+        annotations: PathLike | Sequence[PathLike],
+        images: PathLike | Sequence[PathLike],
+        *,
+        on_error: str = "raise",
+        cache_dir: PathLike | None = None,
+        allow_errors: bool = False,
     ) -> CocoDataset:
-        """Read an instances file and check that every image file is there.
+        """Read an instances file and check that every image file is there; or several, one after the other.
 
         Args:
+            annotations, images: file and image folder, or as many of the one as of the other.
             on_error: "raise", or "skip": missing image files are reported and left to the loader's `on_error`.
+            cache_dir: folder for mapped copies, which open in a fraction of the time and are shared by all processes
+                (see `annotation_cache`). None: the file is read each time.
+            allow_errors: leave out what cannot be used, and only report it: for tools that look at faulty files.
         Raises:
             DatasetError: anything that makes the data unusable, in one line.
         """
-        annotation_path, image_dir = Path(annotations), Path(images)
-        columns = read_annotations(annotation_path)
-        if not image_dir.is_dir():
-            raise DatasetError(f"{image_dir}: the image folder does not exist (for {annotation_path})")
-        missing = _missing_files(columns, image_dir)
-        if missing and on_error == "raise":
-            index = missing[0]
-            raise DatasetError(
-                f"{image_dir / columns.file_names[index]}: the file of image {columns.image_ids[index]!r} is missing"
-                + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-                + f" (listed in {annotation_path})"
-            )
-        return cls(
-            columns,
-            annotation_path=annotation_path,
-            image_dir=image_dir,
-            missing_files=[columns.image_ids[index] for index in missing],
+        files = [annotations] if isinstance(annotations, (str, os.PathLike)) else list(annotations)
+        folders = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+        if len(files) != len(folders) or not files:
+            raise DatasetError(f"{len(files)} annotation files and {len(folders)} image folders do not go together")
+        cache = None if cache_dir is None else Path(cache_dir)
+        return _concatenated(
+            [
+                _open_one(Source(Path(file), Path(folder)), cache, on_error=on_error, allow_errors=allow_errors)
+                for file, folder in zip(files, folders, strict=True)
+            ]
         )
 
     @classmethod
-    def from_root(cls, root: str | os.PathLike[str], split: str, *, on_error: str = "raise") -> CocoDataset:
-        """Open ROOT/annotations/instances_SPLIT.json with the images of ROOT/SPLIT/."""
-        folder = Path(root)
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: the data root does not exist")
-        annotation_path = folder / "annotations" / f"instances_{split}.json"
-        if not annotation_path.is_file():
-            splits = sorted(
-                path.stem.removeprefix("instances_") for path in folder.glob("annotations/instances_*.json")
-            )
-            raise DatasetError(
-                f"{annotation_path}: split {split!r} does not exist"
-                + (f"; {folder} has {', '.join(splits)}" if splits else "")
-            )
-        return cls.open(annotation_path, folder / split, on_error=on_error)
+    def from_root(
+        cls,
+        root: PathLike,
+        split: str | Sequence[str],
+        *,
+        on_error: str = "raise",
+        cache_dir: PathLike | None = None,
+        allow_errors: bool = False,
+    ) -> CocoDataset:
+        """Open ROOT/annotations/instances_SPLIT.json with the images of ROOT/SPLIT/; several splits together."""
+        sources = [find_split(root, name) for name in ([split] if isinstance(split, str) else split)]
+        return cls.open(
+            [source.annotation_path for source in sources],
+            [source.image_dir for source in sources],
+            on_error=on_error,
+            cache_dir=cache_dir,
+            allow_errors=allow_errors,
+        )
+
+    @property
+    def annotation_path(self) -> Path:
+        """Of the only annotation file.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.sources) > 1:
+            raise ValueError(f"{self.name} are several annotation files; `sources` lists them")
+        return self.sources[0].annotation_path
+
+    @property
+    def image_dir(self) -> Path:
+        """Folder of all images.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len({source.image_dir for source in self.sources}) > 1:
+            raise ValueError(f"{self.name} have several image folders; `image_path` knows which")
+        return self.sources[0].image_dir
+
+    @property
+    def name(self) -> str:
+        """The annotation files, for messages."""
+        return " + ".join(str(source.annotation_path) for source in self.sources)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -139,7 +200,8 @@ class CocoDataset:
         return len(self.category_ids) + 1
 
     def image_path(self, index: int) -> Path:
-        return self.image_dir / self.file_names[index]
+        source = int(np.searchsorted(self._source_offsets, index, side="right")) - 1
+        return self.sources[source].image_dir / self.file_names[index]
 
     def read_image(self, index: int) -> np.ndarray:
         """Read image number `index`, checked against the annotated size: uint8 [h, w, 3] RGB."""
@@ -149,57 +211,60 @@ class CocoDataset:
     def instances(self, index: int) -> Instances:
         """Decode the objects of image number `index`."""
         height, width = map(int, self.image_sizes[index])
-        rows = np.arange(self._offsets[index], self._offsets[index + 1])
-        objects = rows[~self._is_region[rows]]
+        table = self.annotations
+        first, last = table.offsets[index], table.offsets[index + 1]
+        objects = first + np.flatnonzero(table.is_object[first:last])
+        regions = first + np.flatnonzero(table.is_region[first:last])
         return Instances(
-            boxes=self._boxes[objects],
-            classes=self._classes[objects],
+            boxes=table.boxes[objects],
+            classes=table.classes[objects],
             segmentations=[
-                decode_segmentation(self._segmentations[row], height=height, width=width).segmentation
+                decode_segmentation(table.segmentations[row], height=height, width=width).segmentation
                 for row in objects
             ],
-            annotation_ids=[self._annotation_ids[row] for row in objects],
-            crowd_boxes=self._boxes[rows[self._is_region[rows]]],
+            annotation_ids=ids_of(table.ids, objects),
+            crowd_boxes=table.boxes[regions],
         )
 
     def num_objects(self) -> np.ndarray:
         """Count the objects (not crowds) of every image: int64 [I]."""
-        totals = np.concatenate([[0], np.cumsum(~self._is_region)])
-        return np.asarray(totals[self._offsets[1:]] - totals[self._offsets[:-1]])
+        totals = np.concatenate([[0], np.cumsum(self.annotations.is_object)])
+        return np.asarray(np.diff(totals[self.annotations.offsets]))
 
     def classes_of_objects(self) -> tuple[np.ndarray, np.ndarray]:
-        """List the objects (not crowds): int64 [A] number of the image, int32 [A] class."""
-        images = np.repeat(np.arange(len(self)), np.diff(self._offsets))  # of all annotations
-        return images[~self._is_region], self._classes[~self._is_region]
+        """List the objects (not crowds): int64 number of the image, int32 class, of each."""
+        table = self.annotations
+        images = np.repeat(np.arange(len(self)), np.diff(table.offsets))  # [A]
+        return images[table.is_object], table.classes[table.is_object]
+
+    def describe_annotations(self, rows: np.ndarray) -> list[object]:
+        """Name annotations, by their rows in `annotations`: ids, with the file where there are several."""
+        ids: list[object] = list(ids_of(self.annotations.ids, rows))
+        if len(self.sources) == 1:
+            return ids
+        images = np.searchsorted(self.annotations.offsets, rows, side="right") - 1
+        numbers = np.searchsorted(self._source_offsets, images, side="right") - 1
+        return [
+            f"{annotation_id} of {self.sources[number].annotation_path.name}"
+            for annotation_id, number in zip(ids, numbers, strict=True)
+        ]
 
     @functools.cached_property
     def report(self) -> Report:
         """What was dropped, repaired or looks odd. The first access decodes every segmentation once."""
         report = copy.deepcopy(self.opening_report)
-        for index in range(len(self)):
-            height, width = map(int, self.image_sizes[index])
-            for row in range(self._offsets[index], self._offsets[index + 1]):
-                if not self._is_region[row]:
-                    self._report_segmentation(row, height=height, width=width, report=report)
+        table = self.annotations
+        report_segmentations(
+            table.segmentations,
+            describe=self.describe_annotations,
+            is_object=table.is_object,
+            boxes=table.boxes,
+            areas=table.areas,
+            offsets=table.offsets,
+            image_sizes=self.image_sizes,
+            report=report,
+        )
         return report
-
-    def _report_segmentation(self, row: int, *, height: int, width: int, report: Report) -> None:
-        decoded = decode_segmentation(self._segmentations[row], height=height, width=width)
-        where = [self._annotation_ids[row]]
-        for fault in decoded.faults:
-            action = FAULT_ACTIONS[fault]
-            severity = "dropped" if action == "part dropped" else "repaired"
-            report.add(fault, severity=severity, action=action, where=where)
-        if decoded.segmentation is None:
-            return
-        box = segmentation_box(decoded.segmentation, height=height, width=width)
-        if box is None or _iou(box, self._boxes[row]) < MIN_BOX_AGREEMENT:
-            report.add(
-                "box and segmentation overlap by less than half",
-                severity="note",
-                action="used as they are",
-                where=where,
-            )
 
 
 def instance_masks(dataset: CocoDataset, image_index: int) -> np.ndarray:
@@ -217,99 +282,168 @@ def instance_masks(dataset: CocoDataset, image_index: int) -> np.ndarray:
     return masks
 
 
-def _missing_files(columns: Columns, image_dir: Path) -> list[int]:
-    """Indices of images without a file, from one listing per folder: 118 k stats take seconds on a network disk."""
-    names_in: dict[Path, set[str]] = {}
-    missing = []
-    for index, file_name in enumerate(columns.file_names):
-        path = image_dir / file_name
-        if path.parent not in names_in:
-            names_in[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        if path.name not in names_in[path.parent]:
-            missing.append(index)
-    return missing
+def find_split(root: PathLike, split: str) -> Source:
+    """Find annotation file and image folder of ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/.
 
-
-def _complete_image_sizes(columns: Columns, image_dir: Path, report: Report) -> np.ndarray:
-    sizes = columns.image_sizes.copy()  # [I, 2]
-    for index in np.flatnonzero((sizes <= 0).any(axis=1)):
-        sizes[index] = load_image(image_dir / columns.file_names[index]).shape[:2]
-        report.add(
-            "image without width or height",
-            severity="repaired",
-            action="read from the image file",
-            where=[columns.image_ids[index]],
-            what="image",
-        )
-    return sizes
-
-
-def _check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """Clip, derive or refuse every box.
-
-    Returns:
-        boxes: float64 [annotations, 4] (x1, y1, x2, y2), source pixels.
-        usable: bool [annotations].
+    Raises:
+        DatasetError: the root or the split does not exist.
     """
-    ids = columns.annotation_ids
-    sizes = image_sizes[columns.image_index]  # [annotations, 2]
-    origin, extent = columns.boxes_xywh[:, :2], columns.boxes_xywh[:, 2:]
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused below
-        boxes = np.concatenate([origin, origin + extent], axis=1)
-    is_given = columns.has_bbox & np.isfinite(boxes).all(axis=1)
-    for index in np.flatnonzero(~is_given):
-        box = _box_of_segmentation(columns.segmentations[index], sizes[index])
-        if box is not None:
-            boxes[index] = box
-        kind = "bbox is not four finite numbers" if columns.has_bbox[index] else "bbox missing"
-        report.add(
-            kind,
-            severity="repaired" if box is not None else "dropped",
-            action="taken from the segmentation, or dropped without one",
-            where=[ids[index]],
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: the data root does not exist")
+    annotation_path = folder / "annotations" / f"instances_{split}.json"
+    if not annotation_path.is_file():
+        splits = sorted(path.stem.removeprefix("instances_") for path in folder.glob("annotations/instances_*.json"))
+        raise DatasetError(
+            f"{annotation_path}: split {split!r} does not exist"
+            + (f"; {folder} has {', '.join(splits)}" if splits else "")
         )
-    is_known = np.isfinite(boxes).all(axis=1)
-    boxes[~is_known] = 0
-    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    limits = sizes[:, [1, 0, 1, 0]].astype(np.float64)
-    clipped = np.clip(boxes, 0, limits)
-    is_inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    sticks_out = (np.abs(clipped - boxes) > 1.0).any(axis=1)  # up to a pixel is rounding: COCO's own boxes do it
-    for kind, severity, action, which in (
-        ("box of zero or negative size", "dropped", "object dropped", is_known & ~has_area),
-        ("box outside the image", "dropped", "object dropped", has_area & ~is_inside),
-        ("box sticks out of the image", "repaired", "clipped to the image", is_inside & sticks_out & has_area),
-    ):
-        report.add(kind, severity=severity, action=action, where=[ids[index] for index in np.flatnonzero(which)])
-    return clipped, is_known & has_area & is_inside
+    image_dir = folder / split
+    if not image_dir.is_dir() and split in _IMAGE_FOLDERS:
+        image_dir = folder / _IMAGE_FOLDERS[split]
+    return Source(annotation_path, image_dir)
 
 
-def _box_of_segmentation(raw: bytes, size: np.ndarray) -> np.ndarray | None:
-    height, width = map(int, size)
-    segmentation = decode_segmentation(raw, height=height, width=width).segmentation
-    return None if segmentation is None else segmentation_box(segmentation, height=height, width=width)
+def _open_one(source: Source, cache_dir: Path | None, *, on_error: str, allow_errors: bool) -> CocoDataset:
+    columns, report = read_columns(source.annotation_path, cache_dir)
+    return open_columns(columns, report, source, on_error=on_error, allow_errors=allow_errors)
 
 
-def _note_oddities(columns: Columns, offsets: np.ndarray, report: Report) -> None:
-    ids = columns.annotation_ids
-    seen: set[Id | None] = set()
-    repeated = []
-    for annotation_id in ids:
-        if annotation_id is not None and annotation_id in seen:
-            repeated.append(annotation_id)
-        seen.add(annotation_id)
+def open_columns(columns: Columns, report: Report, source: Source, *, on_error: str, allow_errors: bool) -> CocoDataset:
+    """Check the columns of a file against its images; see `CocoDataset.open`."""
+    if not source.image_dir.is_dir():
+        raise DatasetError(f"{source.image_dir}: the image folder does not exist (for {source.annotation_path})")
+    _report_missing_files(columns, source, report, on_error=on_error)
+    if not allow_errors:
+        _raise_errors(report)
+    sizes, is_known = complete_image_sizes(
+        columns, source.image_dir, report, on_error="skip" if allow_errors else on_error
+    )
+    boxes, usable = check_boxes(columns, sizes, report)
+    if not is_known.all():
+        usable &= is_known[columns.image_index]
+    is_region = columns.is_crowd | columns.is_ignored
+    _note_oddities(columns, usable, report)
+    return CocoDataset(
+        sources=[source],
+        source_offsets=[0],
+        image_ids=columns.image_ids,
+        file_names=columns.file_names,
+        image_sizes=sizes,
+        categories=dict(zip(columns.category_ids, columns.class_names, strict=True)),
+        annotations=Annotations(
+            offsets=columns.offsets,
+            ids=columns.annotation_ids,
+            boxes=boxes,
+            areas=columns.areas,
+            classes=columns.classes,
+            is_object=usable & ~is_region,
+            is_region=usable & is_region,
+            segmentations=columns.segmentations,
+        ),
+        opening_report=report,
+    )
+
+
+def _report_missing_files(columns: Columns, source: Source, report: Report, *, on_error: str) -> None:
+    missing = missing_files(columns.file_names, source.image_dir)
+    if not missing:
+        return
+    path, image_id = source.image_dir / columns.file_names[missing[0]], columns.image_ids[missing[0]]
+    is_error = on_error == "raise"
+    report.add(
+        "image file missing",
+        severity="error" if is_error else "dropped",
+        action="nothing trains before it is there, or data.on_error=skip"
+        if is_error
+        else "skipped: another takes its place in training, and evaluation finds nothing in it",
+        where=[columns.image_ids[index] for index in missing],
+        what="image",
+        message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})",
+    )
+
+
+def _raise_errors(report: Report) -> None:
+    errors = report.by_severity("error")
+    if errors:
+        more = sum(finding.count for finding in errors) - 1
+        raise DatasetError(errors[0].message + (f", and {more} more (mrcnn-data check lists them)" if more else ""))
+
+
+def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None:
     as_region = "never an object; background unless model.crowd_overlap_threshold is below 1"
-    crowds = [ids[index] for index in np.flatnonzero(columns.is_crowd)]
-    ignored = [ids[index] for index in np.flatnonzero(columns.is_ignored & ~columns.is_crowd)]
+    crowds = columns.ids_where(columns.is_crowd)
+    ignored = columns.ids_where(columns.is_ignored & ~columns.is_crowd)
     report.add("iscrowd", severity="note", action=as_region, where=crowds)
     report.add("ignore", severity="note", action=as_region, where=ignored)
-    report.add("annotation id occurs again", severity="note", action="kept; the id is only a label", where=repeated)
-    empty = [columns.image_ids[index] for index in np.flatnonzero(np.diff(offsets) == 0)]
-    report.add("image without annotations", severity="note", action="trains as background", where=empty, what="image")
+    totals = np.concatenate([[0], np.cumsum(usable)])
+    empty = np.flatnonzero(np.diff(totals[columns.offsets]) == 0)
+    report.add(
+        "image without annotations",
+        severity="note",
+        action="trains as background",
+        where=[columns.image_ids[index] for index in empty],
+        what="image",
+    )
+    if len(set(columns.file_names)) < len(columns.file_names):
+        seen: set[str] = set()
+        again = [name for name in columns.file_names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+        report.add("image file listed twice", severity="note", action="trains twice", where=again, what="file")
 
 
-def _iou(box: np.ndarray, other: np.ndarray) -> float:
-    size = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    overlap = float(np.prod(np.maximum(size, 0)))
-    total = float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - overlap
-    return overlap / max(total, 1e-9)
+def _concatenated(parts: list[CocoDataset]) -> CocoDataset:
+    """One dataset after the other; classes are those of all.
+
+    Raises:
+        DatasetError: a category id or a name means different classes in two of them.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    categories: dict[int, str] = {}
+    report = Report()
+    for part in parts:
+        _add_categories(categories, part)
+        report.merge(part.opening_report, source=part.annotation_path.name)
+    tables = [part.annotations for part in parts]
+    class_of = {category_id: number for number, category_id in enumerate(sorted(categories), start=1)}
+    firsts = np.cumsum([0, *(len(table.classes) for table in tables)])
+    return CocoDataset(
+        sources=[source for part in parts for source in part.sources],
+        source_offsets=np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist(),
+        image_ids=[image_id for part in parts for image_id in part.image_ids],
+        file_names=[name for part in parts for name in part.file_names],
+        image_sizes=np.concatenate([part.image_sizes for part in parts]),
+        categories=categories,
+        annotations=Annotations(
+            offsets=np.concatenate([[0], *(t.offsets[1:] + first for t, first in zip(tables, firsts, strict=False))]),
+            ids=compact_ids([item for table in tables for item in ids_of(table.ids, np.arange(len(table.classes)))]),
+            boxes=np.concatenate([table.boxes for table in tables]),
+            areas=np.concatenate([table.areas for table in tables]),
+            classes=np.concatenate([_renumbered(part, class_of) for part in parts]),
+            is_object=np.concatenate([table.is_object for table in tables]),
+            is_region=np.concatenate([table.is_region for table in tables]),
+            segmentations=ConcatenatedSegmentations([table.segmentations for table in tables]),
+        ),
+        opening_report=report,
+    )
+
+
+def _add_categories(categories: dict[int, str], part: CocoDataset) -> None:
+    ids = {name: category_id for category_id, name in categories.items()}
+    for category_id, name in zip(part.category_ids, part.class_names, strict=True):
+        if categories.get(category_id, name) != name:
+            raise DatasetError(
+                f"{part.annotation_path}: category {category_id} is {name!r}, "
+                f"in the files before it is {categories[category_id]!r}"
+            )
+        if ids.get(name, category_id) != category_id:
+            raise DatasetError(
+                f"{part.annotation_path}: category {name!r} has the id {category_id}, in the files before {ids[name]}"
+            )
+        categories[category_id] = name
+
+
+def _renumbered(part: CocoDataset, class_of: dict[int, int]) -> np.ndarray:
+    """Classes of the part as classes of the whole: int32 [A of the part]."""
+    table = np.array([0, *(class_of[category_id] for category_id in part.category_ids)], np.int32)
+    return np.asarray(table[part.annotations.classes])

@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from mrcnn_data.annotations import Id
 from mrcnn_data.batch import Batch, BufferPool, new_batch
 from mrcnn_data.buckets import Canvas, assign_canvases, resized_sizes
+from mrcnn_data.columns import Id
 from mrcnn_data.dataset import CocoDataset
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.geometry import resize_only

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 EXAMPLES_KEPT = 5  # enough to look one up, short enough for one line
+SEVERITIES = ("error", "dropped", "repaired", "note")  # from what stops training to what only deserves a look
 
 
 @dataclasses.dataclass
 class Finding:
-    """One kind of fault: `severity` is "dropped", "repaired" or "note"; `action` says what training does about it."""
+    """One kind of fault.
+
+    Attributes:
+        kind: its name.
+        severity: "error" (training refuses), "dropped" (objects or images do not train), "repaired" (read as
+            `action` says), or "note" (used as it is).
+        action: what training does about it.
+        count: how often it was met.
+        examples: the first few annotations or images.
+        message: of an error, the first occurrence in one line.
+    """
 
     kind: str
     severity: str
     action: str
     count: int = 0
     examples: list[str] = dataclasses.field(default_factory=list)
+    message: str = ""
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
@@ -27,23 +40,57 @@ class Finding:
 class Report:
     """Findings by kind, in the order in which they were first met."""
 
-    def __init__(self) -> None:
-        self._findings: dict[str, Finding] = {}
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self._findings: dict[str, Finding] = {finding.kind: finding for finding in findings}
 
-    def add(self, kind: str, *, severity: str, action: str, where: Iterable[object], what: str = "annotation") -> None:
+    def add(
+        self,
+        kind: str,
+        *,
+        severity: str,
+        action: str,
+        where: Sequence[object],
+        what: str = "annotation",
+        message: str = "",
+    ) -> None:
         """Count one occurrence for each of `where` (ids or file names). Nothing to count adds nothing."""
-        for item in where:
-            finding = self._findings.setdefault(kind, Finding(kind, severity, action))
-            finding.count += 1
-            if len(finding.examples) < EXAMPLES_KEPT:
-                finding.examples.append(f"{what} {item}")
+        if not len(where):
+            return
+        finding = self._findings.setdefault(kind, Finding(kind, severity, action, message=message))
+        finding.count += len(where)
+        room = EXAMPLES_KEPT - len(finding.examples)
+        finding.examples += [f"{what} {item}" for item in where[: max(room, 0)]]
+
+    def merge(self, other: Report, *, source: str = "") -> None:
+        """Add the findings of another report; `source` names it in the examples."""
+        for theirs in other.findings:
+            ours = self._findings.setdefault(theirs.kind, dataclasses.replace(theirs, count=0, examples=[]))
+            ours.count += theirs.count
+            examples = [f"{example} of {source}" if source else example for example in theirs.examples]
+            ours.examples = (ours.examples + examples)[:EXAMPLES_KEPT]
 
     @property
     def findings(self) -> list[Finding]:
         return list(self._findings.values())
 
+    def by_severity(self, *severities: str) -> list[Finding]:
+        """List findings, errors first, then what is dropped, repaired and noted; all, or of some severities only."""
+        found = [finding for finding in self.findings if finding.severity in (severities or SEVERITIES)]
+        return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
     def count(self, kind: str) -> int:
         return self._findings[kind].count if kind in self._findings else 0
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing, or notes only; 1: something is dropped or repaired; 2: errors."""
+        if self.by_severity("error"):
+            return 2
+        return 1 if self.by_severity("dropped", "repaired") else 0
+
+    def as_records(self) -> list[dict[str, Any]]:
+        """Findings as plain dicts, for JSON."""
+        return [dataclasses.asdict(finding) for finding in self.findings]
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings)) or "nothing odd found"

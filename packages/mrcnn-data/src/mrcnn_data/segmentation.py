@@ -43,21 +43,27 @@ class Decoded(NamedTuple):
     faults: tuple[str, ...]
 
 
-FAULT_ACTIONS = {
-    "segmentation missing or empty": "box only: trains the box, not the mask",
-    "segmentation that cannot be decoded": "box only: trains the box, not the mask",
-    "segmentation of unknown kind": "box only: trains the box, not the mask",
-    "RLE of another size than the image": "box only: trains the box, not the mask",
-    "RLE that cannot be decoded": "box only: trains the box, not the mask",
-    "RLE without any pixel": "box only: trains the box, not the mask",
-    "no polygon part is usable": "box only: trains the box, not the mask",
-    "polygon lies outside the image": "box only: trains the box, not the mask",
-    "flat polygon": "read as one part",
-    "polygon part with fewer than 6 numbers": "part dropped",
-    "polygon part with an odd count of numbers": "part dropped",
-    "polygon part with a coordinate that is no finite number": "part dropped",
-    "polygon part more than 10 image sizes away": "part dropped",
-    "polygon part without area": "part dropped",
+_BOX_ONLY = "box only: trains the box, not the mask"
+_PART_DROPPED = "part dropped"
+
+# What is met, and what training does about it: severity (see `report`) and action.
+FAULTS = {
+    "segmentation missing": ("note", _BOX_ONLY),
+    "segmentation empty": ("repaired", _BOX_ONLY),
+    "segmentation that cannot be decoded": ("repaired", _BOX_ONLY),
+    "segmentation of unknown kind": ("repaired", _BOX_ONLY),
+    "RLE of another size than the image": ("repaired", _BOX_ONLY),
+    "RLE that cannot be decoded": ("repaired", _BOX_ONLY),
+    "RLE without any pixel": ("repaired", _BOX_ONLY),
+    "no polygon part is usable": ("repaired", _BOX_ONLY),
+    "polygon lies outside the image": ("repaired", _BOX_ONLY),
+    "flat polygon": ("repaired", "read as one part"),
+    "polygon part with fewer than 6 numbers": ("dropped", _PART_DROPPED),
+    "polygon part with an odd count of numbers": ("dropped", _PART_DROPPED),
+    "polygon part with a coordinate that is no finite number": ("dropped", _PART_DROPPED),
+    "polygon part more than 10 image sizes away": ("dropped", _PART_DROPPED),
+    "polygon part without area": ("dropped", _PART_DROPPED),
+    "polygon part outside the image": ("dropped", _PART_DROPPED),
 }
 
 
@@ -68,16 +74,18 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
         raw: the JSON text of the field; empty where it is missing.
         height, width: of the image as stored, pixels.
     Returns:
-        What can be rasterised safely, and the faults by kind (keys of `FAULT_ACTIONS`).
+        What can be rasterised safely, and the faults by kind (keys of `FAULTS`).
     """
     if not raw:
-        return Decoded(None, ("segmentation missing or empty",))
+        return Decoded(None, ("segmentation missing",))
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):  # numbers out of range, bytes that are no text
         return Decoded(None, ("segmentation that cannot be decoded",))
-    if not value:
-        return Decoded(None, ("segmentation missing or empty",))
+    if value is None:
+        return Decoded(None, ("segmentation missing",))
+    if not value and value is not False and value != 0:
+        return Decoded(None, ("segmentation empty",))
     if isinstance(value, dict):
         return _decode_rle(value, height=height, width=width)
     if isinstance(value, list):
@@ -112,6 +120,7 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
     inside = [part for part in parts if _touches(part, height=height, width=width)]
     if not inside:
         return Decoded(None, (*faults, "polygon lies outside the image"))
+    faults += ["polygon part outside the image"] * (len(parts) - len(inside))
     return Decoded(Polygons(tuple(inside)), tuple(faults))
 
 

@@ -1,0 +1,135 @@
+"""Everything that can be found odd in a dataset: what opening finds, segmentations, image files, repetitions.
+
+Legend: A annotations.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from mrcnn_data.dataset import CocoDataset
+from mrcnn_data.errors import DatasetError
+from mrcnn_data.image_header import read_header
+from mrcnn_data.images import load_image
+from mrcnn_data.report import Report
+
+_THREADS = 8  # they wait for a disk or a network
+STOPS_WHEN_MET = "training stops when it meets the file, unless data.on_error=skip"
+
+
+def check_dataset(dataset: CocoDataset, *, image_files: bool = True) -> Report:
+    """Find what is odd: the dataset's report, and what only shows when all of it is looked at.
+
+    Args:
+        image_files: also read the header of every image file, and decode those whose header is not plain.
+    """
+    report = copy.deepcopy(dataset.report)
+    _report_missing_masks(dataset, report)
+    _report_repeated_objects(dataset, report)
+    _report_categories(dataset, report)
+    if image_files:
+        _report_image_files(dataset, report)
+    return report
+
+
+def _report_missing_masks(dataset: CocoDataset, report: Report) -> None:
+    num_objects = int(dataset.annotations.is_object.sum())
+    without_mask = sum(finding.count for finding in report.findings if finding.action.startswith("box only"))
+    report.add(
+        "no object has a mask",
+        severity="note",
+        action="nothing trains the masks",
+        where=[dataset.name] if num_objects and without_mask == num_objects else [],
+        what="in",
+    )
+
+
+def _report_repeated_objects(dataset: CocoDataset, report: Report) -> None:
+    """Same image, class, box and segmentation: often two files that were merged without a look."""
+    table = dataset.annotations
+    images = np.repeat(np.arange(len(dataset)), np.diff(table.offsets))  # [A]
+    columns = [*table.boxes.T, table.classes, images]
+    order = np.lexsort(columns)  # [A]
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    same &= (table.is_object[order[1:]]) & (table.is_object[order[:-1]])
+    pairs = zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True)
+    again = [later for former, later in pairs if table.segmentations[former] == table.segmentations[later]]
+    where = dataset.describe_annotations(np.array(again, np.int64))
+    report.add("object listed twice", severity="note", action="both train", where=where)
+
+
+def _report_categories(dataset: CocoDataset, report: Report) -> None:
+    used = set(np.unique(dataset.classes_of_objects()[1]).tolist())
+    pairs = list(enumerate(zip(dataset.category_ids, dataset.class_names, strict=True), start=1))
+    report.add(
+        "category without an object",
+        severity="note",
+        action="a class that nothing is learnt of",
+        where=[f"{category_id} ({name})" for number, (category_id, name) in pairs if number not in used],
+        what="category",
+    )
+    counts = Counter(dataset.class_names)
+    report.add(
+        "category name that occurs twice",
+        severity="note",
+        action="two classes",
+        where=[f"{category_id} ({name})" for _, (category_id, name) in pairs if counts[name] > 1],
+        what="category",
+    )
+
+
+def _report_image_files(dataset: CocoDataset, report: Report) -> None:
+    with ThreadPoolExecutor(_THREADS) as threads:
+        outcomes = list(threads.map(lambda index: look_at_image(dataset, index), range(len(dataset)), chunksize=64))
+    for kind, severity, action in _IMAGE_KINDS:
+        found = [index for index, (found_kind, _) in enumerate(outcomes) if found_kind == kind]
+        report.add(
+            kind,
+            severity=severity,
+            action=action,
+            where=[dataset.file_names[index] for index in found],
+            what="file",
+            message=outcomes[found[0]][1] if found else "",
+        )
+
+
+UNREADABLE, WRONG_SIZE = "image file that cannot be read", "image of another size than annotated"
+_TURNED, _NOT_TURNED = "EXIF orientation that the annotations follow", "EXIF orientation that is not applied"
+_IMAGE_KINDS: Sequence[tuple[str, str, str]] = (
+    (UNREADABLE, "error", STOPS_WHEN_MET),
+    (WRONG_SIZE, "error", STOPS_WHEN_MET),
+    (_TURNED, "note", "applied, as the annotated size is that of the upright image"),
+    (_NOT_TURNED, "note", "pixels are taken as stored, as the annotated size is"),
+)
+
+
+def look_at_image(dataset: CocoDataset, index: int) -> tuple[str, str]:
+    """Return the kind of what is odd with an image file, "" for nothing, and a line about it.
+
+    Files that are missing are no matter of this function: opening the dataset reports them.
+    """
+    path = dataset.image_path(index)
+    expected = (int(dataset.image_sizes[index, 0]), int(dataset.image_sizes[index, 1]))
+    header = read_header(path)
+    if header is not None and header.size == expected:
+        return (_NOT_TURNED if header.orientation > 1 else ""), ""
+    if not path.is_file():
+        return "", ""
+    try:
+        stored_size = load_image(path).shape[:2]
+    except DatasetError as error:
+        return UNREADABLE, str(error)
+    if stored_size == expected:
+        return "", ""
+    try:
+        load_image(path, expected_size=expected)
+    except DatasetError as error:
+        return WRONG_SIZE, str(error)
+    return _TURNED, ""

@@ -1,0 +1,89 @@
+"""Size and orientation of an image file from its first and last bytes: 118 k files cannot all be decoded for a check.
+
+What is not plain (other formats, a missing end) gives None: then `load_image` has to decide.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+_HEAD = 64 * 1024  # bytes: headers with an EXIF block
+_TAIL = 12
+_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, of any coding
+
+
+class ImageHeader(NamedTuple):
+    """`size` (h, w) as stored; `orientation` of EXIF, 1 = as stored (EXIF 2.3, 4.6.4)."""
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def read_header(path: Path) -> ImageHeader | None:
+    """Read the header of a JPEG, PNG, BMP or WebP file whose end is there; None for anything else."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            num_bytes = os.fstat(file.fileno()).st_size
+            file.seek(max(num_bytes - _TAIL, 0))
+            tail = file.read(_TAIL)
+        return _header(head, tail, num_bytes)
+    except (OSError, struct.error):
+        return None
+
+
+def _header(head: bytes, tail: bytes, num_bytes: int) -> ImageHeader | None:
+    if head.startswith(b"\xff\xd8"):
+        return _jpeg_header(head) if tail.endswith(b"\xff\xd9") else None
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        width, height = struct.unpack_from(">II", head, 16)
+        # A PNG may hold an EXIF block behind its pixels: too far away for here.
+        return ImageHeader((height, width), 1) if b"IEND" in tail and b"eXIf" not in head else None
+    if head.startswith(b"BM"):
+        width, height = struct.unpack_from("<ii", head, 18)
+        return ImageHeader((abs(height), width), 1) if struct.unpack_from("<I", head, 2)[0] == num_bytes else None
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        size = _webp_size(head)
+        is_whole = struct.unpack_from("<I", head, 4)[0] + 8 <= num_bytes
+        return ImageHeader(size, 1) if size and is_whole else None
+    return None
+
+
+def _jpeg_header(head: bytes) -> ImageHeader | None:
+    position, orientation = 2, 1
+    while True:
+        marker, length = struct.unpack_from(">HH", head, position)
+        if marker >> 8 != 0xFF:
+            return None
+        if marker == 0xFFE1 and head[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(head[position + 10 : position + 2 + length])
+        if marker & 0xFF in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", head, position + 5)
+            return ImageHeader((height, width), orientation)
+        position += 2 + length
+
+
+def _exif_orientation(block: bytes) -> int:
+    """Tag 0x0112 of the first directory of a TIFF block, 1 where there is none."""
+    order = "<" if block.startswith(b"II") else ">"
+    (directory,) = struct.unpack_from(order + "I", block, 4)
+    (num_entries,) = struct.unpack_from(order + "H", block, directory)
+    for entry in range(num_entries):
+        tag, _, _, value = struct.unpack_from(order + "HHIH", block, directory + 2 + 12 * entry)
+        if tag == 0x0112:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Plain files only: lossy (RFC 6386, 9.1) and lossless; extended ones may hold an orientation."""
+    if head[12:16] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    if head[12:16] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", head, 21)
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return None

@@ -1,0 +1,175 @@
+"""`check_dataset`: what only shows when all of a dataset is looked at."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from mrcnn_data import CocoDataset, check_dataset, load_image
+from mrcnn_data.image_header import read_header
+
+IMAGE = np.full((40, 50, 3), 90, np.uint8)
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+GOOD = {"bbox": [10, 10, 10, 10], "segmentation": SQUARE}
+BOTH = [GOOD, {**GOOD, "category_id": 7}]  # no category without an object
+
+
+def report_of(root, **options):
+    return check_dataset(CocoDataset.from_root(root, "train", allow_errors=True), **options)
+
+
+def kinds(report, *severities):
+    return {finding.kind: finding.count for finding in report.by_severity(*severities)}
+
+
+def edited(root, edit):
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_nothing_odd(write_coco):
+    report = report_of(write_coco([IMAGE], BOTH))
+    assert not report.findings
+    assert report.exit_code == 0
+
+
+def test_severities_order_findings_and_give_the_exit_code(write_coco):
+    annotations = [{**GOOD, "iscrowd": 1}, {**GOOD, "segmentation": []}, {**GOOD, "bbox": [1, 1, 0, 0]}, GOOD]
+    report = report_of(write_coco([IMAGE], annotations))
+    assert report.exit_code == 1
+    assert [finding.severity for finding in report.by_severity()] == ["dropped", "repaired", "note", "note"]
+    root = write_coco([IMAGE], [{**GOOD, "image_id": 9}, *BOTH])
+    assert report_of(root).exit_code == 2
+    (error,) = report_of(root).by_severity("error")
+    assert "belongs to image 9" in error.message
+
+
+def test_objects_listed_twice(write_coco):
+    same = {**GOOD, "bbox": [10, 10, 10, 10.0]}
+    others = [{**GOOD, "image_id": 2}, {**GOOD, "segmentation": [SQUARE[0][::-1]]}, {**GOOD, "iscrowd": 1}]
+    report = report_of(write_coco([IMAGE, IMAGE], [*BOTH, same, *others]))
+    assert report.count("object listed twice") == 1
+    (finding,) = (one for one in report.findings if one.kind == "object listed twice")
+    assert finding.examples == ["annotation 3"]
+
+
+def test_categories(write_coco):
+    categories = [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}, {"id": 7, "name": "b"}]
+    report = report_of(write_coco([IMAGE], [GOOD], categories=categories))
+    assert kinds(report) == {"category without an object": 2, "category name that occurs twice": 2}
+
+
+def test_no_masks_at_all(write_coco):
+    report = report_of(write_coco([IMAGE], [{**one, "segmentation": ...} for one in BOTH]))
+    assert kinds(report) == {"segmentation missing": 2, "no object has a mask": 1}
+
+
+def test_files_listed_twice(write_coco):
+    root = write_coco([IMAGE], BOTH)
+    edited(root, lambda content: content["images"].append({**content["images"][0], "id": 2}))
+    assert kinds(report_of(root)) == {"image without annotations": 1, "image file listed twice": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty"),
+        (b"<html></html>", "cannot decode"),
+        (b"\xff\xd8\xff\xe0", "cannot decode"),
+        (b"\x89PNG\r\n\x1a\n", "cut off"),
+    ],
+)
+def test_files_that_are_no_images(write_coco, content, expected):
+    root = write_coco([IMAGE, IMAGE], BOTH)
+    (root / "train" / "2.png").write_bytes(content)
+    (error,) = report_of(root).by_severity("error")
+    assert (error.kind, error.count, error.examples) == ("image file that cannot be read", 1, ["file 2.png"])
+    assert expected in error.message
+    assert not report_of(root, image_files=False).by_severity("error")
+
+
+def test_image_of_another_size(write_coco):
+    root = write_coco([IMAGE], BOTH)
+    cv2.imwrite(str(root / "train" / "1.png"), IMAGE[:30])
+    (error,) = report_of(root).by_severity("error")
+    assert error.kind == "image of another size than annotated"
+    assert "50 x 30" in error.message
+
+
+@pytest.mark.parametrize(("annotated", "kind"), [((40, 100), "is not applied"), ((100, 40), "the annotations follow")])
+def test_orientation(write_coco, annotated, kind):
+    root = write_coco([np.zeros((40, 100, 3), np.uint8)], BOTH)
+    path = root / "train" / "1.png"
+    path.write_bytes(jpeg_with_orientation(np.zeros((40, 100, 3), np.uint8), 6))
+    edited(root, lambda content: content["images"][0].update(height=annotated[0], width=annotated[1]))
+    (finding,) = report_of(root).findings
+    assert (finding.kind, finding.severity) == (f"EXIF orientation that {kind}", "note")
+
+
+def jpeg_with_orientation(image, orientation, order="<"):
+    ok, encoded = cv2.imencode(".jpg", image)
+    assert ok
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+
+    def number(value, size):
+        return value.to_bytes(size, "little" if order == "<" else "big")
+
+    directory = number(1, 2) + number(0x0112, 2) + number(3, 2) + number(1, 4) + number(orientation, 2) + b"\0\0"
+    block = b"Exif\0\0" + mark + number(8, 4) + directory + number(0, 4)
+    data = encoded.tobytes()
+    return data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+@pytest.mark.parametrize("size", [(1, 1), (40, 50), (50, 40), (300, 17)])
+def test_headers_say_what_decoding_says(tmp_path, suffix, size):
+    path = tmp_path / f"image{suffix}"
+    for channels in (3, 1):
+        image = np.random.default_rng(0).integers(0, 255, (*size, channels), np.uint8)
+        cv2.imwrite(str(path), image)
+        header = read_header(path)
+        assert header is not None
+        assert header.size == size == load_image(path).shape[:2]
+        assert header.orientation == 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_header_orientation(tmp_path, orientation, order):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(jpeg_with_orientation(IMAGE, orientation, order))
+    assert read_header(path) == ((40, 50), orientation)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+def test_cut_files_have_no_header(tmp_path, suffix):
+    path = tmp_path / f"image{suffix}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    whole = path.read_bytes()
+    for length in (*range(1, 64), len(whole) // 2, len(whole) - 6):
+        path.write_bytes(whole[:length])
+        assert read_header(path) is None
+    assert read_header(tmp_path / "none") is None
+    path.write_bytes(b"II*\0" + bytes(60))
+    assert read_header(path) is None
+
+
+def test_real_data_holds_what_is_known_of_it(shared_data):
+    found = {}
+    for name, split in (("coco_open", "train"), ("coco_open", "val"), ("nuclei", "train"), ("fruits_nuts", "train")):
+        dataset = CocoDataset.from_root(shared_data / name, split, allow_errors=True)
+        found[name, split] = check_dataset(dataset)
+    train, val = found["coco_open", "train"], found["coco_open", "val"]
+    assert train.count("iscrowd") + val.count("iscrowd") == 13
+    assert val.count("image without annotations") == 2
+    print({key: kinds(report) for key, report in found.items()})
+    assert {kind for report in (train, val) for kind in kinds(report)} == {
+        "iscrowd",
+        "image without annotations",
+        "category without an object",
+    }
+    assert not found["nuclei", "train"].findings
+    assert not found["fruits_nuts", "train"].findings

@@ -1,0 +1,151 @@
+"""`--fix`: the clean file opens, checks clean, and says what was changed."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mrcnn_data import CocoDataset, DatasetError, check_dataset
+from mrcnn_data.dataset import Source
+from mrcnn_data.fixing import fix_annotations, write_fixed
+
+IMAGE = np.full((40, 50, 3), 90, np.uint8)
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+GOOD = {"bbox": [10, 10, 10, 10], "segmentation": SQUARE}
+
+
+def source_of(root):
+    return Source(root / "annotations" / "instances_train.json", root / "train")
+
+
+def edited(root, edit):
+    path = source_of(root).annotation_path
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def fixed(root):
+    """The clean content, what was changed, and the dataset that it gives, which must check clean."""
+    source = source_of(root)
+    out = root / "clean.json"
+    changes = write_fixed(source, out).read_text().splitlines()
+    dataset = CocoDataset.open(out, source.image_dir)
+    report = check_dataset(dataset)
+    assert report.exit_code == 0, str(report)
+    return json.loads(out.read_text()), changes, dataset
+
+
+def test_a_clean_file_stays_as_it_is(write_coco):
+    root = write_coco([IMAGE], [{**GOOD, "note": "x"}, {**GOOD, "category_id": 7, "iscrowd": 1}])
+    content, changes, _ = fixed(root)
+    assert changes == []
+    assert content == json.loads(source_of(root).annotation_path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "change"),
+    [
+        ({"bbox": [5, 5, 0, 10]}, None, "annotation 2: removed: no usable box"),
+        ({"bbox": [60, 10, 20, 10]}, None, "annotation 2: removed: no usable box"),
+        ({"category_id": 12}, None, "annotation 2: removed: its category 12 is not in the list"),
+        ({"image_id": 12}, None, "annotation 2: removed: its image 12 is not in the list"),
+        ({"bbox": ...}, {"bbox": [10, 10, 10, 10]}, "annotation 2: bbox [10.0, 10.0, 10.0, 10.0]"),
+        ({"bbox": [45, 10, 20, 10]}, {"bbox": [45, 10, 5, 10]}, "annotation 2: bbox [45.0, 10.0, 5.0, 10.0]"),
+        ({"iscrowd": ...}, {"iscrowd": 0}, "annotation 2: iscrowd 0"),
+        ({"iscrowd": "1"}, {"iscrowd": 1}, "annotation 2: iscrowd 1"),
+        ({"ignore": "1"}, {"ignore": 1}, "annotation 2: ignore 1"),
+        ({"area": -1}, {"area": 100}, "annotation 2: area 100.0"),
+        ({"area": float("nan")}, {"area": 100}, "annotation 2: area 100.0"),
+        ({"segmentation": SQUARE[0]}, {"segmentation": SQUARE}, "annotation 2: segmentation mended (flat polygon)"),
+        (
+            {"segmentation": [[0, 0, 5, 5], *SQUARE]},
+            {"segmentation": SQUARE},
+            "annotation 2: segmentation mended (polygon part with fewer than 6 numbers)",
+        ),
+        ({"segmentation": []}, {"segmentation": ...}, "annotation 2: segmentation removed (segmentation empty)"),
+        ({"id": 1}, {"id": 2}, "annotation 1, number 1: has the id 2 now"),
+        ({"id": ...}, {"id": 2}, "annotation None, number 1: has the id 2 now"),
+    ],
+)
+def test_faults_of_annotations(write_coco, fields, expected, change):
+    content, changes, _ = fixed(write_coco([IMAGE], [GOOD, {**GOOD, **fields}]))
+    assert changes == [change]
+    if expected is None:
+        assert [annotation["id"] for annotation in content["annotations"]] == [1]
+        return
+    for name, value in expected.items():
+        assert content["annotations"][1].get(name, ...) == value
+
+
+def test_faults_of_images_and_categories(write_coco):
+    annotations = [{**GOOD, "image_id": number} for number in range(1, 7)]
+    root = write_coco([IMAGE] * 6, annotations, categories=[{"id": 3}, {"id": 3, "name": "again"}, "x"])
+    (root / "train" / "2.png").unlink()
+    (root / "train" / "3.png").write_bytes(b"")
+    cv2.imwrite(str(root / "train" / "4.png"), IMAGE[:30])
+    edited(root, lambda content: content["images"][4].update(width=-1))
+    edited(root, lambda content: content["images"].append({**content["images"][5], "file_name": "other.png"}))
+    content, changes, dataset = fixed(root)
+    assert [image["id"] for image in content["images"]] == [1, 5, 6]
+    assert content["images"][1]["width"] == 50
+    assert dataset.num_objects().tolist() == [1, 1, 1]
+    assert content["categories"] == [{"id": 3, "name": "3"}]
+    assert len(changes) == 3 + 2 + 2 + 3 + 1  # categories; images 2 and 6; 3 and 4; their annotations; width
+
+
+def test_nothing_left(write_coco):
+    root = write_coco([IMAGE], [GOOD])
+    (root / "train" / "1.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match="none of its images can be used"):
+        fix_annotations(source_of(root))
+    (root / "train" / "1.png").unlink()
+    with pytest.raises(DatasetError, match="the list of images is empty"):
+        fix_annotations(source_of(root))
+    source_of(root).annotation_path.write_text("{")
+    with pytest.raises(DatasetError, match="is not JSON"):
+        fix_annotations(source_of(root))
+    source_of(root).annotation_path.write_text("[]")
+    with pytest.raises(DatasetError, match="is not a COCO instances file"):
+        fix_annotations(source_of(root))
+
+
+def test_the_file_itself_is_not_overwritten(write_coco):
+    source = source_of(write_coco([IMAGE], [GOOD]))
+    with pytest.raises(DatasetError, match="give another name"):
+        write_fixed(source, source.annotation_path)
+
+
+odd = st.one_of(
+    st.none(), st.integers(-3, 99), st.floats(), st.text(max_size=3), st.booleans(), st.just([]), st.just({})
+)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.one_of(odd, st.just(1)),
+        "image_id": st.one_of(odd, st.just(1)),
+        "category_id": st.one_of(odd, st.just(3)),
+        "bbox": st.one_of(odd, st.lists(st.one_of(odd, st.floats(-9, 60)), max_size=5)),
+        "segmentation": st.one_of(
+            odd,
+            st.lists(st.one_of(odd, st.just(SQUARE[0]), st.lists(st.floats(-30, 90), max_size=9)), max_size=3),
+            st.fixed_dictionaries({"size": st.just([40, 50]), "counts": st.one_of(odd, st.just([9, 9, 1982]))}),
+        ),
+        "area": odd,
+        "iscrowd": odd,
+        "ignore": odd,
+    },
+)
+
+
+@given(st.lists(fields, max_size=4))
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_fixed_file_checks_clean(write_coco, annotations):
+    root = write_coco([IMAGE], [{**GOOD, **annotation} for annotation in annotations])
+    content, changes, _ = fixed(root)
+    again = fix_annotations(Source(root / "clean.json", root / "train"))
+    assert again.changes == []
+    assert len(changes) >= len(annotations) - len(content["annotations"])
