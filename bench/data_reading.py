@@ -156,8 +156,8 @@ def annotation_entries(num_annotations: int, *, num_images: int, rng: np.random.
 
 
 def polygon(rng: np.random.Generator) -> str:
-    """Segmentation, area, iscrowd and bbox of a star-shaped outline of 4 to 80 vertices."""
-    angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 81))))
+    """Segmentation, area, iscrowd and bbox of a star-shaped outline of 4 to 64 vertices."""
+    angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 65))))
     radius = rng.uniform(10, 120) * rng.uniform(0.7, 1.0, len(angles))
     centre = rng.uniform([130, 130], [510, 350])
     points = np.round(centre + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1), 2)
