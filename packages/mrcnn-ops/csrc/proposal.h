@@ -24,6 +24,19 @@ struct ProposalParams {
   bool keep_padding_anchors;
 };
 
+struct ProposalInputs {
+  const float* logits;     // [N, A]
+  const float* deltas;     // [N, A, 4]
+  const Box* anchors;      // [A]
+  const int* image_sizes;  // [N, 2], (h, w)
+};
+
+struct ProposalOutputs {  // each [N, num_proposals]
+  Box* boxes;
+  float* scores;
+  bool* valid;
+};
+
 // The most anchors that are selected in a level, at least 1.
 MRCNN_HD static inline int max_level_candidates(const ProposalParams& params) {
   int longest = 0;

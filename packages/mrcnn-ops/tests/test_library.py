@@ -24,7 +24,7 @@ def run(code, *arguments, **environment):
 
 def test_build_info():
     info = mrcnn_ops.build_info()
-    assert set(info) == {"version", "tensorflow", "compiler", "processor", "build_type", "instruction_set"}
+    assert set(info) == {"version", "tensorflow", "compiler", "cuda", "processor", "build_type", "instruction_set"}
     assert info["tensorflow"].split(".")[:2] == tf.__version__.split(".")[:2]
     assert info["instruction_set"] in ("avx2", "portable")
     info["version"] = "changed"

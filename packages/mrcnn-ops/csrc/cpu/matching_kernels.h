@@ -5,6 +5,7 @@
 // by the same code, so that the second pass may compare for equality.
 #pragma once
 
+#include "../matching.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -62,9 +63,7 @@ void match(const MatchTargets& targets, const Box* boxes, const bool* boxes_vali
       const BoxOf<Float8> target = splat(targets.gt_boxes[gt]);
       if (!any(intersection(eight, target) > Float8{})) continue;  // most: no division, no update
       const Float8 overlap = iou(eight, areas, target, area(target));
-      const Int8 better = overlap > best;
-      best = better ? overlap : best;
-      best_index = better ? splat(static_cast<int32_t>(gt)) : best_index;
+      keep_better(overlap, splat(static_cast<int32_t>(gt)), &best, &best_index);
       const Float8 known = load(scratch + gt * kLanes);
       store(overlap > known ? overlap : known, scratch + gt * kLanes);
     }

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cpu/detections.h"
+#include "cuda_device.h"
 
 namespace mrcnn {
 
@@ -35,6 +36,7 @@ REGISTER_OP("MrcnnMulticlassNms")
       return absl::OkStatus();
     });
 
+// What the op does on every device: attributes, checks, outputs. `run` then fills the outputs of at least one image.
 class MulticlassNmsOp : public OpKernel {
  public:
   explicit MulticlassNmsOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -76,26 +78,55 @@ class MulticlassNmsOp : public OpKernel {
                                    out_scores->flat<float>().data(), out_classes->flat<int32_t>().data(),
                                    out_rois->flat<int32_t>().data(), out_valid->flat<bool>().data()};
 
-    const auto* box = reinterpret_cast<const Box*>(boxes.flat<float>().data());
-    const float* score = scores.flat<float>().data();
-    const int64_t units = images * params.num_classes;
+    run(context, params, reinterpret_cast<const Box*>(boxes.flat<float>().data()), scores.flat<float>().data(),
+        detections);
+  }
+
+ private:
+  virtual void run(OpKernelContext* context, const DetectionParams& params, const Box* boxes, const float* scores,
+                   const Detections& detections) = 0;
+
+  DetectionParams attributes_;
+};
+
+class CpuMulticlassNmsOp : public MulticlassNmsOp {
+  using MulticlassNmsOp::MulticlassNmsOp;
+
+  void run(OpKernelContext* context, const DetectionParams& params, const Box* boxes, const float* scores,
+           const Detections& detections) override {
+    const int64_t units = int64_t{params.num_images} * params.num_classes;
     std::vector<int> class_rois(units * max_class_detections(params)), class_counts(units);
     const size_t scratch_bytes = detections_scratch_bytes(params);
     auto* pool = workers(context).workers;
     pool->ParallelFor(units, 20 + int64_t{4} * params.num_rois, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
-      detect_per_class(params, box, score, begin, end, class_rois.data(), class_counts.data(), scratch.get());
+      detect_per_class(params, boxes, scores, begin, end, class_rois.data(), class_counts.data(), scratch.get());
     });
-    pool->ParallelFor(images, 10 * wanted + 20 * int64_t{params.num_classes}, [&](int64_t begin, int64_t end) {
+    const int64_t merge_cost = int64_t{10} * params.max_detections + int64_t{20} * params.num_classes;
+    pool->ParallelFor(params.num_images, merge_cost, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
-      merge_classes(params, box, score, class_rois.data(), class_counts.data(), begin, end, detections, scratch.get());
+      merge_classes(params, boxes, scores, class_rois.data(), class_counts.data(), begin, end, detections,
+                    scratch.get());
     });
   }
-
- private:
-  DetectionParams attributes_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("MrcnnMulticlassNms").Device(DEVICE_CPU), MulticlassNmsOp);
+REGISTER_KERNEL_BUILDER(Name("MrcnnMulticlassNms").Device(DEVICE_CPU), CpuMulticlassNmsOp);
+
+#ifdef MRCNN_HAVE_CUDA
+class CudaMulticlassNmsOp : public MulticlassNmsOp {
+  using MulticlassNmsOp::MulticlassNmsOp;
+
+  void run(OpKernelContext* context, const DetectionParams& params, const Box* boxes, const float* scores,
+           const Detections& detections) override {
+    Scratch scratch;
+    OP_REQUIRES_OK(context, scratch.allocate(context, cuda::scratch_bytes(params)));
+    OP_REQUIRES_OK(context, cuda_status(cuda::multiclass_nms(params, {boxes, scores}, detections, scratch.data(),
+                                                             stream_of(context))));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("MrcnnMulticlassNms").Device(DEVICE_GPU), CudaMulticlassNmsOp);
+#endif
 
 }  // namespace mrcnn

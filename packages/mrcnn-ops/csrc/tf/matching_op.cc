@@ -6,6 +6,8 @@
 
 #include "check.h"
 #include "cpu/kernels.h"
+#include "cuda_device.h"
+#include "matching.h"
 
 namespace mrcnn {
 
@@ -46,6 +48,7 @@ REGISTER_OP("MrcnnMatchBoxes")
       return absl::OkStatus();
     });
 
+// What the op does on every device: attributes, checks, outputs. `run` then fills the outputs of at least one box.
 class MatchBoxesOp : public OpKernel {
  public:
   explicit MatchBoxesOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -85,16 +88,35 @@ class MatchBoxesOp : public OpKernel {
     for (int i = 0; i < 4; ++i)
       OP_REQUIRES_OK(context, context->allocate_output(i, {num_images, num_boxes}, &outputs[i]));
     if (outputs[0]->NumElements() == 0) return;
-    float* best_iou = outputs[0]->flat<float>().data();
-    int* best_gt = outputs[1]->flat<int32_t>().data();
-    bool* is_best_for_gt = outputs[2]->flat<bool>().data();
-    float* crowd_overlap = outputs[3]->flat<float>().data();
+    run(context,
+        {static_cast<int>(num_images), static_cast<int>(num_boxes), num_gt, num_crowds, boxes_are_shared_},
+        {reinterpret_cast<const Box*>(boxes.flat<float>().data()),
+         all_boxes_valid_ ? nullptr : boxes_valid.flat<bool>().data(),
+         reinterpret_cast<const Box*>(gt_boxes.flat<float>().data()), gt_valid.flat<bool>().data(),
+         reinterpret_cast<const Box*>(crowd_boxes.flat<float>().data())},
+        {outputs[0]->flat<float>().data(), outputs[1]->flat<int32_t>().data(), outputs[2]->flat<bool>().data(),
+         outputs[3]->flat<float>().data()});
+  }
 
-    const auto* gt = reinterpret_cast<const Box*>(gt_boxes.flat<float>().data());
-    const auto* crowds = reinterpret_cast<const Box*>(crowd_boxes.flat<float>().data());
+ private:
+  virtual void run(OpKernelContext* context, const MatchParams& params, const MatchInputs& inputs,
+                   const MatchOutputs& outputs) = 0;
+
+  bool boxes_are_shared_;
+  bool all_boxes_valid_;
+};
+
+class CpuMatchBoxesOp : public MatchBoxesOp {
+  using MatchBoxesOp::MatchBoxesOp;
+
+  static constexpr int64_t kBlock = 4096;
+
+  void run(OpKernelContext* context, const MatchParams& params, const MatchInputs& inputs,
+           const MatchOutputs& outputs) override {
+    const int64_t num_images = params.num_images, num_boxes = params.num_boxes, num_gt = params.num_gt;
     const auto targets_of = [&](int64_t image) {
-      return MatchTargets{gt + image * num_gt, gt_valid.flat<bool>().data() + image * num_gt,
-                          crowds + image * num_crowds, num_gt, num_crowds};
+      return MatchTargets{inputs.gt_boxes + image * num_gt, inputs.gt_valid + image * num_gt,
+                          inputs.crowd_boxes + image * params.num_crowds, params.num_gt, params.num_crowds};
     };
     // A block of boxes is one unit of work; `first` counts boxes over all images.
     const int64_t blocks_per_image = (num_boxes + kBlock - 1) / kBlock;
@@ -104,9 +126,9 @@ class MatchBoxesOp : public OpKernel {
             for (int64_t block = begin; block < end; ++block) {
               const int64_t image = block / blocks_per_image;
               const int64_t offset = block % blocks_per_image * kBlock;
-              const int64_t source = (boxes_are_shared_ ? 0 : image * num_boxes) + offset;
+              const int64_t source = (params.boxes_are_shared ? 0 : image * num_boxes) + offset;
               work(block, image, image * num_boxes + offset, std::min(kBlock, num_boxes - offset),
-                   reinterpret_cast<const Box*>(boxes.flat<float>().data()) + source);
+                   inputs.boxes + source);
             }
           });
     };
@@ -115,14 +137,15 @@ class MatchBoxesOp : public OpKernel {
     // first.
     std::vector<float> block_best(num_images * blocks_per_image * num_gt), best(num_images * num_gt);
     const auto valid_of = [&](int64_t first) {
-      return all_boxes_valid_ ? nullptr : boxes_valid.flat<bool>().data() + first;
+      return inputs.boxes_valid == nullptr ? nullptr : inputs.boxes_valid + first;
     };
-    for_each_block(10 + 2 * (num_gt + num_crowds),
-                   [&](int64_t block, int64_t image, int64_t first, int64_t count, const Box* box) {
-                     std::vector<float> scratch(match_scratch_floats(num_gt));
-                     kernels().match(targets_of(image), box, valid_of(first), count, best_iou + first, best_gt + first,
-                                     crowd_overlap + first, block_best.data() + block * num_gt, scratch.data());
-                   });
+    for_each_block(10 + 2 * (num_gt + params.num_crowds), [&](int64_t block, int64_t image, int64_t first,
+                                                              int64_t count, const Box* box) {
+      std::vector<float> scratch(match_scratch_floats(params.num_gt));
+      kernels().match(targets_of(image), box, valid_of(first), count, outputs.best_iou + first,
+                      outputs.best_gt + first, outputs.crowd_overlap + first, block_best.data() + block * num_gt,
+                      scratch.data());
+    });
     for (int64_t block = 0; block < num_images * blocks_per_image; ++block) {
       for (int64_t gt = 0; gt < num_gt; ++gt) {
         float& greatest = best[block / blocks_per_image * num_gt + gt];
@@ -132,17 +155,27 @@ class MatchBoxesOp : public OpKernel {
     for_each_block(1 + 4 * num_gt / blocks_per_image, [&](int64_t block, int64_t image, int64_t first, int64_t count,
                                                           const Box* box) {
       kernels().mark_best(targets_of(image), box, valid_of(first), count, block_best.data() + block * num_gt,
-                          best.data() + image * num_gt, is_best_for_gt + first);
+                          best.data() + image * num_gt, outputs.is_best_for_gt + first);
     });
   }
-
- private:
-  static constexpr int64_t kBlock = 4096;
-
-  bool boxes_are_shared_;
-  bool all_boxes_valid_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("MrcnnMatchBoxes").Device(DEVICE_CPU), MatchBoxesOp);
+REGISTER_KERNEL_BUILDER(Name("MrcnnMatchBoxes").Device(DEVICE_CPU), CpuMatchBoxesOp);
+
+#ifdef MRCNN_HAVE_CUDA
+class CudaMatchBoxesOp : public MatchBoxesOp {
+  using MatchBoxesOp::MatchBoxesOp;
+
+  void run(OpKernelContext* context, const MatchParams& params, const MatchInputs& inputs,
+           const MatchOutputs& outputs) override {
+    Scratch scratch;
+    OP_REQUIRES_OK(context, scratch.allocate(context, cuda::scratch_bytes(params)));
+    OP_REQUIRES_OK(context,
+                   cuda_status(cuda::match_boxes(params, inputs, outputs, scratch.data(), stream_of(context))));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("MrcnnMatchBoxes").Device(DEVICE_GPU), CudaMatchBoxesOp);
+#endif
 
 }  // namespace mrcnn

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cpu/proposals.h"
+#include "cuda_device.h"
 
 namespace mrcnn {
 
@@ -73,6 +74,7 @@ absl::Status add_levels(const Tensor& level_sizes, ProposalParams* params) {
 
 }  // namespace
 
+// What the op does on every device: attributes, checks, outputs. `run` then fills the outputs of at least one image.
 class GenerateProposalsOp : public OpKernel {
  public:
   explicit GenerateProposalsOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -120,7 +122,26 @@ class GenerateProposalsOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(2, {num_images, wanted}, &valid));
     if (num_images == 0) return;
 
-    const int64_t units = num_images * params.num_levels;
+    run(context, params,
+        {logits.flat<float>().data(), deltas.flat<float>().data(),
+         reinterpret_cast<const Box*>(anchors.flat<float>().data()), image_sizes.flat<int32_t>().data()},
+        {reinterpret_cast<Box*>(boxes->flat<float>().data()), scores->flat<float>().data(),
+         valid->flat<bool>().data()});
+  }
+
+ private:
+  virtual void run(OpKernelContext* context, const ProposalParams& params, const ProposalInputs& inputs,
+                   const ProposalOutputs& outputs) = 0;
+
+  ProposalParams attributes_;
+};
+
+class CpuGenerateProposalsOp : public GenerateProposalsOp {
+  using GenerateProposalsOp::GenerateProposalsOp;
+
+  void run(OpKernelContext* context, const ProposalParams& params, const ProposalInputs& inputs,
+           const ProposalOutputs& outputs) override {
+    const int64_t units = int64_t{params.num_images} * params.num_levels;
     const int row = max_level_proposals(params);
     std::vector<Box> level_boxes(units * row);
     std::vector<float> level_scores(units * row);
@@ -129,27 +150,41 @@ class GenerateProposalsOp : public OpKernel {
     auto* pool = workers(context).workers;
 
     // Reading the logits, and comparing each candidate with about a quarter of the kept, eight at a time.
-    const int64_t candidates = std::min<int64_t>(params.pre_nms_top_k, num_anchors);
-    const int64_t cost =
-        num_anchors / std::max(1, params.num_levels) + candidates * (100 + std::min<int64_t>(row, candidates) / 4);
+    const int64_t candidates = std::min<int64_t>(params.pre_nms_top_k, params.num_anchors);
+    const int64_t cost = params.num_anchors / std::max(1, params.num_levels) +
+                         candidates * (100 + std::min<int64_t>(row, candidates) / 4);
     pool->ParallelFor(units, cost, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
-      propose_per_level(params, logits.flat<float>().data(), deltas.flat<float>().data(),
-                        reinterpret_cast<const Box*>(anchors.flat<float>().data()), image_sizes.flat<int32_t>().data(),
-                        begin, end, level_boxes.data(), level_scores.data(), level_counts.data(), scratch.get());
+      propose_per_level(params, inputs.logits, inputs.deltas, inputs.anchors, inputs.image_sizes, begin, end,
+                        level_boxes.data(), level_scores.data(), level_counts.data(), scratch.get());
     });
-    pool->ParallelFor(num_images, int64_t{50} * row * params.num_levels + 10 * wanted, [&](int64_t begin, int64_t end) {
+    const int64_t merge_cost = int64_t{50} * row * params.num_levels + int64_t{10} * params.num_proposals;
+    pool->ParallelFor(params.num_images, merge_cost, [&](int64_t begin, int64_t end) {
       std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes / 8 + 1]);
-      merge_levels(params, level_boxes.data(), level_scores.data(), level_counts.data(), begin, end,
-                   reinterpret_cast<Box*>(boxes->flat<float>().data()), scores->flat<float>().data(),
-                   valid->flat<bool>().data(), scratch.get());
+      merge_levels(params, level_boxes.data(), level_scores.data(), level_counts.data(), begin, end, outputs.boxes,
+                   outputs.scores, outputs.valid, scratch.get());
     });
   }
-
- private:
-  ProposalParams attributes_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("MrcnnGenerateProposals").Device(DEVICE_CPU), GenerateProposalsOp);
+REGISTER_KERNEL_BUILDER(Name("MrcnnGenerateProposals").Device(DEVICE_CPU), CpuGenerateProposalsOp);
+
+#ifdef MRCNN_HAVE_CUDA
+class CudaGenerateProposalsOp : public GenerateProposalsOp {
+  using GenerateProposalsOp::GenerateProposalsOp;
+
+  void run(OpKernelContext* context, const ProposalParams& params, const ProposalInputs& inputs,
+           const ProposalOutputs& outputs) override {
+    Scratch scratch;
+    OP_REQUIRES_OK(context, scratch.allocate(context, cuda::scratch_bytes(params)));
+    OP_REQUIRES_OK(context, cuda_status(cuda::generate_proposals(params, inputs, outputs, scratch.data(),
+                                                                 stream_of(context))));
+  }
+};
+
+// level_sizes decides what is launched, so the host must know them.
+REGISTER_KERNEL_BUILDER(Name("MrcnnGenerateProposals").Device(DEVICE_GPU).HostMemory("level_sizes"),
+                        CudaGenerateProposalsOp);
+#endif
 
 }  // namespace mrcnn

@@ -8,6 +8,7 @@
 #include "check.h"
 #include "cpu/kernels.h"
 #include "cpu/roi_align_plan.h"
+#include "cuda_device.h"
 #include "huge_pages.h"
 
 namespace mrcnn {
@@ -147,6 +148,7 @@ int64_t cost_of_box(const RoiAlignParams& params) {
 
 }  // namespace
 
+// What the op does on every device: attributes, checks, output. `run` then fills an output that is not empty.
 template <class T>
 class MultilevelRoiAlignOp : public OpKernel {
  public:
@@ -168,21 +170,34 @@ class MultilevelRoiAlignOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, {params.num_images, params.num_boxes, size, size, params.channels}, &output));
     if (output->NumElements() == 0) return;
-    prefer_huge_pages(*output);
+    run(context, params, features, box_pointer(boxes), output);
+  }
 
+ private:
+  virtual void run(OpKernelContext* context, const RoiAlignParams& params, const T* const* features, const Box* boxes,
+                   Tensor* output) = 0;
+
+  RoiAlignParams attributes_;
+};
+
+template <class T>
+class CpuMultilevelRoiAlignOp : public MultilevelRoiAlignOp<T> {
+  using MultilevelRoiAlignOp<T>::MultilevelRoiAlignOp;
+
+  void run(OpKernelContext* context, const RoiAlignParams& params, const T* const* features, const Box* boxes,
+           Tensor* output) override {
+    prefer_huge_pages(*output);
     T* out = data<T>(*output);
     const auto& kernel = roi_align_kernels<T>(kernels());
     const int64_t total = static_cast<int64_t>(params.num_images) * params.num_boxes;
     workers(context).workers->ParallelFor(total, cost_of_box(params), [&](int64_t begin, int64_t end) {
       std::unique_ptr<char[]> scratch(new char[roi_align_scratch_bytes(params, 0)]);
-      kernel.forward(params, features, box_pointer(boxes), begin, end, out, scratch.get());
+      kernel.forward(params, features, boxes, begin, end, out, scratch.get());
     });
   }
-
- private:
-  RoiAlignParams attributes_;
 };
 
+// As above; the outputs of `run` are the levels' gradients, some of which may be empty.
 template <class T>
 class MultilevelRoiAlignGradOp : public OpKernel {
  public:
@@ -195,17 +210,14 @@ class MultilevelRoiAlignGradOp : public OpKernel {
     const Tensor& gradient = context->input(0);
     const Tensor& boxes = context->input(1);
     OP_REQUIRES_OK(context, add_boxes(boxes, &params));
-    T* gradients[kMaxLevels];
+    Tensor* outputs[kMaxLevels];
     for (int level = 0; level < params.num_levels; ++level) {
       const Tensor& sizes = context->input(2 + level);
       OP_REQUIRES_OK(context, check_shape("feature_shapes", sizes.shape(), "[4]"));
       TensorShape shape;
       OP_REQUIRES_OK(context, tensorflow::TensorShapeUtils::MakeShape(sizes.vec<int32_t>(), &shape));
       OP_REQUIRES_OK(context, add_level(shape, level, &params));
-      Tensor* output;
-      OP_REQUIRES_OK(context, context->allocate_output(level, shape, &output));
-      prefer_huge_pages(*output);
-      gradients[level] = data<T>(*output);
+      OP_REQUIRES_OK(context, context->allocate_output(level, shape, &outputs[level]));
     }
     const int size = params.output_size;
     const TensorShape expected({params.num_images, params.num_boxes, size, size, params.channels});
@@ -213,11 +225,31 @@ class MultilevelRoiAlignGradOp : public OpKernel {
         context, gradient.shape() == expected,
         InvalidArgument("gradient must have shape ", expected.DebugString(), ", got ", gradient.shape().DebugString()));
     if (params.num_images == 0 || params.channels == 0) return;
+    run(context, params, data<const T>(gradient), box_pointer(boxes), outputs);
+  }
 
+ private:
+  virtual void run(OpKernelContext* context, const RoiAlignParams& params, const T* gradient, const Box* boxes,
+                   Tensor* const* outputs) = 0;
+
+  RoiAlignParams attributes_;
+};
+
+template <class T>
+class CpuMultilevelRoiAlignGradOp : public MultilevelRoiAlignGradOp<T> {
+  using MultilevelRoiAlignGradOp<T>::MultilevelRoiAlignGradOp;
+
+  void run(OpKernelContext* context, const RoiAlignParams& params, const T* gradient, const Box* boxes,
+           Tensor* const* outputs) override {
+    T* gradients[kMaxLevels];
+    for (int level = 0; level < params.num_levels; ++level) {
+      prefer_huge_pages(*outputs[level]);
+      gradients[level] = data<T>(*outputs[level]);
+    }
     const int num_boxes = params.num_images * params.num_boxes;
     std::vector<RoiFootprint> footprints(num_boxes);
     std::vector<int> order(num_boxes), level_begin(params.num_images * (params.num_levels + 1));
-    plan_roi_align_backward(params, box_pointer(boxes), footprints.data(), order.data(), level_begin.data());
+    plan_roi_align_backward(params, boxes, footprints.data(), order.data(), level_begin.data());
 
     const int edge = roi_align_tile_edge(params.channels);
     const int64_t total = count_roi_align_tiles(params, edge);
@@ -227,24 +259,72 @@ class MultilevelRoiAlignGradOp : public OpKernel {
     workers(context).workers->ParallelFor(total, cost, [&](int64_t begin, int64_t end) {
       std::unique_ptr<char[]> scratch(new char[roi_align_scratch_bytes(params, edge)]);
       for (int64_t i = begin; i < end; ++i) {
-        kernel.backward(params, data<const T>(gradient), box_pointer(boxes), footprints.data(), order.data(),
-                        level_begin.data(), roi_align_tile(params, edge, i), gradients, scratch.get());
+        kernel.backward(params, gradient, boxes, footprints.data(), order.data(), level_begin.data(),
+                        roi_align_tile(params, edge, i), gradients, scratch.get());
       }
     });
   }
-
- private:
-  RoiAlignParams attributes_;
 };
 
 #define REGISTER_ROI_ALIGN(TENSORFLOW_TYPE, KERNEL_TYPE)                                                               \
   REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlign").Device(DEVICE_CPU).TypeConstraint<TENSORFLOW_TYPE>("T"),     \
-                          MultilevelRoiAlignOp<KERNEL_TYPE>);                                                          \
+                          CpuMultilevelRoiAlignOp<KERNEL_TYPE>);                                                       \
   REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlignGrad").Device(DEVICE_CPU).TypeConstraint<TENSORFLOW_TYPE>("T"), \
-                          MultilevelRoiAlignGradOp<KERNEL_TYPE>);
+                          CpuMultilevelRoiAlignGradOp<KERNEL_TYPE>);
 
 REGISTER_ROI_ALIGN(float, float)
 REGISTER_ROI_ALIGN(Eigen::half, Half)
 REGISTER_ROI_ALIGN(tensorflow::bfloat16, BFloat16)
+
+#ifdef MRCNN_HAVE_CUDA
+template <class T>
+class CudaMultilevelRoiAlignOp : public MultilevelRoiAlignOp<T> {
+  using MultilevelRoiAlignOp<T>::MultilevelRoiAlignOp;
+
+  void run(OpKernelContext* context, const RoiAlignParams& params, const T* const* features, const Box* boxes,
+           Tensor* output) override {
+    OP_REQUIRES_OK(context, cuda_status(cuda::roi_align_forward(params, features, boxes, data<T>(*output),
+                                                                stream_of(context))));
+  }
+};
+
+template <class T>
+class CudaMultilevelRoiAlignGradOp : public MultilevelRoiAlignGradOp<T> {
+ public:
+  explicit CudaMultilevelRoiAlignGradOp(OpKernelConstruction* context) : MultilevelRoiAlignGradOp<T>(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("deterministic", &deterministic_));
+  }
+
+ private:
+  void run(OpKernelContext* context, const RoiAlignParams& params, const T* gradient, const Box* boxes,
+           Tensor* const* outputs) override {
+    T* gradients[kMaxLevels];
+    for (int level = 0; level < params.num_levels; ++level) gradients[level] = data<T>(*outputs[level]);
+    // tf.config.experimental.enable_op_determinism() asks for it as well.
+    const bool deterministic = deterministic_ || tensorflow::OpDeterminismRequired();
+    Scratch scratch;
+    OP_REQUIRES_OK(context,
+                   scratch.allocate(context, roi_align_backward_scratch_bytes<T>(params, deterministic)));
+    OP_REQUIRES_OK(context, cuda_status(cuda::roi_align_backward(params, deterministic, gradient, boxes, gradients,
+                                                                 scratch.data(), stream_of(context))));
+  }
+
+  bool deterministic_;
+};
+
+// The shapes of the maps decide what is launched, so the host must know them.
+#define REGISTER_CUDA_ROI_ALIGN(TENSORFLOW_TYPE, KERNEL_TYPE)                                                      \
+  REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlign").Device(DEVICE_GPU).TypeConstraint<TENSORFLOW_TYPE>("T"), \
+                          CudaMultilevelRoiAlignOp<KERNEL_TYPE>);                                                  \
+  REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlignGrad")                                                      \
+                              .Device(DEVICE_GPU)                                                                  \
+                              .HostMemory("feature_shapes")                                                        \
+                              .TypeConstraint<TENSORFLOW_TYPE>("T"),                                               \
+                          CudaMultilevelRoiAlignGradOp<KERNEL_TYPE>);
+
+REGISTER_CUDA_ROI_ALIGN(float, float)
+REGISTER_CUDA_ROI_ALIGN(Eigen::half, Half)
+REGISTER_CUDA_ROI_ALIGN(tensorflow::bfloat16, BFloat16)
+#endif
 
 }  // namespace mrcnn

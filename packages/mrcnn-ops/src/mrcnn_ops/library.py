@@ -57,7 +57,8 @@ def build_info() -> dict[str, str]:
     """Tell how the op library was built, and what it found.
 
     Returns:
-        `version` of the package, `tensorflow` it was built for, `compiler`, `processor`, `build_type`, and the
-        `instruction_set` ("avx2" or "portable") that this process uses.
+        `version` of the package, `tensorflow` it was built for, `compiler`, `cuda` ("none", or the version of CUDA and
+        the architectures that there are GPU kernels for), `processor`, `build_type`, and the `instruction_set` ("avx2"
+        or "portable") that this process uses.
     """
     return dict(_build)

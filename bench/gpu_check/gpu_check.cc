@@ -1,0 +1,314 @@
+// Every CUDA kernel of mrcnn-ops on this machine's GPU: first its results against the CPU kernels, on random and edge
+// inputs (one line per check), then its time against the memory traffic that no implementation can avoid, at the
+// bandwidth that a copy reaches in the same run. Exits with 0 if all checks pass, 1 if not, 2 without a GPU.
+//
+// Knows no TensorFlow. Built and run by gpu_check.py.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "cuda/kernels.h"
+#include "tests/grid_checks.h"
+
+namespace mrcnn {
+namespace {
+
+void require(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "gpu_check: %s: %s\n", what, cudaGetErrorString(error));
+  std::exit(1);
+}
+
+void require(int error, const char* what) { require(static_cast<cudaError_t>(error), what); }
+
+// Memory of the GPU; at first filled with anything.
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t count) : count_(count) {
+    require(cudaMalloc(&memory_, count * sizeof(T) + 1), "cudaMalloc");
+    require(cudaMemset(memory_, 0xa5, count * sizeof(T)), "cudaMemset");
+    require(cudaDeviceSynchronize(), "cudaMemset");
+  }
+  DeviceArray(DeviceArray&& other) : count_(other.count_), memory_(other.memory_) { other.memory_ = nullptr; }
+  DeviceArray(const DeviceArray&) = delete;
+  ~DeviceArray() { cudaFree(memory_); }
+
+  T* data() const { return static_cast<T*>(memory_); }
+  size_t size() const { return count_; }
+
+ private:
+  size_t count_;
+  void* memory_ = nullptr;
+};
+
+// The kernels in a stream of their own; check functions wait for each.
+class GpuMachine {
+ public:
+  GpuMachine() { require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
+  ~GpuMachine() { cudaStreamDestroy(stream_); }
+
+  template <class T>
+  DeviceArray<T> allocate(size_t count) {
+    return DeviceArray<T>(count);
+  }
+
+  template <class T>
+  DeviceArray<T> upload(const std::vector<T>& values) {
+    DeviceArray<T> array(values.size());
+    require(cudaMemcpy(array.data(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
+    return array;
+  }
+
+  template <class T>
+  std::vector<T> download(const DeviceArray<T>& array) {
+    std::vector<T> values(array.size());
+    require(cudaMemcpy(values.data(), array.data(), array.size() * sizeof(T), cudaMemcpyDeviceToHost), "download");
+    return values;
+  }
+
+  template <class T>
+  void roi_align_forward(const RoiAlignParams& params, const T* const* features, const Box* boxes, T* output) {
+    require(cuda::roi_align_forward(params, features, boxes, output, stream_), "roi_align_forward");
+    wait("roi_align_forward");
+  }
+
+  template <class T>
+  void roi_align_backward(const RoiAlignParams& params, bool deterministic, const T* gradient, const Box* boxes,
+                          T* const* feature_gradients) {
+    const DeviceArray<char> scratch(roi_align_backward_scratch_bytes<T>(params, deterministic));
+    require(cuda::roi_align_backward(params, deterministic, gradient, boxes, feature_gradients, scratch.data(), stream_),
+            "roi_align_backward");
+    wait("roi_align_backward");
+  }
+
+  void generate_proposals(const ProposalParams& params, const ProposalInputs& inputs, const ProposalOutputs& outputs) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(params));
+    require(cuda::generate_proposals(params, inputs, outputs, scratch.data(), stream_), "generate_proposals");
+    wait("generate_proposals");
+  }
+
+  void match_boxes(const MatchParams& params, const MatchInputs& inputs, const MatchOutputs& outputs) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(params));
+    require(cuda::match_boxes(params, inputs, outputs, scratch.data(), stream_), "match_boxes");
+    wait("match_boxes");
+  }
+
+  void multiclass_nms(const DetectionParams& params, const DetectionInputs& inputs, const Detections& detections) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(params));
+    require(cuda::multiclass_nms(params, inputs, detections, scratch.data(), stream_), "multiclass_nms");
+    wait("multiclass_nms");
+  }
+
+  // Median time of `launch` over 20 runs after 3, in milliseconds.
+  template <class Launch>
+  double milliseconds(const Launch& launch) {
+    cudaEvent_t begin, end;
+    require(cudaEventCreate(&begin), "cudaEventCreate");
+    require(cudaEventCreate(&end), "cudaEventCreate");
+    std::vector<float> times;
+    for (int run = 0; run < 23; ++run) {
+      require(cudaEventRecord(begin, stream_), "cudaEventRecord");
+      launch(stream_);
+      require(cudaEventRecord(end, stream_), "cudaEventRecord");
+      require(cudaEventSynchronize(end), "a timed kernel");
+      float time = 0.0f;
+      require(cudaEventElapsedTime(&time, begin, end), "cudaEventElapsedTime");
+      if (run >= 3) times.push_back(time);
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  }
+
+ private:
+  void wait(const char* what) { require(cudaStreamSynchronize(stream_), what); }
+
+  cudaStream_t stream_;
+};
+
+// ---- times -----------------------------------------------------------------------------------------------------------
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(GpuMachine& machine) : machine_(machine) {
+    constexpr size_t kBytes = size_t{256} << 20;
+    const DeviceArray<char> from(kBytes), to(kBytes);
+    const double time = machine.milliseconds([&](cudaStream_t stream) {
+      require(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream), "copy");
+    });
+    bytes_per_millisecond_ = 2.0 * kBytes / time;
+    std::printf("\na copy of 256 MiB reads and writes %.0f GB/s\n", bytes_per_millisecond_ / 1e6);
+    std::printf("%-58s %9s %9s %9s %6s\n", "", "MB", "floor ms", "ms", "share");
+  }
+
+  // bytes: what has to be read and written at least.
+  template <class Launch>
+  void time(const std::string& name, double bytes, const Launch& launch) {
+    const double floor = bytes / bytes_per_millisecond_;
+    const double time = machine_.milliseconds([&](cudaStream_t stream) { require(launch(stream), name.c_str()); });
+    std::printf("%-58s %9.1f %9.4f %9.4f %5.0f%%\n", name.c_str(), bytes / 1e6, floor, time, 100.0 * floor / time);
+  }
+
+ private:
+  GpuMachine& machine_;
+  double bytes_per_millisecond_;
+};
+
+// The pyramid of an image of 800 x 1344.
+RoiAlignParams full_size_params(int num_boxes, int output_size) {
+  RoiAlignParams params = roi_align_params(2, num_boxes, 256, output_size, 4);
+  params.canonical_size = 224.0f;
+  for (int level = 0; level < 4; ++level) {
+    params.heights[level] = 800 / (4 << level);
+    params.widths[level] = 1344 / (4 << level);
+  }
+  return params;
+}
+
+template <class T>
+void time_roi_align(GpuMachine& machine, Stopwatch& stopwatch, int num_boxes, int output_size) {
+  const RoiAlignParams params = full_size_params(num_boxes, output_size);
+  Random random(3);
+  const auto boxes = machine.upload(random_boxes(random, 2 * num_boxes, 800.0f));
+  std::vector<DeviceArray<T>> memory;
+  T* maps[kMaxLevels] = {};
+  double map_bytes = 0.0;
+  for (int level = 0; level < 4; ++level) {
+    memory.push_back(machine.allocate<T>(elements_of_map(params, level)));
+    maps[level] = memory[level].data();
+    map_bytes += static_cast<double>(elements_of_map(params, level)) * sizeof(T);
+  }
+  const auto crops = machine.allocate<T>(elements_of_output(params));
+  // Maps and crops once each.
+  const double bytes = map_bytes + static_cast<double>(elements_of_output(params)) * sizeof(T);
+  const std::string name = std::string("ROIAlign ") + type_name<T>() + ", 2 x " + std::to_string(num_boxes) + " of " +
+                           std::to_string(output_size) + " x " + std::to_string(output_size);
+  stopwatch.time(name, bytes, [&](cudaStream_t stream) {
+    return cuda::roi_align_forward<T>(params, maps, boxes.data(), crops.data(), stream);
+  });
+  for (const bool deterministic : {false, true}) {
+    const DeviceArray<char> scratch(roi_align_backward_scratch_bytes<T>(params, deterministic));
+    stopwatch.time(name + (deterministic ? ", reproducible gradient" : ", atomic gradient"), bytes,
+                   [&](cudaStream_t stream) {
+                     return cuda::roi_align_backward<T>(params, deterministic, crops.data(), boxes.data(), maps,
+                                                        scratch.data(), stream);
+                   });
+  }
+}
+
+// Three anchors at each place of five levels of 800 x 1344.
+const std::vector<int> kLevelSizes = {201600, 50400, 12600, 3150, 819};
+
+void time_proposals(GpuMachine& machine, Stopwatch& stopwatch) {
+  Random random(4);
+  ProposalCase test = proposal_case("", random, kLevelSizes, 2, 2000, 1000, 1000);
+  test.anchors = random_boxes(random, test.params.num_anchors, 800.0f);
+  test.image_sizes = {800, 1344, 800, 1200};
+  const ProposalParams& params = test.params;
+  const auto logits = machine.upload(test.logits);
+  const auto deltas = machine.upload(test.deltas);
+  const auto anchors = machine.upload(test.anchors);
+  const auto image_sizes = machine.upload(test.image_sizes);
+  const auto boxes = machine.allocate<Box>(2000);
+  const auto scores = machine.allocate<float>(2000);
+  const auto valid = machine.allocate<bool>(2000);
+  const DeviceArray<char> scratch(cuda::scratch_bytes(params));
+  // Logits of both images and anchors once; the selected deltas and the results are small.
+  const double bytes = params.num_anchors * (2.0 * sizeof(float) + sizeof(Box));
+  stopwatch.time("generate_proposals, 2 x 268,569 anchors, 2,000 a level", bytes, [&](cudaStream_t stream) {
+    return cuda::generate_proposals(params, {logits.data(), deltas.data(), anchors.data(), image_sizes.data()},
+                                    {boxes.data(), scores.data(), valid.data()}, scratch.data(), stream);
+  });
+}
+
+void time_matching(GpuMachine& machine, Stopwatch& stopwatch, int num_gt) {
+  Random random(5);
+  MatchCase test = match_case("", random, {2, 268569, num_gt, 2, true});
+  test.boxes = random_boxes(random, 268569, 800.0f);
+  test.gt_boxes = random_boxes(random, 2 * num_gt, 800.0f);
+  const auto boxes = machine.upload(test.boxes);
+  const auto gt_boxes = machine.upload(test.gt_boxes);
+  const auto gt_valid = machine.upload(test.gt_valid);
+  const auto crowd_boxes = machine.upload(test.crowd_boxes);
+  const size_t count = 2 * test.boxes.size();
+  const auto best_iou = machine.allocate<float>(count);
+  const auto best_gt = machine.allocate<int>(count);
+  const auto is_best = machine.allocate<bool>(count);
+  const auto crowd_overlap = machine.allocate<float>(count);
+  const DeviceArray<char> scratch(cuda::scratch_bytes(test.params));
+  // Anchors once, 13 bytes of results for each and image.
+  const double bytes = test.boxes.size() * (sizeof(Box) + 2.0 * 13.0);
+  stopwatch.time("match_boxes, 2 x 268,569 anchors, " + std::to_string(num_gt) + " ground truths", bytes,
+                 [&](cudaStream_t stream) {
+                   return cuda::match_boxes(
+                       test.params,
+                       {boxes.data(), nullptr, gt_boxes.data(), reinterpret_cast<const bool*>(gt_valid.data()),
+                        crowd_boxes.data()},
+                       {best_iou.data(), best_gt.data(), is_best.data(), crowd_overlap.data()}, scratch.data(), stream);
+                 });
+}
+
+void time_detections(GpuMachine& machine, Stopwatch& stopwatch) {
+  Random random(6);
+  DetectionCase test = detection_case("", random, {2, 1000, 80, false, 0.05f, 0.5f, 100});
+  for (float& score : test.scores) score *= score * score * score;  // most are low
+  const auto device_boxes = machine.upload(test.boxes);
+  const auto device_scores = machine.upload(test.scores);
+  const auto boxes = machine.allocate<Box>(200);
+  const auto scores = machine.allocate<float>(200);
+  const auto classes = machine.allocate<int>(200);
+  const auto roi_indices = machine.allocate<int>(200);
+  const auto valid = machine.allocate<bool>(200);
+  const DeviceArray<char> scratch(cuda::scratch_bytes(test.params));
+  // Boxes and scores once.
+  const double bytes = 2.0 * 1000 * 80 * (sizeof(Box) + sizeof(float));
+  stopwatch.time("multiclass_nms, 2 x 1,000 boxes x 80 classes", bytes, [&](cudaStream_t stream) {
+    return cuda::multiclass_nms(test.params, {device_boxes.data(), device_scores.data()},
+                                {boxes.data(), scores.data(), classes.data(), roi_indices.data(), valid.data()},
+                                scratch.data(), stream);
+  });
+}
+
+int run() {
+  int num_devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&num_devices);
+  if (error != cudaSuccess || num_devices == 0) {
+    std::fprintf(stderr, "gpu_check: no GPU here, nothing was checked: %s\n",
+                 error != cudaSuccess ? cudaGetErrorString(error) : "0 devices");
+    return 2;
+  }
+  cudaDeviceProp properties;
+  int runtime = 0, driver = 0;
+  require(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  require(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+  require(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  std::printf("%s, sm_%d%d, CUDA runtime %d.%d, driver for %d.%d; CPU kernels: %s\n", properties.name,
+              properties.major, properties.minor, runtime / 1000, runtime % 1000 / 10, driver / 1000,
+              driver % 1000 / 10, kernels().instruction_set);
+
+  GpuMachine machine;
+  Report report;
+  check_everything(machine, report);
+  std::printf("%d checks passed, %d failed\n", report.num_passed(), report.num_failed());
+
+  Stopwatch stopwatch(machine);
+  for (const auto& [num_boxes, output_size] : {std::pair{512, 7}, {128, 14}}) {
+    time_roi_align<float>(machine, stopwatch, num_boxes, output_size);
+    time_roi_align<Half>(machine, stopwatch, num_boxes, output_size);
+    time_roi_align<BFloat16>(machine, stopwatch, num_boxes, output_size);
+  }
+  time_proposals(machine, stopwatch);
+  time_matching(machine, stopwatch, 20);
+  time_matching(machine, stopwatch, 2000);
+  time_detections(machine, stopwatch);
+  return report.num_failed() == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace mrcnn
+
+int main() { return mrcnn::run(); }

@@ -1,0 +1,17 @@
+#include "proposals_grid.h"
+
+#include "device_grid.h"
+#include "kernels.h"
+
+namespace mrcnn {
+namespace cuda {
+
+int generate_proposals(const ProposalParams& params, const ProposalInputs& inputs, const ProposalOutputs& outputs,
+                       void* scratch, Stream stream) {
+  DeviceGrid grid(stream);
+  generate_proposals_on(grid, params, inputs, outputs, scratch);
+  return grid.error();
+}
+
+}  // namespace cuda
+}  // namespace mrcnn
