@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
 
-.PHONY: help setup lock demo test test-slow lint format bench wheels clean
+.PHONY: help setup lock demo test test-slow lint format bench gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,9 @@ bench-ops: .bench/ready
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --group bench
 	touch $@
+
+gpu-check: ## Build the CUDA kernels with nvcc alone, compare and time them on this machine's GPU
+	$(PYTHON) bench/gpu_check/gpu_check.py
 
 wheels: setup ## Build the five wheels into dist/
 	rm -rf dist

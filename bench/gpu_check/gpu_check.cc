@@ -79,8 +79,9 @@ class GpuMachine {
   void roi_align_backward(const RoiAlignParams& params, bool deterministic, const T* gradient, const Box* boxes,
                           T* const* feature_gradients) {
     const DeviceArray<char> scratch(roi_align_backward_scratch_bytes<T>(params, deterministic));
-    require(cuda::roi_align_backward(params, deterministic, gradient, boxes, feature_gradients, scratch.data(), stream_),
-            "roi_align_backward");
+    require(
+        cuda::roi_align_backward(params, deterministic, gradient, boxes, feature_gradients, scratch.data(), stream_),
+        "roi_align_backward");
     wait("roi_align_backward");
   }
 
@@ -130,7 +131,7 @@ class GpuMachine {
   cudaStream_t stream_;
 };
 
-// ---- times -----------------------------------------------------------------------------------------------------------
+// ---- times ----
 
 class Stopwatch {
  public:
@@ -244,11 +245,11 @@ void time_matching(GpuMachine& machine, Stopwatch& stopwatch, int num_gt) {
   const double bytes = test.boxes.size() * (sizeof(Box) + 2.0 * 13.0);
   stopwatch.time("match_boxes, 2 x 268,569 anchors, " + std::to_string(num_gt) + " ground truths", bytes,
                  [&](cudaStream_t stream) {
-                   return cuda::match_boxes(
-                       test.params,
-                       {boxes.data(), nullptr, gt_boxes.data(), reinterpret_cast<const bool*>(gt_valid.data()),
-                        crowd_boxes.data()},
-                       {best_iou.data(), best_gt.data(), is_best.data(), crowd_overlap.data()}, scratch.data(), stream);
+                   return cuda::match_boxes(test.params,
+                                            {boxes.data(), nullptr, gt_boxes.data(),
+                                             reinterpret_cast<const bool*>(gt_valid.data()), crowd_boxes.data()},
+                                            {best_iou.data(), best_gt.data(), is_best.data(), crowd_overlap.data()},
+                                            scratch.data(), stream);
                  });
 }
 
@@ -286,9 +287,9 @@ int run() {
   require(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   require(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
   require(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
-  std::printf("%s, sm_%d%d, CUDA runtime %d.%d, driver for %d.%d; CPU kernels: %s\n", properties.name,
-              properties.major, properties.minor, runtime / 1000, runtime % 1000 / 10, driver / 1000,
-              driver % 1000 / 10, kernels().instruction_set);
+  std::printf("%s, sm_%d%d, CUDA runtime %d.%d, driver for %d.%d; CPU kernels: %s\n", properties.name, properties.major,
+              properties.minor, runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10,
+              kernels().instruction_set);
 
   GpuMachine machine;
   Report report;

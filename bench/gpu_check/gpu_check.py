@@ -1,6 +1,6 @@
 """Build gpu_check with nvcc alone, and run it: the CUDA kernels of mrcnn-ops against the CPU kernels, and their times.
 
-Needs Python, nvcc and the C++ compiler that nvcc uses; no TensorFlow. Without a GPU it builds, says so and exits with 2.
+Needs Python, nvcc and its C++ compiler; no TensorFlow. Where there is no GPU, it builds, says so and exits with 2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "packages" / "mrcnn-ops" / "csrc"
 
 # As packages/mrcnn-ops/CMakeLists.txt has them: products and sums are not fused, so that CPU and GPU agree.
-NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}", "-Xcompiler=-ffp-contract=off,-fno-math-errno,-Wno-psabi"]
+HOST_FLAGS = "-Xcompiler=-ffp-contract=off,-fno-math-errno,-Wno-psabi"
+NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}", HOST_FLAGS]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -58,7 +59,7 @@ def main() -> int:
     arguments = parser.parse_args()
     nvcc = shutil.which(arguments.nvcc)
     if nvcc is None:
-        print(f"gpu_check: {arguments.nvcc} not found: install the CUDA toolkit, or name it with --nvcc", file=sys.stderr)
+        print(f"gpu_check: {arguments.nvcc} not found: install CUDA, or name it with --nvcc", file=sys.stderr)
         return 2
     try:
         program = build(nvcc=nvcc, arch=arguments.arch, folder=arguments.build_dir)

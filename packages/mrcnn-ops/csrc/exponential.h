@@ -19,9 +19,9 @@ MRCNN_HD static inline float exponential(float x) {
   // e^x = 2^k e^r with |r| <= log(2) / 2, and the Taylor series of e^r to r^12.
   const double k = rint(static_cast<double>(x) * 1.4426950408889634);
   const double r = static_cast<double>(x) - k * 0.6931471805599453;
-  const double inverse_factorials[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320,
-                                       1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,     1.0 / 6,
-                                       0.5,             1.0,            1.0};
+  const double inverse_factorials[] = {
+      1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+      1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
   double sum = 0.0;
   for (const double term : inverse_factorials) sum = sum * r + term;
   const uint64_t bits = static_cast<uint64_t>(static_cast<int64_t>(k) + 1023) << 52;

@@ -72,7 +72,8 @@ MRCNN_HD static inline RoiGeometry roi_geometry(const RoiAlignParams& params, co
   const int level = level_of_box(params, box);
   const RoiAxis y = roi_axis(params, box.y1, box.y2, params.strides[level], params.heights[level]);
   const RoiAxis x = roi_axis(params, box.x1, box.x2, params.strides[level], params.widths[level]);
-  const bool finite = is_finite(box) && is_finite(y.start) && is_finite(y.bin) && is_finite(x.start) && is_finite(x.bin);
+  const bool finite =
+      is_finite(box) && is_finite(y.start) && is_finite(y.bin) && is_finite(x.start) && is_finite(x.bin);
   return {level, y, x, finite && y.length > 0 && x.length > 0};
 }
 
@@ -180,10 +181,7 @@ MRCNN_HD static inline RoiTile roi_align_tile(const RoiAlignParams& params, int 
   const int image = static_cast<int>(index / (across * down));
   const int y = static_cast<int>(index / across % down) * edge;
   const int x = static_cast<int>(index % across) * edge;
-  return {image,
-          level,
-          {y, smaller(y + edge, params.heights[level])},
-          {x, smaller(x + edge, params.widths[level])}};
+  return {image, level, {y, smaller(y + edge, params.heights[level])}, {x, smaller(x + edge, params.widths[level])}};
 }
 
 }  // namespace mrcnn

@@ -1,5 +1,4 @@
 #include "detections_grid.h"
-
 #include "device_grid.h"
 #include "kernels.h"
 

@@ -53,7 +53,7 @@ struct WriteDetections {
   }
 };
 
-// ---- the launches ----------------------------------------------------------------------------------------------------
+// ---- the launches ----
 
 struct DetectionScratch {
   int* selection;  // [N, D]

@@ -1,5 +1,5 @@
-// The CUDA kernels, for callers that see no CUDA: pointers are to dense row-major arrays in the device's memory, work is
-// put into a stream and nothing waits for it, scratch is passed in, nothing is copied to the host. Results equal the
+// The CUDA kernels, for callers that see no CUDA: pointers are to dense row-major arrays in the device's memory, work
+// is put into a stream and nothing waits for it, scratch is passed in, nothing is copied to the host. Results equal the
 // CPU kernels'. A function returns 0 or an error number (cudaError_t), whose text is error_text().
 //
 // The device of the stream must be current. Scratch must be aligned to 16 bytes.

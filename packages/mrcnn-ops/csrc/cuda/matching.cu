@@ -1,7 +1,6 @@
-#include "matching_grid.h"
-
 #include "device_grid.h"
 #include "kernels.h"
+#include "matching_grid.h"
 
 namespace mrcnn {
 namespace cuda {

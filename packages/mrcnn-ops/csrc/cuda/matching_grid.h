@@ -148,7 +148,7 @@ struct MarkBest {
   }
 };
 
-// ---- the launches ----------------------------------------------------------------------------------------------------
+// ---- the launches ----
 
 struct MatchScratch {
   float* gt_best_iou;

@@ -114,9 +114,9 @@ struct KeepBest {
   KeptLists kept;  // of this batch
 
   struct Shared {
-    uint64_t* suppressed;   // [words], bits of boxes
-    uint64_t* diagonal;     // [64], the rows of these 64 boxes, within themselves
-    uint64_t* stays;        // bits of these 64 boxes
+    uint64_t* suppressed;  // [words], bits of boxes
+    uint64_t* diagonal;    // [64], the rows of these 64 boxes, within themselves
+    uint64_t* stays;       // bits of these 64 boxes
     int* num_kept;
 
     MRCNN_HD Shared(int candidates, Divider* memory)
@@ -240,7 +240,7 @@ struct MergeLists {
   }
 };
 
-// ---- the launches ----------------------------------------------------------------------------------------------------
+// ---- the launches ----
 
 struct NmsScratch {
   NmsBatch batch;
@@ -274,8 +274,9 @@ void nms_on(Grid& grid, const NmsScratch& scratch, int64_t num_units, float thre
   for (int64_t first = 0; first < num_units; first += scratch.batch.num_units) {
     NmsBatch batch = scratch.batch;
     batch.num_units = num_units - first < batch.num_units ? num_units - first : batch.num_units;
-    const KeptLists kept = {scratch.kept.ranked + first * scratch.kept.row, scratch.kept.boxes + first * scratch.kept.row,
-                            scratch.kept.counts + first, scratch.kept.row};
+    const KeptLists kept = {scratch.kept.ranked + first * scratch.kept.row,
+                            scratch.kept.boxes + first * scratch.kept.row, scratch.kept.counts + first,
+                            scratch.kept.row};
     grid.fill(batch.counts, 0, batch.num_units * sizeof(int));
     fill(batch, first);
     grid.run_elements(SortByRank{batch}, batch.num_units * batch.candidates);

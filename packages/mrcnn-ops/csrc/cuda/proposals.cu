@@ -1,7 +1,6 @@
-#include "proposals_grid.h"
-
 #include "device_grid.h"
 #include "kernels.h"
+#include "proposals_grid.h"
 
 namespace mrcnn {
 namespace cuda {

@@ -181,7 +181,7 @@ struct WriteProposals {
   }
 };
 
-// ---- the launches ----------------------------------------------------------------------------------------------------
+// ---- the launches ----
 
 struct ProposalScratch {
   uint32_t* orders;  // [N, A]

@@ -1,7 +1,6 @@
-#include "roi_align_grid.h"
-
 #include "device_grid.h"
 #include "kernels.h"
+#include "roi_align_grid.h"
 
 namespace mrcnn {
 namespace cuda {
@@ -22,8 +21,8 @@ int roi_align_backward(const RoiAlignParams& params, bool deterministic, const T
   return grid.error();
 }
 
-#define INSTANTIATE(T)                                                                                        \
-  template int roi_align_forward<T>(const RoiAlignParams&, const T* const*, const Box*, T*, Stream);          \
+#define INSTANTIATE(T)                                                                               \
+  template int roi_align_forward<T>(const RoiAlignParams&, const T* const*, const Box*, T*, Stream); \
   template int roi_align_backward<T>(const RoiAlignParams&, bool, const T*, const Box*, T* const*, void*, Stream);
 
 INSTANTIATE(float)

@@ -179,10 +179,10 @@ struct RoiAlignGather {
   };
 
   struct Shared {
-    int* touches;     // [kThreads]: whether each of the boxes looked at touches the tile
-    int* touching;    // [kThreads]: those that do, in order
-    int* count;       // of them
-    float* weights;   // [2, kEdge, P]: of bin and pixel, along y and along x
+    int* touches;      // [kThreads]: whether each of the boxes looked at touches the tile
+    int* touching;     // [kThreads]: those that do, in order
+    int* count;        // of them
+    float* weights;    // [2, kEdge, P]: of bin and pixel, along y and along x
     IndexRange* bins;  // [2, kEdge]: the bins with weight
 
     MRCNN_HD Shared(const RoiAlignParams& params, Divider* memory)
@@ -320,7 +320,7 @@ inline int64_t map_elements(const RoiAlignParams& params, int level) {
   return static_cast<int64_t>(params.num_images) * params.heights[level] * params.widths[level] * params.channels;
 }
 
-// ---- the launches, over a grid of the device or of the host ----------------------------------------------------------
+// ---- the launches, over a grid of the device or of the host ----
 
 template <class T, class Grid>
 void roi_align_forward_on(Grid& grid, const RoiAlignParams& params, const T* const* features, const Box* boxes,

@@ -39,7 +39,7 @@ class Report {
   int num_passed_ = 0, num_failed_ = 0;
 };
 
-// ---- inputs ----------------------------------------------------------------------------------------------------------
+// ---- inputs ----
 
 using Random = std::mt19937;
 
@@ -80,11 +80,26 @@ inline std::vector<Box> lattice_boxes(Random& random, int64_t count) {
 
 // What no program should hand over, and some does.
 inline std::vector<Box> edge_boxes() {
-  return {{0, 0, 0, 0},           {10, 10, 10, 30},       {30, 30, 10, 10},        {-50, -50, -10, -10},
-          {900, 900, 950, 950},   {-1e6f, -1e6f, 1e6f, 1e6f}, {0, 0, 1e6f, 1e6f},  {1e6f, 1e6f, 2e6f, 2e6f},
-          {kNan, 0, 10, 10},      {0, 0, 10, kNan},       {0, 0, kInfinity, 10},   {-kInfinity, 0, 10, 10},
-          {-1e38f, -1e38f, 1e38f, 1e38f}, {0, 0, 64, 64}, {-1, -1, 65, 65},        {63.5f, 63.5f, 64.5f, 64.5f},
-          {0.5f, 0.5f, 0.5f, 0.5f},  {1e-30f, 1e-30f, 2e-30f, 2e-30f},             {16, 0, 0, 16}, {8, 8, 40, 40}};
+  return {{0, 0, 0, 0},
+          {10, 10, 10, 30},
+          {30, 30, 10, 10},
+          {-50, -50, -10, -10},
+          {900, 900, 950, 950},
+          {-1e6f, -1e6f, 1e6f, 1e6f},
+          {0, 0, 1e6f, 1e6f},
+          {1e6f, 1e6f, 2e6f, 2e6f},
+          {kNan, 0, 10, 10},
+          {0, 0, 10, kNan},
+          {0, 0, kInfinity, 10},
+          {-kInfinity, 0, 10, 10},
+          {-1e38f, -1e38f, 1e38f, 1e38f},
+          {0, 0, 64, 64},
+          {-1, -1, 65, 65},
+          {63.5f, 63.5f, 64.5f, 64.5f},
+          {0.5f, 0.5f, 0.5f, 0.5f},
+          {1e-30f, 1e-30f, 2e-30f, 2e-30f},
+          {16, 0, 0, 16},
+          {8, 8, 40, 40}};
 }
 
 // The edge boxes, then random ones, up to `count`.
@@ -102,7 +117,7 @@ std::vector<T> random_values(Random& random, int64_t count) {
   return values;
 }
 
-// ---- comparison ------------------------------------------------------------------------------------------------------
+// ---- comparison ----
 
 // Places whose bits differ; NaNs are alike.
 template <class T>
@@ -137,19 +152,27 @@ struct Difference {
   }
 };
 
-// ---- ROIAlign --------------------------------------------------------------------------------------------------------
+// ---- ROIAlign ----
 
 template <class T>
 const char* type_name();
 template <>
-inline const char* type_name<float>() { return "float32"; }
+inline const char* type_name<float>() {
+  return "float32";
+}
 template <>
-inline const char* type_name<Half>() { return "float16"; }
+inline const char* type_name<Half>() {
+  return "float16";
+}
 template <>
-inline const char* type_name<BFloat16>() { return "bfloat16"; }
+inline const char* type_name<BFloat16>() {
+  return "bfloat16";
+}
 
 template <class T>
-double tolerance() { return sizeof(T) == 4 ? 1e-5 : 1e-2; }  // one rounding of bfloat16 is 4e-3
+double tolerance() {
+  return sizeof(T) == 4 ? 1e-5 : 1e-2;
+}  // one rounding of bfloat16 is 4e-3
 
 struct RoiAlignCase {
   const char* name;
@@ -254,7 +277,7 @@ void check_roi_align(Machine& machine, Report& report, const RoiAlignCase& test)
   }
 }
 
-// ---- proposals -------------------------------------------------------------------------------------------------------
+// ---- proposals ----
 
 struct ProposalCase {
   std::string name;
@@ -357,7 +380,7 @@ void check_proposals(Machine& machine, Report& report, const ProposalCase& test)
               std::to_string(num_valid) + " proposals, " + std::to_string(different) + " values differ");
 }
 
-// ---- matching --------------------------------------------------------------------------------------------------------
+// ---- matching ----
 
 struct MatchCase {
   std::string name;
@@ -431,7 +454,7 @@ void check_matching(Machine& machine, Report& report, const MatchCase& test) {
   report.line("match_boxes: " + test.name, different == 0, std::to_string(different) + " values differ");
 }
 
-// ---- detections ------------------------------------------------------------------------------------------------------
+// ---- detections ----
 
 struct DetectionCase {
   std::string name;
@@ -457,8 +480,7 @@ inline std::vector<DetectionCase> detection_cases() {
   cases.push_back(detection_case("2 images, 300 boxes, 12 classes", random, {2, 300, 12, false, 0.3f, 0.5f, 100}));
   cases.push_back(detection_case("shared boxes", random, {2, 200, 5, true, 0.05f, 0.3f, 100}));
   for (const int size : {0, 1, 63, 64, 65, 127, 128, 129}) {
-    cases.push_back(
-        detection_case(std::to_string(size) + " boxes", random, {1, size, 2, false, -1.0f, 0.9f, 300}));
+    cases.push_back(detection_case(std::to_string(size) + " boxes", random, {1, size, 2, false, -1.0f, 0.9f, 300}));
   }
   cases.push_back(detection_case("ties of scores and boxes", random, {2, 500, 3, false, 0.1f, 0.4f, 200}));
   cases.back().boxes = lattice_boxes(random, 3000);
@@ -492,9 +514,9 @@ void check_detections(Machine& machine, Report& report, const DetectionCase& tes
   auto classes = machine.template allocate<int>(count);
   auto roi_indices = machine.template allocate<int>(count);
   auto valid = machine.template allocate<unsigned char>(count);
-  machine.multiclass_nms(params, {device_boxes.data(), device_scores.data()},
-                         {boxes.data(), scores.data(), classes.data(), roi_indices.data(),
-                          reinterpret_cast<bool*>(valid.data())});
+  machine.multiclass_nms(
+      params, {device_boxes.data(), device_scores.data()},
+      {boxes.data(), scores.data(), classes.data(), roi_indices.data(), reinterpret_cast<bool*>(valid.data())});
   const int64_t different = count_different(machine.download(boxes), expected.boxes) +
                             count_different(machine.download(scores), expected.scores) +
                             count_different(machine.download(classes), expected.classes) +

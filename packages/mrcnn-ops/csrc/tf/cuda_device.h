@@ -1,5 +1,5 @@
-// What the ops need of TensorFlow to launch CUDA kernels: the stream, scratch memory, errors. Empty where the library is
-// built without CUDA.
+// What the ops need of TensorFlow to launch CUDA kernels: the stream, scratch memory, errors. Empty where the library
+// is built without CUDA.
 #pragma once
 
 #ifdef MRCNN_HAVE_CUDA

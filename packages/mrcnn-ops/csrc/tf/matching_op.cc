@@ -88,8 +88,7 @@ class MatchBoxesOp : public OpKernel {
     for (int i = 0; i < 4; ++i)
       OP_REQUIRES_OK(context, context->allocate_output(i, {num_images, num_boxes}, &outputs[i]));
     if (outputs[0]->NumElements() == 0) return;
-    run(context,
-        {static_cast<int>(num_images), static_cast<int>(num_boxes), num_gt, num_crowds, boxes_are_shared_},
+    run(context, {static_cast<int>(num_images), static_cast<int>(num_boxes), num_gt, num_crowds, boxes_are_shared_},
         {reinterpret_cast<const Box*>(boxes.flat<float>().data()),
          all_boxes_valid_ ? nullptr : boxes_valid.flat<bool>().data(),
          reinterpret_cast<const Box*>(gt_boxes.flat<float>().data()), gt_valid.flat<bool>().data(),
@@ -142,9 +141,8 @@ class CpuMatchBoxesOp : public MatchBoxesOp {
     for_each_block(10 + 2 * (num_gt + params.num_crowds), [&](int64_t block, int64_t image, int64_t first,
                                                               int64_t count, const Box* box) {
       std::vector<float> scratch(match_scratch_floats(params.num_gt));
-      kernels().match(targets_of(image), box, valid_of(first), count, outputs.best_iou + first,
-                      outputs.best_gt + first, outputs.crowd_overlap + first, block_best.data() + block * num_gt,
-                      scratch.data());
+      kernels().match(targets_of(image), box, valid_of(first), count, outputs.best_iou + first, outputs.best_gt + first,
+                      outputs.crowd_overlap + first, block_best.data() + block * num_gt, scratch.data());
     });
     for (int64_t block = 0; block < num_images * blocks_per_image; ++block) {
       for (int64_t gt = 0; gt < num_gt; ++gt) {

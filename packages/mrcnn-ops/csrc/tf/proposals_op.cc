@@ -177,8 +177,8 @@ class CudaGenerateProposalsOp : public GenerateProposalsOp {
            const ProposalOutputs& outputs) override {
     Scratch scratch;
     OP_REQUIRES_OK(context, scratch.allocate(context, cuda::scratch_bytes(params)));
-    OP_REQUIRES_OK(context, cuda_status(cuda::generate_proposals(params, inputs, outputs, scratch.data(),
-                                                                 stream_of(context))));
+    OP_REQUIRES_OK(context,
+                   cuda_status(cuda::generate_proposals(params, inputs, outputs, scratch.data(), stream_of(context))));
   }
 };
 

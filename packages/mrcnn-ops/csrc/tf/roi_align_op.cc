@@ -283,8 +283,8 @@ class CudaMultilevelRoiAlignOp : public MultilevelRoiAlignOp<T> {
 
   void run(OpKernelContext* context, const RoiAlignParams& params, const T* const* features, const Box* boxes,
            Tensor* output) override {
-    OP_REQUIRES_OK(context, cuda_status(cuda::roi_align_forward(params, features, boxes, data<T>(*output),
-                                                                stream_of(context))));
+    OP_REQUIRES_OK(context,
+                   cuda_status(cuda::roi_align_forward(params, features, boxes, data<T>(*output), stream_of(context))));
   }
 };
 
@@ -303,8 +303,7 @@ class CudaMultilevelRoiAlignGradOp : public MultilevelRoiAlignGradOp<T> {
     // tf.config.experimental.enable_op_determinism() asks for it as well.
     const bool deterministic = deterministic_ || tensorflow::OpDeterminismRequired();
     Scratch scratch;
-    OP_REQUIRES_OK(context,
-                   scratch.allocate(context, roi_align_backward_scratch_bytes<T>(params, deterministic)));
+    OP_REQUIRES_OK(context, scratch.allocate(context, roi_align_backward_scratch_bytes<T>(params, deterministic)));
     OP_REQUIRES_OK(context, cuda_status(cuda::roi_align_backward(params, deterministic, gradient, boxes, gradients,
                                                                  scratch.data(), stream_of(context))));
   }

@@ -17,7 +17,8 @@ def encode_masks(masks: Any, boxes: Any, image_sizes: Any, *, threshold: float =
 
     Every pixel that the box touches, x in [floor(x1), ceil(x2)) and y likewise, takes the mask's value at the pixel's
     centre, interpolated bilinearly between the centres of the mask's own pixels and constant beyond the outermost of
-    them. A mask of ones fills its box. Runs on the CPU. No gradient.
+    them. A mask of ones fills its box. There is no kernel for GPUs: TensorFlow runs this op on the CPU device and
+    copies its inputs there. No gradient.
 
     Args:
         masks: float32 [K, M, M], probabilities; M is 1 to 4096. NaN counts as background.

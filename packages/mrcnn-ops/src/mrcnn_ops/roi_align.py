@@ -33,7 +33,7 @@ def multilevel_roi_align(
     more than one pixel off the map counts as 0, a nearer one takes the value at the edge, as in torchvision.
 
     The gradient flows to `features` only. On the CPU it is bitwise reproducible whatever the number of threads, because
-    every pixel is summed by one thread in the order of boxes.
+    every pixel is summed by one thread in the order of boxes; on a GPU if `deterministic`.
 
     Args:
         features: L tensors [N, Hl, Wl, C], finest first; float32, float16 or bfloat16, all alike. Sums are made in
@@ -47,8 +47,9 @@ def multilevel_roi_align(
         min_level: number of the first level, 2 for a stride of 4.
         canonical_level: the level of a box of canonical_size x canonical_size.
         canonical_size: pixels of the resized image.
-        deterministic: ask for a reproducible gradient from kernels that offer a faster irreproducible one. The CPU
-            kernel does not: there, both values give the same result.
+        deterministic: the gradient is bitwise the same every time on a GPU too, where otherwise atomics add it up in
+            any order. `tf.config.experimental.enable_op_determinism` has the same effect. On the CPU it always is:
+            there, both values give the same result.
 
     Returns:
         [N, R, P, P, C] in the dtype of the features. Zeros for a box with a NaN or infinite coordinate, and for a box
