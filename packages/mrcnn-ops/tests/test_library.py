@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import kernels
 
 import mrcnn_ops
 from mrcnn_ops.library import check_tensorflow, load_library
@@ -29,6 +30,23 @@ def test_build_info():
     assert info["instruction_set"] in ("avx2", "portable")
     info["version"] = "changed"
     assert mrcnn_ops.build_info()["version"] != "changed"
+
+
+@pytest.mark.parametrize(
+    ("op", "has_cuda_kernel"),
+    [
+        ("MrcnnMultilevelRoiAlign", True),
+        ("MrcnnMultilevelRoiAlignGrad", True),
+        ("MrcnnGenerateProposals", True),
+        ("MrcnnMatchBoxes", True),
+        ("MrcnnMulticlassNms", True),
+        ("MrcnnEncodeMasks", False),
+    ],
+)
+def test_gpu_kernels_are_registered_where_built(op, has_cuda_kernel):
+    devices = {kernel.device_type for kernel in kernels.get_registered_kernels_for_op(op).kernel}
+    with_cuda = mrcnn_ops.build_info()["cuda"] != "none"
+    assert devices == ({"CPU", "GPU"} if with_cuda and has_cuda_kernel else {"CPU"})
 
 
 @pytest.mark.parametrize(
