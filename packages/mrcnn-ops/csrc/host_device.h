@@ -9,7 +9,7 @@
 #endif
 
 // Before a loop of few, fixed turns whose arrays shall live in registers.
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #define MRCNN_UNROLL _Pragma("unroll")
 #else
 #define MRCNN_UNROLL

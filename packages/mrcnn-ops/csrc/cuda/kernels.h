@@ -7,10 +7,10 @@
 
 #include <cstddef>
 
-#include "../roi_align.h"
 #include "detections_grid.h"
 #include "matching_grid.h"
 #include "proposals_grid.h"
+#include "roi_align_grid.h"
 
 struct CUstream_st;
 

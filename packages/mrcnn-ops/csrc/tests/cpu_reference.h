@@ -107,6 +107,7 @@ inline MatchResult cpu_match_boxes(const MatchParams& params, const std::vector<
                                    const std::vector<Box>& gt_boxes, const Flags& gt_valid,
                                    const std::vector<Box>& crowd_boxes) {
   MatchResult result(params);
+  if (params.num_boxes == 0) return result;  // as the op does
   std::vector<float> gt_best_iou(params.num_gt), scratch(match_scratch_floats(params.num_gt));
   for (int64_t image = 0; image < params.num_images; ++image) {
     const int64_t out = image * params.num_boxes;
