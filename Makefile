@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
 
-.PHONY: help setup lock demo test test-slow lint format bench gpu-check wheels clean
+.PHONY: help setup lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +22,9 @@ test: setup ## The fast tests of every package and of the workspace
 
 test-slow: setup ## The long ones: training to an AP, packages apart, faults, fuzzing
 	$(PY) tests/run_suites.py -m slow
+
+test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers
+	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
