@@ -43,9 +43,9 @@ MRCNN_HD static inline int64_t score_index(const DetectionParams& params, int64_
   return (image * params.num_rois + roi) * params.num_classes + class_index;
 }
 
-// A NaN is never above the threshold.
+// A score that is not finite is a fault of the network, not a certain detection.
 MRCNN_HD static inline bool may_be_detected(const DetectionParams& params, float score, const Box& box) {
-  return score > params.score_threshold && is_finite(box);
+  return score > params.score_threshold && is_finite(score) && is_finite(box);
 }
 
 }  // namespace mrcnn

@@ -236,7 +236,7 @@ def multiclass_nms(boxes, scores, *, score_threshold, nms_threshold, max_detecti
             order = [
                 (-scores[n, r, c], r)
                 for r in range(num_rois)
-                if scores[n, r, c] > score_threshold and np.isfinite(boxes[n, r, c]).all()
+                if np.isfinite([scores[n, r, c], *boxes[n, r, c]]).all() and scores[n, r, c] > score_threshold
             ]
             kept = nms(boxes[n, :, c], [r for _, r in sorted(order)], nms_threshold, max_detections)
             found += [(-scores[n, r, c], c, r) for r in kept]

@@ -170,9 +170,9 @@ def test_no_masks():
 
 
 def test_a_large_image_costs_no_bitmap():
-    # 2 ** 31 - 1 pixels and a box over all of them: 40,000 columns, and runs that need seven groups of five bits.
-    counts = encode_masks(np.ones((1, 28, 28), np.float32), [[1.0, 1.0, 3.0, 3.0]], [[2**31 - 1, 1]]).numpy()[0]
-    assert counts.startswith(b"o")
+    # 2 ** 31 - 2 ** 24 pixels, in runs that need seven groups of five bits.
+    counts = encode_masks(np.ones((1, 28, 28), np.float32), [[0.0, 1.0, 1.0, 3.0]], [[2**24, 127]]).numpy()[0]
+    assert counts.startswith(b"12")
     assert len(counts) < 20
 
 
@@ -198,6 +198,7 @@ def test_static_shape_and_same_values_in_a_graph(rng, random_boxes):
         ((2, 5, 5), (2, 4), [[9, 9], [0, 9]], "image_sizes must be positive .* got 0 x 9 for mask 1"),
         ((2, 5, 5), (2, 4), [[9, 9], [9, -9]], "image_sizes must be positive"),
         ((2, 5, 5), (2, 4), [[9, 9], [2**20, 2**20]], "below 2\\^31 pixels"),
+        ((2, 5, 5), (2, 4), [[9, 9], [2**24 + 1, 1]], "image_sizes must be at most 16777216 .* for mask 1"),
         ((2, 0, 0), (2, 4), [[9, 9]] * 2, "masks must be 1 to 4096 pixels wide"),
     ],
 )

@@ -1,7 +1,7 @@
 """The C++ tests of the kernels (csrc/tests), built without TensorFlow: as they are, and under the sanitizers.
 
-`make test-kernels` runs them; by hand, see csrc/tests/CMakeLists.txt. A first build takes half a minute, a later one only
-what changed.
+`make test-kernels` runs them; by hand, see csrc/tests/CMakeLists.txt. A first build takes half a minute, a later one
+only what changed.
 """
 
 import os

@@ -18,7 +18,8 @@ struct Matches {
   std::vector<float> crowd_overlap;
   Flags is_best_for_gt;
 
-  explicit Matches(size_t count) : best_iou(count, kNan), best_gt(count, -7), crowd_overlap(count, kNan), is_best_for_gt(count) {}
+  explicit Matches(size_t count)
+      : best_iou(count, kNan), best_gt(count, -7), crowd_overlap(count, kNan), is_best_for_gt(count) {}
 
   bool operator==(const Matches& other) const {
     return best_iou == other.best_iou && best_gt == other.best_gt && crowd_overlap == other.crowd_overlap &&

@@ -62,7 +62,8 @@ Proposals proposals_of(const ProposalParams& params, const std::vector<float>& l
 TEST(best_first_overlapping_ones_dropped_rest_zero) {
   const std::vector<Box> anchors = {{10, 10, 30, 30}, {12, 10, 32, 30}, {60, 60, 90, 90}, {10, 10, 30, 30}};
   // The second level's anchor is the first level's first: levels do not suppress each other.
-  const Proposals found = proposals_of(params_of(1, {3, 1}, 5, 4), {1, 3, 2, 2.5f}, std::vector<float>(16), anchors, {100, 100});
+  const Proposals found =
+      proposals_of(params_of(1, {3, 1}, 5, 4), {1, 3, 2, 2.5f}, std::vector<float>(16), anchors, {100, 100});
   EXPECT(found.scores == (std::vector<float>{3, 2.5f, 2, 0}));
   EXPECT(found.valid == (std::vector<unsigned char>{1, 1, 1, 0}));
   EXPECT(found.boxes[0].x1 == 12 && found.boxes[1].x1 == 10 && found.boxes[2].x1 == 60 && found.boxes[3].x2 == 0);

@@ -110,8 +110,8 @@ double sample(const float* map, const RoiAlignParams& params, int level, double 
   return sum;
 }
 
-double expected_output(const RoiAlignParams& params, const Maps<float>& maps, const std::vector<Box>& boxes, int64_t box,
-                       int py, int px, int channel) {
+double expected_output(const RoiAlignParams& params, const Maps<float>& maps, const std::vector<Box>& boxes,
+                       int64_t box, int py, int px, int channel) {
   const RoiGeometry geometry = roi_geometry(params, boxes[box]);
   if (!geometry.reads) return 0;
   const int64_t image = box / params.num_boxes;

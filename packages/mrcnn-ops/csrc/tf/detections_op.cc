@@ -25,12 +25,14 @@ REGISTER_OP("MrcnnMulticlassNms")
       int max_detections;
       TF_RETURN_IF_ERROR(c->GetAttr("max_detections", &max_detections));
       ShapeHandle boxes, scores;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &boxes));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 3, &scores));
-      DimensionHandle images, unused;
-      TF_RETURN_IF_ERROR(c->Merge(c->Dim(boxes, 0), c->Dim(scores, 0), &images));
-      TF_RETURN_IF_ERROR(c->Merge(c->Dim(boxes, 1), c->Dim(scores, 1), &unused));
-      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(boxes, 3), 4, &unused));
+      TF_RETURN_IF_ERROR(infer_shape(c, 0, "boxes", "[N, R, C, 4]", &boxes));
+      TF_RETURN_IF_ERROR(infer_shape(c, 1, "scores", "[N, R, C]", &scores));
+      DimensionHandle images = c->Dim(scores, 0), rois = c->Dim(scores, 1), classes = c->Dim(scores, 2);
+      TF_RETURN_IF_ERROR(infer_axis(c, "boxes", boxes, 0, &images, "scores"));
+      TF_RETURN_IF_ERROR(infer_axis(c, "boxes", boxes, 1, &rois, "scores"));
+      if (c->ValueKnown(c->Dim(boxes, 2)) && c->Value(c->Dim(boxes, 2)) != 1) {
+        TF_RETURN_IF_ERROR(infer_axis(c, "boxes", boxes, 2, &classes, "scores (or 1)"));
+      }
       c->set_output(0, c->MakeShape({images, max_detections, 4}));
       for (int output = 1; output < 5; ++output) c->set_output(output, c->MakeShape({images, max_detections}));
       return absl::OkStatus();

@@ -1,6 +1,9 @@
 // MrcnnEncodeMasks.
 //
 // K masks of M x M.
+#include <algorithm>
+#include <cmath>
+
 #include "check.h"
 #include "cpu/mask_encoder.h"
 
@@ -14,15 +17,13 @@ REGISTER_OP("MrcnnEncodeMasks")
     .Attr("threshold: float = 0.5")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle masks, boxes, image_sizes;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &masks));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &boxes));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &image_sizes));
-      DimensionHandle num_masks = c->Dim(masks, 0), unused;
-      TF_RETURN_IF_ERROR(c->Merge(num_masks, c->Dim(boxes, 0), &num_masks));
-      TF_RETURN_IF_ERROR(c->Merge(num_masks, c->Dim(image_sizes, 0), &num_masks));
-      TF_RETURN_IF_ERROR(c->Merge(c->Dim(masks, 1), c->Dim(masks, 2), &unused));
-      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(boxes, 1), 4, &unused));
-      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(image_sizes, 1), 2, &unused));
+      TF_RETURN_IF_ERROR(infer_shape(c, 0, "masks", "[K, M, M]", &masks));
+      TF_RETURN_IF_ERROR(infer_shape(c, 1, "boxes", "[K, 4]", &boxes));
+      TF_RETURN_IF_ERROR(infer_shape(c, 2, "image_sizes", "[K, 2]", &image_sizes));
+      DimensionHandle num_masks = c->Dim(masks, 0), mask_size = c->Dim(masks, 1);
+      TF_RETURN_IF_ERROR(infer_axis(c, "masks", masks, 2, &mask_size, "axis 1"));
+      TF_RETURN_IF_ERROR(infer_axis(c, "boxes", boxes, 0, &num_masks, "masks"));
+      TF_RETURN_IF_ERROR(infer_axis(c, "image_sizes", image_sizes, 0, &num_masks, "masks"));
       c->set_output(0, c->Vector(num_masks));
       return absl::OkStatus();
     });
@@ -53,6 +54,9 @@ class EncodeMasksOp : public OpKernel {
       OP_REQUIRES(context, height > 0 && width > 0 && height * width < (int64_t{1} << 31),
                   InvalidArgument("image_sizes must be positive and below 2^31 pixels in all, got ", height, " x ",
                                   width, " for mask ", i));
+      OP_REQUIRES(context, std::max(height, width) <= kMaxEdge,
+                  InvalidArgument("image_sizes must be at most ", kMaxEdge, " (float32 counts no further pixels), got ",
+                                  height, " x ", width, " for mask ", i));
       pixels += height * width;
     }
 
@@ -76,6 +80,8 @@ class EncodeMasksOp : public OpKernel {
   }
 
  private:
+  static constexpr int64_t kMaxEdge = int64_t{1} << 24;
+
   float threshold_;
 };
 

@@ -28,22 +28,20 @@ REGISTER_OP("MrcnnMatchBoxes")
       TF_RETURN_IF_ERROR(c->GetAttr("boxes_are_shared", &shared));
       TF_RETURN_IF_ERROR(c->GetAttr("all_boxes_valid", &all_valid));
       ShapeHandle boxes, boxes_valid, gt_boxes, gt_valid, crowd_boxes;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), shared ? 2 : 3, &boxes));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &boxes_valid));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 3, &gt_boxes));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &gt_valid));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 3, &crowd_boxes));
-      DimensionHandle images = c->Dim(gt_boxes, 0), num_boxes = c->Dim(boxes, -2), unused;
-      TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(gt_valid, 0), &images));
-      TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(crowd_boxes, 0), &images));
-      TF_RETURN_IF_ERROR(c->Merge(c->Dim(gt_boxes, 1), c->Dim(gt_valid, 1), &unused));
-      if (!shared) TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(boxes, 0), &images));
+      TF_RETURN_IF_ERROR(infer_shape(c, 0, "boxes", shared ? "[A, 4]" : "[N, A, 4]", &boxes));
+      TF_RETURN_IF_ERROR(infer_shape(c, 1, "boxes_valid", "[N, A]", &boxes_valid));
+      TF_RETURN_IF_ERROR(infer_shape(c, 2, "gt_boxes", "[N, G, 4]", &gt_boxes));
+      TF_RETURN_IF_ERROR(infer_shape(c, 3, "gt_valid", "[N, G]", &gt_valid));
+      TF_RETURN_IF_ERROR(infer_shape(c, 4, "crowd_boxes", "[N, K, 4]", &crowd_boxes));
+      DimensionHandle images = c->Dim(gt_boxes, 0), num_gt = c->Dim(gt_boxes, 1), num_boxes = c->Dim(boxes, -2);
+      if (!shared) TF_RETURN_IF_ERROR(infer_axis(c, "boxes", boxes, 0, &images, "gt_boxes"));
+      TF_RETURN_IF_ERROR(infer_axis(c, "gt_valid", gt_valid, 0, &images, "gt_boxes"));
+      TF_RETURN_IF_ERROR(infer_axis(c, "gt_valid", gt_valid, 1, &num_gt, "gt_boxes"));
+      TF_RETURN_IF_ERROR(infer_axis(c, "crowd_boxes", crowd_boxes, 0, &images, "gt_boxes"));
       if (!all_valid) {
-        TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(boxes_valid, 0), &images));
-        TF_RETURN_IF_ERROR(c->Merge(num_boxes, c->Dim(boxes_valid, 1), &num_boxes));
+        TF_RETURN_IF_ERROR(infer_axis(c, "boxes_valid", boxes_valid, 0, &images, "gt_boxes"));
+        TF_RETURN_IF_ERROR(infer_axis(c, "boxes_valid", boxes_valid, 1, &num_boxes, "boxes"));
       }
-      for (ShapeHandle shape : {boxes, gt_boxes, crowd_boxes})
-        TF_RETURN_IF_ERROR(c->WithValue(c->Dim(shape, -1), 4, &unused));
       for (int output = 0; output < 4; ++output) c->set_output(output, c->Matrix(images, num_boxes));
       return absl::OkStatus();
     });

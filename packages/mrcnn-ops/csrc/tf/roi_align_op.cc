@@ -32,14 +32,14 @@ REGISTER_OP("MrcnnMultilevelRoiAlign")
       TF_RETURN_IF_ERROR(c->GetAttr("L", &num_levels));
       TF_RETURN_IF_ERROR(c->GetAttr("output_size", &output_size));
       ShapeHandle boxes;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(num_levels), 3, &boxes));
-      DimensionHandle unused, images = c->Dim(boxes, 0), channels = c->UnknownDim();
-      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(boxes, 2), 4, &unused));
+      TF_RETURN_IF_ERROR(infer_shape(c, num_levels, "boxes", "[N, R, 4]", &boxes));
+      DimensionHandle images = c->Dim(boxes, 0), channels = c->UnknownDim();
       for (int level = 0; level < num_levels; ++level) {
+        const std::string name = "features[" + std::to_string(level) + "]";
         ShapeHandle map;
-        TF_RETURN_IF_ERROR(c->WithRank(c->input(level), 4, &map));
-        TF_RETURN_IF_ERROR(c->Merge(images, c->Dim(map, 0), &images));
-        TF_RETURN_IF_ERROR(c->Merge(channels, c->Dim(map, 3), &channels));
+        TF_RETURN_IF_ERROR(infer_shape(c, level, name, "[N, H, W, C]", &map));
+        TF_RETURN_IF_ERROR(infer_axis(c, name, map, 0, &images, "boxes"));
+        TF_RETURN_IF_ERROR(infer_axis(c, name, map, 3, &channels, "features[0]"));
       }
       c->set_output(0, c->MakeShape({images, c->Dim(boxes, 1), output_size, output_size, channels}));
       return absl::OkStatus();
@@ -112,15 +112,15 @@ absl::Status read_attributes(OpKernelConstruction* context, RoiAlignParams* para
 // Checks one map's shape against the first one's images and channels, and notes its size.
 absl::Status add_level(const TensorShape& shape, int level, RoiAlignParams* params) {
   const std::string name = "features[" + std::to_string(level) + "]";
-  TF_RETURN_IF_ERROR(check_shape(name.c_str(), shape, "[N, H, W, C]"));
+  TF_RETURN_IF_ERROR(check_shape(name, shape, "[N, H, W, C]"));
   for (int axis = 0; axis < 4; ++axis) {
     if (shape.dim_size(axis) > (1 << 24)) {  // beyond that a pixel's index is not exact in float32
       return InvalidArgument(name, " must be at most 2^24 on every axis, got ", shape.DebugString());
     }
   }
   if (level == 0) params->channels = static_cast<int>(shape.dim_size(3));
-  TF_RETURN_IF_ERROR(check_axis(name.c_str(), 0, shape.dim_size(0), params->num_images, "boxes"));
-  TF_RETURN_IF_ERROR(check_axis(name.c_str(), 3, shape.dim_size(3), params->channels, "features[0]"));
+  TF_RETURN_IF_ERROR(check_axis(name, 0, shape.dim_size(0), params->num_images, "boxes"));
+  TF_RETURN_IF_ERROR(check_axis(name, 3, shape.dim_size(3), params->channels, "features[0]"));
   params->heights[level] = static_cast<int>(shape.dim_size(1));
   params->widths[level] = static_cast<int>(shape.dim_size(2));
   return absl::OkStatus();

@@ -46,7 +46,8 @@ def multiclass_nms(
     Args:
         boxes: float32 [N, R, C, 4], one per class, or [N, R, 1, 4]; (x1, y1, x2, y2). Boxes with a NaN or infinite
             coordinate are dropped.
-        scores: float32 [N, R, C]; class c + 1 is column c. A padding RoI has scores of 0. NaN is never kept.
+        scores: float32 [N, R, C]; class c + 1 is column c. A padding RoI has scores of 0. NaN and
+            infinity are never kept.
         score_threshold: only scores greater than this are looked at.
         nms_threshold: boxes with a greater IoU with a better one of the class are dropped; not negative.
         max_detections: D, at least 1.

@@ -23,7 +23,8 @@ def encode_masks(masks: Any, boxes: Any, image_sizes: Any, *, threshold: float =
     Args:
         masks: float32 [K, M, M], probabilities; M is 1 to 4096. NaN counts as background.
         boxes: float32 [K, 4], (x1, y1, x2, y2) in pixels of the output image; they may reach beyond it.
-        image_sizes: int32 [K, 2], (h, w) of the output image of each mask, pixels; positive.
+        image_sizes: int32 [K, 2], (h, w) of the output image of each mask, pixels; 1 to 2^24 each, below 2^31 pixels in
+            all.
         threshold: a pixel is foreground where its value is greater.
 
     Returns:
@@ -31,7 +32,7 @@ def encode_masks(masks: Any, boxes: Any, image_sizes: Any, *, threshold: float =
         coordinate, or outside the image gives an empty mask of the right size.
 
     Raises:
-        InvalidArgumentError: shapes do not fit, or an image size is not positive; the message names the input.
+        InvalidArgumentError: shapes do not fit, or an image size is out of range; the message names the input.
     """
     return raw_ops.mrcnn_encode_masks(masks=masks, boxes=boxes, image_sizes=image_sizes, threshold=threshold)
 
