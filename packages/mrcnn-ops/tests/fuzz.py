@@ -18,6 +18,7 @@ from mrcnn_ops.library import raw_ops
 
 ODD = np.array([0, -0.0, 1, -1, 1e-45, 0.5, 1e6, -1e6, 2**24, 1e20, 3e38, -3e38, np.nan, np.inf, -np.inf], np.float32)
 ODD_INTS = np.array([0, 1, -1, 2, 7, 800, 2**16, 2**24, 2**31 - 1, -(2**31)], np.int64)
+ODD_SIZES = np.array([0, 1, -1, 2, 300, 2**31 - 1, -(2**31)], np.int64)
 
 
 class Case:
@@ -94,16 +95,14 @@ def roi_align(case: Case) -> list[tf.Tensor]:
 def gradient_alone(case: Case, features: list[tf.Tensor], boxes: np.ndarray, attributes: dict) -> list[tf.Tensor]:
     """The gradient op, with shapes that need not be those of any features."""
     shapes = [
-        np.where(case.rng.random(len(f.shape)) < case.broken, case.rng.choice(ODD_INTS, len(f.shape)), f.shape).astype(
+        np.where(case.rng.random(len(f.shape)) < case.broken, case.rng.choice(ODD_SIZES, len(f.shape)), f.shape).astype(
             np.int32
         )
         for f in features
     ]
     size = int(np.clip(attributes["output_size"], 0, 64))
     gradient = case.floats(*boxes.shape[:2], size, size, features[0].shape[-1] if features[0].shape.rank else 1, odd=0)
-    return raw_ops.mrcnn_multilevel_roi_align_grad(
-        gradient=gradient, boxes=boxes, feature_shapes=shapes, **attributes
-    )
+    return raw_ops.mrcnn_multilevel_roi_align_grad(gradient=gradient, boxes=boxes, feature_shapes=shapes, **attributes)
 
 
 def proposals(case: Case) -> list[tf.Tensor]:
@@ -179,13 +178,12 @@ REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, ValueError,
 
 
 def run(number: int) -> str:
-    """Run one case; returns what came of it. An AssertionError, or any other error than a refusal, is a finding."""
+    """Run one case; returns what came of it. Any other error than a refusal is a finding."""
     op = OPS[number % len(OPS)]
     try:
         results = op(Case(number))
     except REFUSALS as error:
-        assert str(error).strip(), "a refusal says why"
-        return f"{op.__name__} refused"
+        return f"{op.__name__} refused" if str(error).strip() else f"{op.__name__} gave no reason"
     for result in results:
         if result.dtype.is_floating:
             assert np.isfinite(tf.cast(result, tf.float32)).all(), f"{op.__name__} returned a value that is not finite"

@@ -21,6 +21,7 @@ def fuzz(*arguments):
     # The last "case N" of the output is the one to repeat.
     last = re.findall(r"case (\d+)", result.stdout)[-1:]
     assert result.returncode == 0, f"case {last} ended with {result.returncode}:\n{result.stderr[-3000:]}"
+    assert "no reason" not in result.stdout, result.stdout
     for op in OPS:  # a loop that only ever met refusals, or none, would show little
         assert f"{op} ran" in result.stdout, result.stdout
         assert f"{op} refused" in result.stdout, result.stdout

@@ -121,17 +121,6 @@ def test_four_thousand_boxes(rng, random_boxes):
     np.testing.assert_array_equal(detections.roi_indices.numpy()[0, valid], tensorflow_nms)
 
 
-def test_torchvision(rng, random_boxes):
-    torch = pytest.importorskip("torch")
-    torchvision_ops = pytest.importorskip("torchvision.ops")
-    boxes = random_boxes(rng, (1, 2000, 1), 800, 1344)
-    scores = rng.permutation(2000).astype(np.float32)[None, :, None]
-    detections = multiclass_nms(boxes, scores, score_threshold=-1.0, nms_threshold=0.5, max_detections=2000)
-    expected = torchvision_ops.nms(torch.tensor(boxes[0, :, 0]), torch.tensor(scores[0, :, 0]), 0.5)
-    valid = detections.valid.numpy()[0]
-    np.testing.assert_array_equal(detections.roi_indices.numpy()[0, valid], expected.numpy())
-
-
 def test_a_batch_gives_what_each_image_gives_alone(rng, random_boxes):
     boxes, scores = random_boxes(rng, (4, 50, 3), 64, 64), rng.random((4, 50, 3)).astype(np.float32)
     scores[2] = 0

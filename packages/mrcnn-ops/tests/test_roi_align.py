@@ -138,18 +138,6 @@ class TestAgainstTheTwin:
         jumps = np.abs(nudged[0] - nudged[1]).max(-1, keepdims=True) > 0.05
         np.testing.assert_allclose(np.where(jumps, exact, actual), exact, atol=2e-4)
 
-    @pytest.mark.parametrize("aligned", [True, False])
-    def test_torchvision(self, rng, random_boxes, aligned):
-        torch = pytest.importorskip("torch")
-        torchvision_ops = pytest.importorskip("torchvision.ops")
-        feature = rng.standard_normal((1, 24, 32, 5)).astype(np.float32)
-        boxes = random_boxes(rng, (1, 50), 96, 128)
-        expected = torchvision_ops.roi_align(
-            torch.tensor(feature.transpose(0, 3, 1, 2)), [torch.tensor(boxes[0])], 7, 0.25, 2, aligned
-        )
-        actual = multilevel_roi_align([feature], boxes, strides=[4], output_size=7, aligned=aligned).numpy()
-        np.testing.assert_allclose(actual[0], expected.numpy().transpose(0, 2, 3, 1), atol=1e-5)
-
 
 class TestEdges:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -253,16 +241,6 @@ class TestGraph:
 
         assert graph(tf.ones((2, 8, 8, 3)), tf.ones((2, 4, 4))).shape == (2, 4, 5, 5, 3)
 
-    def test_saved_model(self, tmp_path):
-        module = tf.Module()
-        module.align = tf.function(
-            lambda feature, boxes: multilevel_roi_align([feature], boxes, strides=[4], output_size=5),
-            input_signature=[tf.TensorSpec([1, 8, 8, 3]), tf.TensorSpec([1, None, 4])],
-        )
-        tf.saved_model.save(module, str(tmp_path))
-        inputs = tf.random.stateless_normal((1, 8, 8, 3), [1, 2]), tf.constant([[[1.0, 2.0, 20.0, 30.0]]])
-        np.testing.assert_array_equal(tf.saved_model.load(str(tmp_path)).align(*inputs), module.align(*inputs))
-
 
 class TestErrors:
     ok = (np.ones((2, 8, 8, 3), np.float32), np.ones((2, 4, 4), np.float32))
@@ -287,11 +265,3 @@ class TestErrors:
     def test_one_line_names_the_input(self, features, boxes, attributes, message):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             multilevel_roi_align(features, boxes, **{"strides": [4], "output_size": 7, **attributes})
-
-    def test_in_a_graph_shapes_are_checked_when_traced(self):
-        @tf.function
-        def graph():
-            return multilevel_roi_align([tf.ones((2, 8, 8, 3))], tf.ones((3, 4, 4)), strides=[4], output_size=7)
-
-        with pytest.raises(ValueError, match="must be equal"):
-            graph()

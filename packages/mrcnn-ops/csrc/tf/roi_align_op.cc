@@ -210,20 +210,22 @@ class MultilevelRoiAlignGradOp : public OpKernel {
     const Tensor& gradient = context->input(0);
     const Tensor& boxes = context->input(1);
     OP_REQUIRES_OK(context, add_boxes(boxes, &params));
-    Tensor* outputs[kMaxLevels];
+    TensorShape shapes[kMaxLevels];
     for (int level = 0; level < params.num_levels; ++level) {
       const Tensor& sizes = context->input(2 + level);
       OP_REQUIRES_OK(context, check_shape("feature_shapes", sizes.shape(), "[4]"));
-      TensorShape shape;
-      OP_REQUIRES_OK(context, tensorflow::TensorShapeUtils::MakeShape(sizes.vec<int32_t>(), &shape));
-      OP_REQUIRES_OK(context, add_level(shape, level, &params));
-      OP_REQUIRES_OK(context, context->allocate_output(level, shape, &outputs[level]));
+      OP_REQUIRES_OK(context, tensorflow::TensorShapeUtils::MakeShape(sizes.vec<int32_t>(), &shapes[level]));
+      OP_REQUIRES_OK(context, add_level(shapes[level], level, &params));
     }
     const int size = params.output_size;
     const TensorShape expected({params.num_images, params.num_boxes, size, size, params.channels});
     OP_REQUIRES(
         context, gradient.shape() == expected,
         InvalidArgument("gradient must have shape ", expected.DebugString(), ", got ", gradient.shape().DebugString()));
+    Tensor* outputs[kMaxLevels];
+    for (int level = 0; level < params.num_levels; ++level) {
+      OP_REQUIRES_OK(context, context->allocate_output(level, shapes[level], &outputs[level]));
+    }
     if (params.num_images == 0 || params.channels == 0) return;
     run(context, params, data<const T>(gradient), box_pointer(boxes), outputs);
   }
