@@ -63,7 +63,7 @@ class Case:
         return self.rng.random(self.shape(*shape)) < self.rng.choice([0.0, 0.5, 1.0])
 
     def option(self, usual: object, *others: object) -> object:
-        return others[int(self.rng.integers(0, len(others)))] if self.chance(0.2) else usual
+        return others[int(self.rng.integers(0, len(others)))] if self.chance(0.08) else usual
 
 
 def roi_align(case: Case) -> list[tf.Tensor]:
