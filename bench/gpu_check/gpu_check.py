@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "packages" / "mrcnn-ops" / "csrc"
 
-# As packages/mrcnn-ops/CMakeLists.txt has them: products and sums are not fused, so that CPU and GPU agree.
+# As packages/mrcnn-ops/cmake/kernels.cmake has them: products and sums are not fused, so that CPU and GPU agree.
 HOST_FLAGS = "-Xcompiler=-ffp-contract=off,-fno-math-errno,-Wno-psabi"
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}", HOST_FLAGS]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
