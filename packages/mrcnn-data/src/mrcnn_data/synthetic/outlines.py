@@ -12,7 +12,7 @@ CLASS_NAMES = ("crescent", "cross", "disc", "ring", "square", "triangle")
 _ARC_VERTICES = 64
 _CROSS_ARM = 0.34  # half width of an arm
 _RING_HOLE = 0.55  # radius of the hole
-_CRESCENT_BITE = (0.45, 0.85)  # centre and radius of the disc that is taken away
+_CRESCENT_BITE = (0.6, 0.8)  # centre and radius of the disc that is taken away
 
 
 def outline(class_name: str) -> list[np.ndarray]:

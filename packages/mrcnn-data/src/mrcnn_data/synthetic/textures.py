@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 NUM_PATTERNS = 5
-MIN_CONTRAST = 60.0  # Euclidean, of mean colours of an object and what lies under it
+MIN_CONTRAST = 80.0  # Euclidean, of mean colours of an object and what lies under it
 
 
 def random_texture(rng: np.random.Generator, height: int, width: int, colours: np.ndarray) -> np.ndarray:
