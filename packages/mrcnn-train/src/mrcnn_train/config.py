@@ -109,7 +109,6 @@ class EvalOptions:
     every_epochs: float | None = None  # null: at the end only
     batch_size: int = 1
     limit: int | None = None  # images of the validation split; null: all
-    max_dets: int | None = None  # detections per image and class that count; null: the model's limit, at least 100
 
 
 @dataclasses.dataclass
@@ -184,7 +183,6 @@ def check(config: RunConfig) -> None:
         ("checkpoint.keep_last", config.checkpoint.keep_last, 1),
         ("eval.batch_size", config.eval.batch_size, 1),
         ("eval.limit", config.eval.limit, 1),
-        ("eval.max_dets", config.eval.max_dets, 11),
     ):
         _require(value is None or value >= least, name, value, f"at least {least}")
     for name, number in (

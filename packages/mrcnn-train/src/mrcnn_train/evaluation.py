@@ -48,7 +48,6 @@ class Evaluation:
             max_size=card.max_size,
             batch_size=options.batch_size,
             limit=options.limit,
-            max_dets=options.max_dets,
             on_error=self._on_error,
             progress=progress,
             detect=self._detect,
