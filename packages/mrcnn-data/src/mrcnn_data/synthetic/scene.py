@@ -14,7 +14,7 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 8
 MIN_SIZE, MAX_SIZE = 12, 100  # long edge of an object's box, pixels
 MIN_VISIBLE = 0.4  # share of its pixels that every object keeps
 OCCLUDED = 0.2  # share of its pixels hidden that makes an object count as occluded
-# How often a new object is laid over another on purpose; otherwise it touches none. 0.28 of the objects end up occluded.
+# How often a new object is laid over another on purpose; otherwise it touches none. 0.28 of the objects end up so.
 OVERLAY_PROBABILITY = 0.38
 ATTEMPTS = 30
 # Objects are lighter than the background, whatever their class: with colours drawn alike for both, a network from
