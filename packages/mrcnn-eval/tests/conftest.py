@@ -84,11 +84,13 @@ def reference_stats():
     return pycocotools_stats
 
 
-def pycocotools_stats(annotations, results, iou_type, *, max_dets=100):
-    """The twelve numbers by pycocotools itself, through its own loadRes and for its own maxDets indices.
+def pycocotools_stats(annotations, results, iou_type, *, max_dets=100, iou_thresholds=None, area_ranges=None):
+    """The numbers by pycocotools itself, through its own loadRes: its twelve, or those of other parameters.
 
     Results must not be empty, and annotations must be free of what pycocotools scores wrongly (id 0, duplicates).
     """
+    is_standard = max_dets == 100 and iou_thresholds is None and area_ranges is None
+    caps = [1, 10, 100] if is_standard else sorted({cap for cap in (1, 10) if cap < max_dets} | {max_dets})
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = annotations
@@ -96,22 +98,30 @@ def pycocotools_stats(annotations, results, iou_type, *, max_dets=100):
         keys = ("image_id", "category_id", "score", "bbox" if iou_type == "bbox" else "segmentation")
         detections = truth.loadRes([{key: entry[key] for key in keys} for entry in results])
         evaluation = COCOeval(truth, detections, iou_type)
-        evaluation.params.maxDets = [1, 10, max_dets]
+        evaluation.params.maxDets = caps
+        if iou_thresholds is not None:
+            evaluation.params.iouThrs = np.array(iou_thresholds)
+        if area_ranges is not None:
+            evaluation.params.areaRng = [[0, 1e10], *map(list, area_ranges)]
+            evaluation.params.areaRngLbl = [str(number) for number in range(len(area_ranges) + 1)]
         evaluation.evaluate()
         evaluation.accumulate()
-        if max_dets == 100:
+        if is_standard:
             evaluation.summarize()
             return list(evaluation.stats)
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    thresholds, num_areas = evaluation.params.iouThrs, precision.shape[3]
 
     def mean(values):
         return values[values > -1].mean() if (values > -1).any() else -1.0
 
+    singles = [np.isclose(thresholds, iou) for iou in (0.5, 0.75)]
     return [
-        *(mean(precision[t, :, :, 0, 2]) for t in (slice(None), 0, 5)),
-        *(mean(precision[:, :, :, area, 2]) for area in (1, 2, 3)),
-        *(mean(recall[:, :, 0, cap]) for cap in (0, 1, 2)),
-        *(mean(recall[:, :, area, 2]) for area in (1, 2, 3)),
+        mean(precision[:, :, :, 0, -1]),
+        *(mean(precision[single][:, :, :, 0, -1]) for single in singles if single.any()),
+        *(mean(precision[:, :, :, area, -1]) for area in range(1, num_areas)),
+        *(mean(recall[:, :, 0, cap]) for cap in range(len(caps))),
+        *(mean(recall[:, :, area, -1]) for area in range(1, num_areas)),
     ]
 
 

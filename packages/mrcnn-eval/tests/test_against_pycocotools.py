@@ -63,25 +63,72 @@ def random_scene(scene, seed):
     return example
 
 
-@pytest.mark.parametrize("max_dets", [11, 100])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32 - 1))
-def test_random_scenes(scene, reference_stats, seed, max_dets):
+MEASURES = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_dets": st.sampled_from([1, 2, 10, 11, 100, 300]),
+        "iou_thresholds": st.sets(st.sampled_from([0.05, 0.3, 0.5, 0.6, 0.75, 0.9, 1.0]), min_size=1).map(sorted),
+        # Ends that areas of the scenes hit exactly; one that holds all, one that holds a single area.
+        "area_ranges": st.lists(
+            st.sampled_from([(0, 16**2), (16**2, 32**2), (32**2, 96**2), (0, 1e5**2), (64, 64), (96**2, 1e5**2)]),
+            max_size=4,
+            unique=True,
+        ),
+    },
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), measures=MEASURES)
+def test_random_scenes_and_measures(scene, reference_stats, seed, measures):
     example = random_scene(scene, seed)
+    options = dict(measures)
+    if "area_ranges" in options:
+        options["area_ranges"] = {f"size {number}": ends for number, ends in enumerate(options["area_ranges"])}
     for iou_type in ("bbox", "segm"):
         if example.results:
             annotations = copy.deepcopy(example.annotations)
-            expected = reference_stats(annotations, example.results, iou_type, max_dets=max_dets)
+            expected = reference_stats(annotations, example.results, iou_type, **measures)
         else:  # pycocotools cannot load an empty list; nothing found is 0 where there is something to find
             expected = None
         for backend in ("hotcoco", "pycocotools"):
-            evaluator = CocoEvaluator(example.annotations, max_dets=max_dets, backend=backend, iou_types=[iou_type])
+            evaluator = CocoEvaluator(example.annotations, backend=backend, iou_types=[iou_type], **options)
             evaluator.add_results(example.results)
             stats = list(evaluator.evaluate().stats[iou_type].values())
             if expected is None:
                 assert set(stats) <= {0.0, -1.0}
             else:
                 assert stats == pytest.approx(expected, abs=1e-9)
+
+
+def random_mask(rng, size, *, kind):
+    """A mask that is no rectangle: noise, a few runs, nothing, or everything."""
+    if kind == "noise":
+        return rng.random((size, size)) < rng.random()
+    if kind == "blob":
+        y, x = np.mgrid[:size, :size] - rng.uniform(0, size, (2, 1, 1))
+        return (x / rng.uniform(1, size)) ** 2 + (y / rng.uniform(1, size)) ** 2 < 1
+    return np.full((size, size), kind == "full")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_bitmaps(scene, reference_stats, seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.choice((7, 31, 64)))
+    example = scene(images=2, size=(size, size))
+    for _ in range(rng.integers(1, 9)):
+        mask = random_mask(rng, size, kind=rng.choice(("noise", "blob", "empty", "full")))
+        truth, found = mask, mask ^ (rng.random((size, size)) < rng.choice((0, 0.1, 0.4)))
+        box, image = random_box(rng, size), int(rng.integers(1, 3))
+        crowd = int(rng.random() < 0.3)
+        example.truth(box, image=image, area=int(truth.sum()), iscrowd=crowd, segmentation=example.rle(truth))
+        example.detection(box, image=image, score=float(rng.integers(3) / 2), segmentation=example.rle(found))
+    expected = reference_stats(copy.deepcopy(example.annotations), example.results, "segm")
+    for backend in ("hotcoco", "pycocotools"):
+        evaluator = CocoEvaluator(example.annotations, backend=backend, iou_types=["segm"])
+        evaluator.add_results(example.results)
+        assert list(evaluator.evaluate().stats["segm"].values()) == pytest.approx(expected, abs=1e-9)
 
 
 def test_per_class_numbers_equal_a_pycocotools_run_on_that_class_alone(scene, reference_stats):

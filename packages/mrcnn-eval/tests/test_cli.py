@@ -123,7 +123,7 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--checkpoint", "a", "--limit", "x"], "argument --limit: expected a whole number, got 'x'"),
         (["--checkpoint", "a", "--max-dets", "1.5"], "argument --max-dets: expected a whole number, got '1.5'"),
         (["--checkpoint", "a", "--score-threshold", "x"], "--score-threshold: expected a number from 0 to 1, got 'x'"),
-        (["--checkpoint", "a", "--max-dets", "10"], "argument --max-dets: must be at least 11"),
+        (["--checkpoint", "a", "--max-dets", "0"], "argument --max-dets: must be at least 1, not 0"),
         (["--checkpoint", "a", "--score-threshold", "1.5"], "argument --score-threshold: must be between 0 and 1"),
         (["--checkpoint", "a", "--backend", "other"], "argument --backend: invalid choice"),
         (["--checkpont", "a"], "unrecognized arguments"),

@@ -189,7 +189,7 @@ def test_class_count_that_differs_is_one_line(checkpoint, root, capsys):
     content["categories"].append({"id": 10, "name": "class 10"})
     path.write_text(json.dumps(content))
     assert main(["--checkpoint", str(checkpoint())]) == 2
-    assert "it has 3 classes, the checkpoint 2" in capsys.readouterr().err
+    assert "it has 3 classes, the checkpoint has 2" in capsys.readouterr().err
 
 
 def test_image_that_cannot_be_read_is_one_line(checkpoint, root, capsys):

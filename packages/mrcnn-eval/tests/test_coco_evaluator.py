@@ -160,13 +160,58 @@ def grid_of_150_objects(scene):
     return example
 
 
-@pytest.mark.parametrize(("max_dets", "recall"), [(100, 100 / 150), (150, 1.0), (200, 1.0)])
+@pytest.mark.parametrize(("max_dets", "recall"), [(100, 100 / 150), (150, 1.0), (300, 1.0)])
 def test_max_dets_beyond_100(scene, backend, max_dets, recall):
     # KNOWN-FAILURES 70: all 150 objects found; pycocotools' summarize says 0.663 at 100, and -1 at anything else.
     stats = evaluate(grid_of_150_objects(scene), backend=backend, max_dets=max_dets).stats["bbox"]
     assert stats["AP"] == pytest.approx({100: 67 / 101}.get(max_dets, 1.0))
     assert (stats["AR1"], stats["AR10"]) == (pytest.approx(1 / 150), pytest.approx(10 / 150))
     assert stats[f"AR{max_dets}"] == pytest.approx(recall)
+
+
+@pytest.mark.parametrize(("max_dets", "names"), [(1, ["AR1"]), (3, ["AR1", "AR3"]), (10, ["AR1", "AR10"])])
+def test_max_dets_below_eleven(scene, backend, max_dets, names):
+    stats = evaluate(grid_of_150_objects(scene), backend=backend, max_dets=max_dets).stats["segm"]
+    assert [name for name in stats if name[2:].isdigit() and name.startswith("AR")] == names
+    assert stats[names[-1]] == pytest.approx(max_dets / 150)
+
+
+def test_any_iou_thresholds(scene, backend):
+    example = scene().truth(BOX).detection([10, 20, 30, 30])  # IoU 900 / 1200 = 0.75
+    stats = evaluate(example, backend=backend, iou_thresholds=[0.3, 0.75, 0.76, 0.9]).stats["bbox"]
+    assert stats["AP"] == pytest.approx(0.5)
+    assert stats["AP75"] == pytest.approx(1.0)
+    assert "AP50" not in stats
+    assert evaluate(example, backend=backend, iou_thresholds=[0.5]).stats["segm"]["AP50"] == pytest.approx(1.0)
+
+
+def test_any_area_ranges(scene, backend):
+    # 10 x 10 is found, 30 x 40 is not; both ends of a range belong to it.
+    example = scene().truth([0, 0, 10, 10]).truth(BOX).detection([0, 0, 10, 10])
+    ranges = {"tiny": (0, 100), "middle": (100, 1200), "huge": (1201, 1e10)}
+    result = evaluate(example, backend=backend, area_ranges=ranges)
+    for iou_type in ("bbox", "segm"):
+        stats = result.stats[iou_type]
+        assert stats["ARtiny"] == pytest.approx(1.0)
+        assert stats["ARmiddle"] == pytest.approx(0.5)
+        assert (stats["APhuge"], stats["ARhuge"]) == (-1.0, -1.0)
+        assert "APs" not in stats
+    assert result.per_class["bbox"]["class 1"]["APmiddle"] == pytest.approx(51 / 101)
+    assert list(evaluate(example, backend=backend, area_ranges={}).stats["bbox"])[:4] == ["AP", "AP50", "AP75", "AR1"]
+
+
+def test_curves_are_those_behind_the_numbers(scene, backend):
+    example = scene(images=2, categories=(1, 4)).truth(BOX).truth([60, 20, 30, 40]).truth(BOX, image=2, category=4)
+    example.detection(BOX, score=0.8).detection([0, 0, 5, 5], score=0.9).detection(BOX, image=2, category=4)
+    evaluator = CocoEvaluator(example.annotations, backend=backend)
+    evaluator.add_results(example.results)
+    curves = evaluator.precision_recall()["bbox"]
+    assert curves.precision.shape == (10, 101, 2, 4, 3)
+    # Class 1: wrong, right; one of two found: precision 1/2 up to recall 1/2.
+    assert curves.precision[0, :, 0, 0, -1].tolist() == pytest.approx([0.5] * 51 + [0] * 50)
+    assert curves.recall[0, :, 0, -1].tolist() == pytest.approx([0.5, 1.0])
+    alone = evaluator.precision_recall(image_ids=[2])["bbox"]
+    assert alone.precision[:, :, 1, 0, -1].mean() == evaluator.evaluate(image_ids=[2]).stats["bbox"]["AP"] > 0.999
 
 
 def test_duplicated_detections_lower_ap(scene, backend):
@@ -449,7 +494,22 @@ def test_missing_annotation_file_is_named(tmp_path):
         CocoEvaluator(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize("options", [{"max_dets": 10}, {"backend": "other"}, {"iou_types": ()}, {"iou_types": ["box"]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_dets": 0},
+        {"backend": "other"},
+        {"iou_types": ()},
+        {"iou_types": ["box"]},
+        {"iou_thresholds": []},
+        {"iou_thresholds": [0.5, 0.5]},
+        {"iou_thresholds": [0.0, 0.5]},
+        {"iou_thresholds": [0.5, 1.1]},
+        {"area_ranges": {"s": (5, 1)}},
+        {"area_ranges": {"s": (-1, 1)}},
+        {"area_ranges": {"50": (0, 1)}},
+    ],
+)
 def test_bad_option_is_an_error(scene, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CocoEvaluator(scene().annotations, **options)

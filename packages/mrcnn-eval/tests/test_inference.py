@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from types import SimpleNamespace
 
 import cv2
@@ -155,7 +156,71 @@ def test_detection_cap_follows_the_model_but_is_at_least_cocos(dataset, detectio
     model = RectangleFinder(detections_per_image)
     result = evaluate_model(model, dataset, batch_size=4, max_dets=max_dets, **PREPROCESSING)
     assert f"AR{expected}" in result.stats["bbox"]
-    assert result.max_dets == expected
+    assert result.measures.max_dets == expected
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4, 6])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_ranks_together_are_one_process(dataset, num_ranks, batch_size):
+    # Ranks one after the other: each hands in its share, the last gather has them all. Six ranks: some have no image.
+    options = {"batch_size": batch_size, "num_ranks": num_ranks, **PREPROCESSING}
+    given = []
+
+    def hand_in(mine):
+        given.append(mine)
+        return [(None, dict.fromkeys(dataset.image_ids))]
+
+    for rank in range(num_ranks):
+        detect_dataset(RectangleFinder(), dataset, rank=rank, gather=hand_in, **options)
+    assert sorted(image_id for _, share in given for image_id in share) == sorted(IMAGES)  # each exactly once
+    last = detect_dataset(RectangleFinder(), dataset, rank=0, gather=lambda _: given, **options)
+    alone = detect_dataset(RectangleFinder(), dataset, batch_size=batch_size, **PREPROCESSING)
+    assert list(last.image_results) == list(dataset.image_ids)
+    assert last.results() == alone.results()
+    assert last.evaluate() == alone.evaluate()
+
+
+def test_an_error_of_the_encoder_ends_the_evaluation(dataset, monkeypatch):
+    # KNOWN-FAILURES 78: what fails beside the main thread must not be lost.
+    def broken(*_, **__):
+        raise RuntimeError("the encoder broke")
+
+    monkeypatch.setattr("mrcnn_eval.inference.encode_masks", broken)
+    with pytest.raises(RuntimeError, match="the encoder broke"):
+        detect_dataset(RectangleFinder(), dataset, batch_size=1, **PREPROCESSING)
+
+
+def test_an_error_of_progress_ends_the_evaluation(dataset):
+    # The trainer stops an evaluation from there.
+    def stop(done, total):
+        raise InterruptedError(f"stopped at {done} of {total}")
+
+    with pytest.raises(InterruptedError, match="stopped at 1 of 4"):
+        detect_dataset(RectangleFinder(), dataset, batch_size=1, progress=stop, **PREPROCESSING)
+
+
+def test_the_network_works_while_masks_are_encoded(dataset, monkeypatch):
+    # The encoder of the first batch waits for the network's second batch: without overlap it would wait for ever.
+    second_began = threading.Event()
+    waited = []
+
+    class Finder(RectangleFinder):
+        calls = 0
+
+        def detect(self, images, image_sizes):
+            Finder.calls += 1
+            if Finder.calls == 2:
+                second_began.set()
+            return super().detect(images, image_sizes)
+
+    def slow(*arguments, **options):
+        waited.append(second_began.wait(timeout=20))
+        return add_detections(*arguments, **options)
+
+    monkeypatch.setattr("mrcnn_eval.inference.add_detections", slow)
+    model = Finder()
+    detect_dataset(model, dataset, batch_size=1, detect=model.detect, **PREPROCESSING)
+    assert waited == [True] * 4
 
 
 def test_progress_reaches_the_number_of_images(dataset):
@@ -203,7 +268,8 @@ def test_to_original_scales_each_axis_by_its_own_factor_and_clips():
     assert to_original(np.zeros((0, 4), np.float32), image_sizes=sizes[:0], original_sizes=sizes[:0]).shape == (0, 4)
 
 
-def test_tiny_real_model_gives_the_same_in_any_batch(dataset):
+@pytest.fixture(scope="module")
+def tiny_model():
     import keras
 
     from mrcnn_model import ModelConfig, build_model
@@ -226,12 +292,22 @@ def test_tiny_real_model_gives_the_same_in_any_batch(dataset):
         score_threshold=0.0,
         detections_per_image=20,
     )
-    model = build_model(config)
-    one, two = (detect_dataset(model, dataset, batch_size=size, **PREPROCESSING) for size in (1, 3))
-    assert len(one.results()) == len(two.results()) > 20
+    return build_model(config)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, batch_size):
+    # KNOWN-FAILURES 77. The images have four sizes and share canvases; batches are filled up with padding rows.
+    one, many = (detect_dataset(tiny_model, dataset, batch_size=size, **PREPROCESSING) for size in (1, batch_size))
+    assert len(one.results()) == len(many.results()) > 20
     for image_id, results in one.image_results.items():
-        np.testing.assert_allclose(results.scores, two.image_results[image_id].scores, atol=1e-5)
-        np.testing.assert_allclose(results.boxes, two.image_results[image_id].boxes, atol=1e-2)
+        others = many.image_results[image_id]
+        np.testing.assert_allclose(results.scores, others.scores, atol=1e-5)
+        np.testing.assert_allclose(results.boxes, others.boxes, atol=1e-2)
+        np.testing.assert_array_equal(results.category_ids, others.category_ids)
+        for rle, other in zip(results.rles, others.rles, strict=True):
+            differing = mask_utils.decode(rle) != mask_utils.decode(other)
+            assert differing.mean() < 0.01  # a pixel on the outline may fall to the other side
     assert one.evaluate().stats["bbox"]["AP"] >= 0
 
 

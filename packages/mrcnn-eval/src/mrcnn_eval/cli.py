@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ beside the input)")
     add("--limit", type=_positive, metavar="N", help="score the first N images only")
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
-    add("--max-dets", type=_max_dets, metavar="N", help="detections per image that count (default: the model's)")
+    add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
     add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
     add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
     add(
@@ -107,15 +107,6 @@ def _positive(text: str) -> int:
     value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def _max_dets(text: str) -> int:
-    from mrcnn_eval.summary import MIN_MAX_DETS
-
-    value = _whole(text)
-    if value < MIN_MAX_DETS:
-        raise argparse.ArgumentTypeError(f"must be at least {MIN_MAX_DETS}, as AR1 and AR10 are reported too: {value}")
     return value
 
 
@@ -265,16 +256,15 @@ def check_classes(dataset: CocoDataset, card: ModelCard, *, checkpoint: Path) ->
     Raises:
         UsageError: naming the first difference.
     """
-    ours = list(zip(card.category_ids, card.class_names, strict=True))
-    theirs = list(zip(dataset.category_ids, dataset.class_names, strict=True))
-    if ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        difference = f"{len(theirs)} classes, the checkpoint {len(ours)}"
-    else:
-        (our_id, our_name), (id_, name) = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
-        difference = f"category {id_} {name!r} where the checkpoint has {our_id} {our_name!r}"
-    raise UsageError(f"{dataset.annotation_path} does not fit {checkpoint}: it has {difference}")
+    from mrcnn_eval.classes import class_difference
+
+    difference = class_difference(
+        (dataset.category_ids, dataset.class_names),
+        (card.category_ids, card.class_names),
+        reference="the checkpoint",
+    )
+    if difference is not None:
+        raise UsageError(f"{dataset.annotation_path} does not fit {checkpoint}: it has {difference}")
 
 
 def _made(directory: Path) -> Path:

@@ -17,7 +17,7 @@ from mrcnn_eval.ground_truth import load_ground_truth
 from mrcnn_eval.image_results import ImageResults, ResultsError, from_coco, image_results, to_coco
 from mrcnn_eval.precision_recall import PrecisionRecall, ScoredObjects, ScoringTask
 from mrcnn_eval.segmentation import Rle, box_polygon, mask_areas
-from mrcnn_eval.summary import MIN_MAX_DETS, summarize
+from mrcnn_eval.summary import ALL_AREAS, COCO_AREA_RANGES, COCO_IOU_THRESHOLDS, Measures, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ class EvalResult(NamedTuple):
     """The numbers of one evaluation, in 0..1; -1 where there is no ground truth to find.
 
     Attributes:
-        stats: the twelve numbers by name, by IoU type: `stats["segm"]["AP50"]`.
-        per_class: the twelve numbers by name, by class name, by IoU type: `per_class["bbox"]["cat"]["AP"]`.
-        max_dets: the cap on detections per image and class.
+        stats: the numbers by name (twelve, with COCO's measures), by IoU type: `stats["segm"]["AP50"]`.
+        per_class: the same numbers by name, by class name, by IoU type: `per_class["bbox"]["cat"]["AP"]`.
+        measures: IoU thresholds, area ranges and cap on detections that they were measured with.
         num_images: images scored.
         num_ground_truths: annotations on them, crowds included.
         num_detections: detections on them.
@@ -41,7 +41,7 @@ class EvalResult(NamedTuple):
 
     stats: dict[str, dict[str, float]]
     per_class: dict[str, dict[str, dict[str, float]]]
-    max_dets: int
+    measures: Measures
     num_images: int
     num_ground_truths: int
     num_detections: int
@@ -54,7 +54,9 @@ class CocoEvaluator:
     Args:
         annotations: path of a COCO instances file, or its content. Annotation ids are renumbered; missing
             `iscrowd`, `area`, `info` and `bbox` have defaults.
-        max_dets: detections per image and class that count, at least 11; COCO's is 100.
+        max_dets: detections per image and class that count; COCO's is 100.
+        iou_thresholds: over which AP and AR are means, above 0 and rising; COCO's are 0.5, 0.55, ... 0.95.
+        area_ranges: pixels (from, to), both ends inclusive, by the name of the size; COCO's are "s", "m" and "l".
         backend: "hotcoco" (fast) or "pycocotools" (reference); the numbers are equal.
         iou_types: what to score: "bbox", "segm" or both.
         image_sizes: (h, w) by image id, over those of the file, whose width and height may be missing.
@@ -71,18 +73,20 @@ class CocoEvaluator:
         annotations: str | Path | Mapping[str, Any],
         *,
         max_dets: int = 100,
+        iou_thresholds: Sequence[float] = COCO_IOU_THRESHOLDS,
+        area_ranges: Mapping[str, tuple[float, float]] = COCO_AREA_RANGES,
         backend: Backend = "hotcoco",
         iou_types: Sequence[IouType] = IOU_TYPES,
         image_sizes: Mapping[Any, tuple[int, int]] | None = None,
         honor_ignore: bool = False,
     ) -> None:
-        if max_dets < MIN_MAX_DETS:
-            raise ValueError(f"max_dets must be at least {MIN_MAX_DETS}, as AR1 and AR10 are reported too: {max_dets}")
+        measures = Measures(tuple(map(float, iou_thresholds)), dict(area_ranges), max_dets)
+        measures.check()
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}")
         if not iou_types or not set(iou_types) <= set(IOU_TYPES):
             raise ValueError(f"iou_types must be some of {', '.join(IOU_TYPES)}, not {iou_types!r}")
-        self.max_dets = max_dets
+        self.measures = measures
         self.backend = backend
         self.iou_types = tuple(iou_types)
         self.honor_ignore = honor_ignore
@@ -147,36 +151,55 @@ class CocoEvaluator:
             The numbers. Without any detection AP is 0, with a warning.
         """
         images = self._scored_images(image_ids)
-        columns = _columns([self.image_results[image] for image in images if image in self.image_results])
+        columns = self._columns(images)
+        truth_kept = self._truth_kept(images)
+        warnings = _warnings(columns, truth_kept, self.iou_types)
+        for warning in warnings:
+            logger.warning("%s", warning)
+        curves = self._curves(images, columns, truth_kept)
+        names = self.ground_truth.category_names
+        return EvalResult(
+            stats={iou_type: summarize(curve, self.measures) for iou_type, curve in curves.items()},
+            per_class={
+                iou_type: {name: summarize(curve, self.measures, category=index) for index, name in enumerate(names)}
+                for iou_type, curve in curves.items()
+            },
+            measures=self.measures,
+            num_images=len(images),
+            num_ground_truths=int(truth_kept.sum()),
+            num_detections=len(columns.scores),
+            warnings=warnings,
+        )
+
+    def precision_recall(self, *, image_ids: Iterable[Any] | None = None) -> dict[IouType, PrecisionRecall]:
+        """Return the curves behind the numbers, by IoU type: precision and recall by class, size, threshold and cap.
+
+        Args:
+            image_ids: as for `evaluate`.
+        """
+        images = self._scored_images(image_ids)
+        return self._curves(images, self._columns(images), self._truth_kept(images))
+
+    def _columns(self, images: list[Any]) -> ImageResults:
+        return _columns([self.image_results[image] for image in images if image in self.image_results])
+
+    def _truth_kept(self, images: list[Any]) -> np.ndarray:
+        return np.isin(self.ground_truth.image_indices, [self._image_indices[image] for image in images])
+
+    def _curves(
+        self, images: list[Any], columns: ImageResults, truth_kept: np.ndarray
+    ) -> dict[IouType, PrecisionRecall]:
         # The image's number among those scored, from 1; images are numbered in the order of their sorted ids.
         numbers = {image_id: number for number, image_id in enumerate(images, start=1)}
         image_numbers = np.repeat(
             [numbers[image] for image in images if image in self.image_results],
             [len(self.image_results[image].scores) for image in images if image in self.image_results],
         ).astype(np.int64)  # [D]
-        truth_kept = np.isin(self.ground_truth.image_indices, [self._image_indices[image] for image in images])
-        warnings = _warnings(columns, truth_kept, self.iou_types)
-        for warning in warnings:
-            logger.warning("%s", warning)
-        curves = {
-            iou_type: _scorer(self.backend)(self._task(iou_type, images, truth_kept, columns, image_numbers))
+        score = _scorer(self.backend)
+        return {
+            iou_type: score(self._task(iou_type, images, truth_kept, columns, image_numbers))
             for iou_type in self.iou_types
         }
-        names = self.ground_truth.category_names
-        return EvalResult(
-            stats={iou_type: summarize(curve, max_dets=self.max_dets) for iou_type, curve in curves.items()},
-            per_class={
-                iou_type: {
-                    name: summarize(curve, max_dets=self.max_dets, category=index) for index, name in enumerate(names)
-                }
-                for iou_type, curve in curves.items()
-            },
-            max_dets=self.max_dets,
-            num_images=len(images),
-            num_ground_truths=int(truth_kept.sum()),
-            num_detections=len(columns.scores),
-            warnings=warnings,
-        )
 
     def _image_size(self, image_id: Any) -> tuple[int, int]:
         height, width = self.ground_truth.image_sizes[self._image_index(image_id)]
@@ -214,7 +237,9 @@ class CocoEvaluator:
         return ScoringTask(
             image_sizes=[self._image_size(image_id) for image_id in images],
             num_categories=len(self.ground_truth.category_ids),
-            max_dets=(1, 10, self.max_dets),
+            iou_thresholds=self.measures.iou_thresholds,
+            area_ranges=(ALL_AREAS, *self.measures.area_ranges.values()),
+            max_dets=self.measures.caps,
             truth=truth,
             truth_crowd=truth_crowd,
             detections=detections,

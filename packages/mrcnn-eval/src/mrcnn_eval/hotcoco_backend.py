@@ -15,13 +15,18 @@ def score_with_hotcoco(task: ScoringTask) -> PrecisionRecall:
     iou_type = "bbox" if task.truth.segmentations is None else "segm"
     truth = _dataset(task, task.truth, iscrowd=task.truth_crowd)
     evaluation = hotcoco.COCOeval(truth, _detections(task, truth), iou_type)
+    evaluation.params.iou_thrs = list(task.iou_thresholds)
+    # hotcoco 1.3 finds a range by its ends: of two equal ones the first would stay without values.
+    ranges = list(dict.fromkeys(task.area_ranges))
+    evaluation.params.area_rng = [list(ends) for ends in ranges]
+    evaluation.params.area_rng_lbl = [str(number) for number in range(len(ranges))]
     evaluation.params.max_dets = list(task.max_dets)
     evaluation.evaluate()
     evaluation.accumulate()
+    places = [ranges.index(ends) for ends in task.area_ranges]
     return PrecisionRecall(
-        precision=np.asarray(evaluation.eval["precision"]),
-        recall=np.asarray(evaluation.eval["recall"]),
-        iou_thresholds=np.asarray(evaluation.params.iou_thrs),
+        precision=np.asarray(evaluation.eval["precision"])[:, :, :, places],
+        recall=np.asarray(evaluation.eval["recall"])[:, :, places],
     )
 
 

@@ -5,7 +5,9 @@ Legend: N images of a batch, H x W canvas, D detections per image, M mask edge, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,10 +15,13 @@ import tensorflow as tf
 
 from mrcnn_data import Batch, CocoDataset, EvalLoader
 from mrcnn_eval.coco_evaluator import Backend, CocoEvaluator, EvalResult
+from mrcnn_eval.image_results import ImageResults
+from mrcnn_eval.ranks import Gather, alone, merge_images, shares_of_all
 from mrcnn_model import Detections, MaskRCNN
 from mrcnn_ops import encode_masks
 
 COCO_MAX_DETS = 100
+ENCODING_BEHIND = 2  # batches whose masks wait for the encoder while the network runs on
 
 DetectFunction: TypeAlias = Callable[[tf.Tensor, tf.Tensor], Detections]
 Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
@@ -78,10 +83,13 @@ def detect_dataset(
     backend: Backend = "hotcoco",
     honor_ignore: bool = False,
     on_error: str = "raise",
+    rank: int = 0,
+    num_ranks: int = 1,
+    gather: Gather = alone,
     progress: Progress | None = None,
     detect: DetectFunction | None = None,
 ) -> CocoEvaluator:
-    """Run a model over a data set.
+    """Run a model over a data set: the next batch is loaded and the last one encoded while the network works.
 
     Args:
         model: of as many classes as the data set.
@@ -94,16 +102,18 @@ def detect_dataset(
         max_dets: detections per image and class that count; by default the model's limit, at least COCO's 100.
         backend, honor_ignore: see `CocoEvaluator`.
         on_error: "raise", or "skip" image files that cannot be read: they count as images without detections.
-        progress: called after each batch.
+        rank, num_ranks: the share of this process; the others do the rest.
+        gather: exchanges the shares (see `mrcnn_eval.ranks`).
+        progress: called after each batch, with the images of this process.
         detect: from `compiled_detect(model)`, to compile only once over many evaluations.
 
     Returns:
-        An evaluator that holds the detections of every image, each exactly once; score it with
+        An evaluator that holds, on every rank, the detections of every image, each exactly once; score it with
         `evaluator.evaluate(image_ids=evaluator.image_results)`.
 
     Raises:
-        ValueError: the class counts differ.
-        RuntimeError: the loader left images out. DatasetError: an image cannot be read.
+        ValueError: the class counts differ. DatasetError: an image cannot be read.
+        RankError: another rank failed, or an image was left out.
     """
     if model.config.num_classes != dataset.num_classes:
         raise ValueError(
@@ -120,30 +130,56 @@ def detect_dataset(
         image_sizes=sizes,
         honor_ignore=honor_ignore,
     )
-    detect = detect or compiled_detect(model)
-    num_images = min(limit or len(dataset), len(dataset))
     loader = EvalLoader(
         dataset,
         buckets=buckets,
         short_edge=short_edge,
         max_size=max_size,
         batch_size=batch_size,
+        rank=rank,
+        num_ranks=num_ranks,
         limit=limit,
         on_error=on_error,
     )
-    for batch in loader:
-        detections = detect(tf.constant(batch.images), tf.constant(batch.image_sizes))
-        add_detections(evaluator, batch, detections, category_ids=dataset.category_ids)
-        if progress is not None:
-            progress(len(evaluator.image_results), num_images)
+
+    def detect_share() -> dict[Any, ImageResults]:
+        _detect_batches(evaluator, loader, detect or compiled_detect(model), dataset.category_ids, progress=progress)
+        return evaluator.image_results
+
+    evaluator.image_results = merge_images(shares_of_all(detect_share, gather=gather), dataset.image_ids[:limit])
+    return evaluator
+
+
+def _detect_batches(
+    evaluator: CocoEvaluator,
+    loader: EvalLoader,
+    detect: DetectFunction,
+    category_ids: Sequence[int],
+    *,
+    progress: Progress | None,
+) -> None:
+    """Detect on the batches of a loader; masks are encoded and checked in a thread of their own."""
+    encoder = ThreadPoolExecutor(1, thread_name_prefix="mrcnn-eval")
+    encoding: deque[Future[None]] = deque()
+    num_done = 0
+    try:
+        for batch in loader:
+            detections = detect(tf.constant(batch.images), tf.constant(batch.image_sizes))
+            encoding.append(encoder.submit(add_detections, evaluator, batch, detections, category_ids=category_ids))
+            if len(encoding) > ENCODING_BEHIND:
+                encoding.popleft().result()  # raises what the encoder raised
+            num_done += sum(image_id is not None for image_id in batch.image_ids)
+            if progress is not None:
+                progress(num_done, loader.num_images)
+        for waiting in encoding:
+            waiting.result()
+    finally:
+        encoder.shutdown(wait=True, cancel_futures=True)
     for image_id in loader.skipped_ids:
         evaluator.add(image_id, np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32), [])
     if loader.skipped_ids:
         files = ", ".join(sorted(loader.skipped))
         print(f"evaluation: {len(loader.skipped_ids)} images could not be read and count as empty: {files}", flush=True)
-    if len(evaluator.image_results) != num_images:
-        raise RuntimeError(f"{num_images} images were to be evaluated, {len(evaluator.image_results)} were")
-    return evaluator
 
 
 def add_detections(

@@ -1,7 +1,7 @@
 """What a scorer takes and gives, the same for both backends.
 
-Legend: T IoU thresholds, R recall thresholds, K categories, A area ranges (all, small, medium, large),
-M detection caps.
+Legend: T IoU thresholds, R recall thresholds, K categories, A area ranges (the first holds every area), M detection
+caps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class ScoringTask(NamedTuple):
     Attributes:
         image_sizes: (h, w) of image 1, 2, ...; (0, 0) where unknown (boxes do not need it).
         num_categories: K.
-        max_dets: caps of detections per image and category, rising.
+        iou_thresholds: T shares of overlap from which a detection counts as right, rising.
+        area_ranges: A pairs (from, to) of pixels, both ends inclusive.
+        max_dets: M caps of detections per image and category, rising.
         truth: the ground truth.
         truth_crowd: bool [G], matched by share of the detection and any number of times, never counted.
         detections: the detections.
@@ -46,6 +48,8 @@ class ScoringTask(NamedTuple):
 
     image_sizes: list[tuple[int, int]]
     num_categories: int
+    iou_thresholds: tuple[float, ...]
+    area_ranges: tuple[tuple[float, float], ...]
     max_dets: tuple[int, ...]
     truth: ScoredObjects
     truth_crowd: np.ndarray
@@ -59,9 +63,7 @@ class PrecisionRecall(NamedTuple):
     Attributes:
         precision: float64 [T, R, K, A, M].
         recall: float64 [T, K, A, M].
-        iou_thresholds: float64 [T].
     """
 
     precision: np.ndarray
     recall: np.ndarray
-    iou_thresholds: np.ndarray

@@ -24,14 +24,13 @@ def score_with_pycocotools(task: ScoringTask) -> PrecisionRecall:
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print()
         truth, detections = _dataset(task, truth_entries), _dataset(task, detection_entries)
         evaluation = COCOeval(truth, detections, "bbox" if task.truth.segmentations is None else "segm")
+        evaluation.params.iouThrs = np.asarray(task.iou_thresholds)
+        evaluation.params.areaRng = [list(area_range) for area_range in task.area_ranges]
+        evaluation.params.areaRngLbl = [str(number) for number in range(len(task.area_ranges))]
         evaluation.params.maxDets = list(task.max_dets)
         evaluation.evaluate()
         evaluation.accumulate()
-    return PrecisionRecall(
-        precision=evaluation.eval["precision"],
-        recall=evaluation.eval["recall"],
-        iou_thresholds=np.asarray(evaluation.params.iouThrs),
-    )
+    return PrecisionRecall(evaluation.eval["precision"], evaluation.eval["recall"])
 
 
 def _entries(objects: ScoredObjects) -> list[dict[str, Any]]:

@@ -12,16 +12,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from mrcnn_eval.coco_evaluator import EvalResult
+from mrcnn_eval.summary import ALL_AREAS, Measures
 
 HEADINGS = {"bbox": "box", "segm": "mask"}
-MEANINGS = {
-    "AP": "mean over IoU 0.50:0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "area up to 32 x 32 px",
-    "APm": "area 32 x 32 to 96 x 96 px",
-    "APl": "area from 96 x 96 px",
-}
 TABLE_WIDTH = 78  # of ap_table.txt
 
 
@@ -38,15 +31,35 @@ def _summary_table(result: EvalResult) -> Table:
     table.add_column("meaning")
     for name in next(iter(result.stats.values())):
         values = [_cell(stats[name]) for stats in result.stats.values()]
-        table.add_row(name, *values, MEANINGS.get(name) or _recall_meaning(name))
+        table.add_row(name, *values, meaning(name, result.measures))
     return table
 
 
-def _recall_meaning(name: str) -> str:
-    part = name.removeprefix("AR")
-    if part.isdigit():
-        return f"recall, {part} detections per image and class"
-    return f"recall, {MEANINGS[f'AP{part}']}"
+def meaning(name: str, measures: Measures) -> str:
+    """Explain the name of a number in a few words."""
+    kind, part = name[:2], name[2:]
+    recall = "recall, " if kind == "AR" else ""
+    if part in measures.area_ranges:
+        return recall + _area_meaning(*measures.area_ranges[part])
+    if kind == "AR":
+        return f"{recall}{part} detections per image and class"
+    if part:
+        return f"IoU 0.{part}"
+    low, high = measures.iou_thresholds[0], measures.iou_thresholds[-1]
+    return f"IoU {low:.2f}" if low == high else f"mean over IoU {low:.2f}:{high:.2f}"
+
+
+def _area_meaning(low: float, high: float) -> str:
+    if low == 0:
+        return f"area up to {_area_text(high)} px"
+    if high == ALL_AREAS[1]:
+        return f"area from {_area_text(low)} px"
+    return f"area {_area_text(low)} to {_area_text(high)} px"
+
+
+def _area_text(area: float) -> str:
+    edge = area**0.5
+    return f"{edge:g} x {edge:g}" if edge == int(edge) else f"{area:g}"
 
 
 def _class_table(result: EvalResult) -> Table:
@@ -80,7 +93,9 @@ def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]
         "num_images": result.num_images,
         "num_ground_truths": result.num_ground_truths,
         "num_detections": result.num_detections,
-        "max_dets": result.max_dets,
+        "max_dets": result.measures.max_dets,
+        "iou_thresholds": result.measures.iou_thresholds,
+        "area_ranges": result.measures.area_ranges,
         "warnings": result.warnings,
         "settings": settings,
     }

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from mrcnn_data import CocoDataset, DatasetError, EvalLoader, TrainLoader, default_buckets
-from mrcnn_eval import CocoEvaluator
+from mrcnn_eval import CocoEvaluator, class_difference
 from mrcnn_train.config import DataOptions, EvalOptions, TrainOptions, eval_sizes, short_edges
 from mrcnn_train.errors import ConfigError
 
@@ -54,14 +54,9 @@ Classes = tuple[tuple[int, ...] | list[int], tuple[str, ...] | list[str]]  # cat
 
 def require_same_classes(ours: Classes, theirs: Classes, *, where: str, reference: str) -> None:
     """Raise ConfigError, naming the first difference, where two sets of classes differ."""
-    our_pairs, their_pairs = list(zip(*ours, strict=True)), list(zip(*theirs, strict=True))
-    if len(our_pairs) != len(their_pairs):
-        raise ConfigError(f"{where} has {len(our_pairs)} classes, {reference} has {len(their_pairs)}")
-    for (our_id, our_name), (their_id, their_name) in zip(our_pairs, their_pairs, strict=True):
-        if (our_id, our_name) != (their_id, their_name):
-            raise ConfigError(
-                f"{where} has category {our_id} {our_name!r} where {reference} has {their_id} {their_name!r}"
-            )
+    difference = class_difference(ours, theirs, reference=reference)
+    if difference is not None:
+        raise ConfigError(f"{where} has {difference}")
 
 
 def draw_synthetic(data: DataOptions) -> None:
