@@ -127,7 +127,9 @@ def test_tensorpack_fully_connected_rows_are_reordered(make_tiny_model):
     rows = np.arange(16 * 49, dtype=np.float32).reshape(16, 7, 7)  # (channel, y, x)
     kernel = np.tile(rows.reshape(-1, 1), [1, 32])
     load_tensorpack_weights(model, {"fastrcnn/fc6/W": kernel})
-    np.testing.assert_array_equal(model.box_head.fc1.kernel.numpy()[:, 0].reshape(7, 7, 16), rows.transpose(1, 2, 0))
+    np.testing.assert_array_equal(
+        model.box_stages[0].head.fcs[0].kernel.numpy()[:, 0].reshape(7, 7, 16), rows.transpose(1, 2, 0)
+    )
 
 
 def test_foreign_files_are_refused(tmp_path, make_tiny_model):
@@ -182,7 +184,7 @@ def test_a_file_is_not_a_checkpoint(tmp_path):
         ({"anchor_sizes": [32.0]}, "model.anchor_sizes"),
         ({"num_classes": 1}, "model.num_classes is 1"),
         ({"norm": "gn", "backbone_width": 48}, "model.backbone_width is 48; expected a multiple of gn_groups=32"),
-        ({"box_loss": "giou"}, "model.box_loss"),
+        ({"box_loss": "iou"}, "model.box_loss"),
     ],
 )
 def test_bad_configurations_name_the_field(change, message):

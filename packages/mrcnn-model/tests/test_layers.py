@@ -5,13 +5,13 @@ import tensorflow as tf
 
 from mrcnn_model.convolution import Conv, Dense, Upsample
 from mrcnn_model.fpn import upsample_nearest
-from mrcnn_model.normalization import group_norm
+from mrcnn_model.normalization import Norm, group_norm
 
 FLOAT32 = keras.DTypePolicy("float32")
 
 
 def test_align_padding_puts_the_odd_zero_before():
-    layer = Conv(in_channels=1, out_channels=1, kernel_size=3, stride=2, padding=(1, 0), name="conv", dtype=FLOAT32)
+    layer = Conv(in_channels=1, out_channels=1, kernel_size=3, stride=2, name="conv", dtype=FLOAT32)
     layer.kernel.assign(np.ones([3, 3, 1, 1], np.float32))
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     # Windows start at -1 and 1: rows (pad, 0, 1) and (1, 2, 3).
@@ -28,7 +28,7 @@ def randomise(layer, rng):
 
 def test_folded_batch_norm_equals_unfolded_with_gradients():
     rng = np.random.default_rng(0)
-    layer = Conv(in_channels=3, out_channels=5, kernel_size=3, norm="frozen_bn", name="conv", dtype=FLOAT32)
+    layer = Conv(in_channels=3, out_channels=5, kernel_size=3, norm=Norm("frozen_bn"), name="conv", dtype=FLOAT32)
     randomise(layer, rng)
     x = tf.constant(rng.standard_normal([2, 6, 7, 3]), tf.float32)
     with tf.GradientTape(persistent=True) as tape:
@@ -85,7 +85,7 @@ def test_nearest_upsampling_repeats_pixels():
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_keeps_variables_and_casts_once(precision):
     policy = keras.DTypePolicy(precision)
-    conv = Conv(in_channels=3, out_channels=4, kernel_size=1, norm="frozen_bn", name="conv", dtype=policy)
+    conv = Conv(in_channels=3, out_channels=4, kernel_size=1, norm=Norm("frozen_bn"), name="conv", dtype=policy)
     dense = Dense(in_channels=3, out_channels=2, name="dense", dtype=policy)
     assert conv(tf.zeros([1, 4, 4, 3])).dtype == policy.compute_dtype
     assert dense(tf.zeros([1, 3])).dtype == policy.compute_dtype

@@ -7,22 +7,30 @@ import numpy as np
 import tensorflow as tf
 
 
-def cell_anchors(size: float, ratios: Sequence[float]) -> np.ndarray:
+def cell_anchors(size: float, ratios: Sequence[float], *, rounded: bool = False) -> np.ndarray:
     """Make the anchors of one position, centred on (0, 0).
 
     Args:
         size: square root of every anchor's area, pixels.
         ratios: height / width of each.
+        rounded: to whole pixels, halves to even.
 
     Returns:
-        float32 [len(ratios), 4], (x1, y1, x2, y2), not rounded.
+        float32 [len(ratios), 4], (x1, y1, x2, y2).
     """
     half = [(0.5 * size / math.sqrt(r), 0.5 * size * math.sqrt(r)) for r in ratios]
-    return np.array([(-w, -h, w, h) for w, h in half], np.float32)
+    anchors = np.array([(-w, -h, w, h) for w, h in half], np.float32)
+    return np.round(anchors) if rounded else anchors
 
 
 def level_anchors(
-    height: int | tf.Tensor, width: int | tf.Tensor, *, stride: int, size: float, ratios: Sequence[float]
+    height: int | tf.Tensor,
+    width: int | tf.Tensor,
+    *,
+    stride: int,
+    size: float,
+    ratios: Sequence[float],
+    rounded: bool = False,
 ) -> tf.Tensor:
     """Lay the anchors of one level over its feature map: position (y, x) is centred on (x * stride, y * stride).
 
@@ -35,4 +43,4 @@ def level_anchors(
     x = tf.cast(tf.range(width) * stride, tf.float32)
     grid_y, grid_x = tf.meshgrid(y, x, indexing="ij")  # [height, width]
     centres = tf.stack([grid_x, grid_y, grid_x, grid_y], axis=-1)  # [height, width, 4]
-    return tf.reshape(centres[:, :, tf.newaxis, :] + cell_anchors(size, ratios), [-1, 4])
+    return tf.reshape(centres[:, :, tf.newaxis, :] + cell_anchors(size, ratios, rounded=rounded), [-1, 4])

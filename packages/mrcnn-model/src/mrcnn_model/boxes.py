@@ -65,6 +65,27 @@ def boxes_inside(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return ((x1 >= 0) & (y1 >= 0))[tf.newaxis, :] & (x2 <= width) & (y2 <= height)
 
 
+def generalized_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Compare boxes pair by pair (Rezatofighi et al. 2019): IoU minus the share of the hull that neither covers.
+
+    Args:
+        boxes, others: float32 [..., 4].
+
+    Returns:
+        float32 [...], from -1 (far apart) to 1 (equal); finite whatever the boxes.
+    """
+    low, high = tf.maximum(boxes[..., :2], others[..., :2]), tf.minimum(boxes[..., 2:], others[..., 2:])
+    hull_low, hull_high = tf.minimum(boxes[..., :2], others[..., :2]), tf.maximum(boxes[..., 2:], others[..., 2:])
+    intersection = tf.reduce_prod(tf.maximum(high - low, 0.0), axis=-1)
+    union = _area(boxes) + _area(others) - intersection
+    hull = tf.reduce_prod(tf.maximum(hull_high - hull_low, MIN_SIDE), axis=-1)
+    return intersection / tf.maximum(union, MIN_SIDE**2) - (hull - union) / hull
+
+
+def _area(boxes: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_prod(tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0), axis=-1)
+
+
 def _centre_form(boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
     return (x1 + x2) * 0.5, (y1 + y2) * 0.5, tf.maximum(x2 - x1, MIN_SIDE), tf.maximum(y2 - y1, MIN_SIDE)

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-NORMS = ("frozen_bn", "gn")
+NORMS = ("frozen_bn", "sync_bn", "gn")
 HEAD_NORMS = ("none", "gn")
-BOX_LOSSES = ("huber", "l1")
+BOX_LOSSES = ("huber", "smooth_l1", "l1", "giou")
 COUNTS = (
     "backbone_width",
     "gn_groups",
@@ -21,6 +21,7 @@ COUNTS = (
     "detect_proposals",
     "roi_samples",
     "box_pool_size",
+    "box_head_fcs",
     "box_head_channels",
     "mask_pool_size",
     "mask_head_channels",
@@ -47,13 +48,19 @@ class ModelConfig:
     backbone_width: int = 64  # channels of the stem; every stage scales with it
     norm: str = "frozen_bn"  # one of NORMS, in the backbone
     gn_groups: int = 32
+    norm_epsilon: float = 1e-5  # added to the variance, in the backbone
     freeze_at: int = 2  # 0: everything trains; 1: stem fixed; 2: stem and first stage fixed
+    freeze_affine: bool = False  # the norms of the backbone keep their scale and shift
+    symmetric_padding: bool = False  # of layers of stride 2, as torchvision and detectron2; else align padding
+    stride_in_1x1: bool = False  # where a bottleneck halves the resolution: in its first 1x1, else in its 3x3
     fpn_channels: int = 256
     fpn_norm: str = "none"  # one of HEAD_NORMS
+    gn_after_relu: bool = False  # of pyramid and heads, as the ancestor: convolution, bias, ReLU, group norm
 
     # Anchors: one size per pyramid level P2..P6
     anchor_sizes: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # height / width
+    round_anchors: bool = False  # their offsets from the centre to whole pixels, as torchvision
 
     # Region proposal network
     rpn_channels: int = 256
@@ -80,14 +87,27 @@ class ModelConfig:
     roi_samples: int = 512  # RoIs per image
     roi_foreground_fraction: float = 0.25  # at most
     roi_foreground_iou: float = 0.5
+    roi_align_aligned: bool = True  # pixel centres at one half; False: the half pixel forgotten, as torchvision
     box_pool_size: int = 7
     box_head_convs: int = 0  # 3x3 convolutions of fpn_channels before the fully connected layers
+    box_head_fcs: int = 2
     box_head_channels: int = 1024
+    class_agnostic_boxes: bool = False  # all classes of a RoI share one box
     box_regression_weights: list[float] = field(default_factory=lambda: [10.0, 10.0, 5.0, 5.0])
     box_loss: str = "huber"  # one of BOX_LOSSES; huber has delta 1
+    box_loss_beta: float = 1 / 9  # of smooth_l1
     max_log_scale: float = math.log(1333 / 16)  # a 16 px box grown to the longest edge
 
+    # Cascade R-CNN (Cai and Vasconcelos 2018): three box heads, each on the boxes of the one before, class-agnostic.
+    # In place of roi_foreground_iou, box_regression_weights and class_agnostic_boxes come these, per stage.
+    cascade: bool = False
+    cascade_foreground_ious: list[float] = field(default_factory=lambda: [0.5, 0.6, 0.7])
+    cascade_regression_weights: list[list[float]] = field(
+        default_factory=lambda: [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]]
+    )
+
     # Mask head
+    masks: bool = True  # False: boxes only (Faster R-CNN)
     mask_pool_size: int = 14
     mask_head_convs: int = 4
     mask_head_channels: int = 256
@@ -124,8 +144,16 @@ class ModelConfig:
         self._require(self.num_classes >= 2, "num_classes", "background and at least one class")
         self._require(self.freeze_at in (0, 1, 2), "freeze_at", "0, 1 or 2")
         self._require(len(self.box_regression_weights) == 4, "box_regression_weights", "four numbers")
+        self._require(len(self.cascade_foreground_ious) == 3, "cascade_foreground_ious", "three numbers")
+        weights = self.cascade_regression_weights
+        self._require(
+            len(weights) == 3 and all(len(w) == 4 for w in weights),
+            "cascade_regression_weights",
+            "three lists of four numbers",
+        )
+        self._require(self.box_loss_beta > 0, "box_loss_beta", "a positive number")
         self._require(len(self.pixel_mean) == 3 and len(self.pixel_std) == 3, "pixel_mean and pixel_std", "RGB triples")
-        for name in ("rpn_foreground_fraction", "roi_foreground_fraction", "score_threshold"):
+        for name in ("rpn_foreground_fraction", "roi_foreground_fraction", "roi_foreground_iou", "score_threshold"):
             self._require(0.0 <= getattr(self, name) <= 1.0, name, "a share between 0 and 1")
         for name in COUNTS:
             self._require(getattr(self, name) >= 1, name, "at least 1")

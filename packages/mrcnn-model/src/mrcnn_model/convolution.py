@@ -9,7 +9,7 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
-from mrcnn_model.normalization import fold_batch_norm, group_norm
+from mrcnn_model.normalization import MOVING_MOMENTUM, Norm, batch_norm, fold_batch_norm, group_norm
 
 Initializer: TypeAlias = keras.initializers.Initializer
 
@@ -40,8 +40,11 @@ class LeafLayer(keras.layers.Layer):
     ) -> keras.Variable:
         # autocast=False: batch norm is folded in float32, and casting happens once, where the convolution is.
         return self.add_weight(
-            shape=shape, initializer=initializer, name=name, dtype="float32", autocast=False, **kwargs
+            shape=shape, initializer=initializer, name=name, dtype=self.variable_dtype, autocast=False, **kwargs
         )
+
+
+NO_NORM = Norm()
 
 
 class Conv(LeafLayer):
@@ -50,11 +53,10 @@ class Conv(LeafLayer):
     Args:
         in_channels, out_channels: C of input and output.
         kernel_size: edge of the kernel.
-        stride: of both axes.
-        padding: zeros (before, after) on both axes; (k // 2, k // 2) keeps the size at stride 1. Align padding puts
-            the odd zero before: (3, 2) for the stem, (1, 0) for a 3x3 of stride 2.
-        norm: "none" (bias instead), "frozen_bn" (folded) or "gn".
-        gn_groups: groups of "gn".
+        stride: of both axes, 1 or 2.
+        symmetric_padding: pad k // 2 zeros on every side also at stride 2. Else align padding, the ancestor's: one
+            zero less after than before, (3, 2) for the stem and (1, 0) for a 3x3.
+        norm: what follows.
         zero_scale: start the norm's scale at 0, so that a residual block starts as the identity.
         trainable: False makes constants of the variables.
     """
@@ -66,9 +68,8 @@ class Conv(LeafLayer):
         out_channels: int,
         kernel_size: int,
         stride: int = 1,
-        padding: tuple[int, int] | None = None,
-        norm: str = "none",
-        gn_groups: int = 32,
+        symmetric_padding: bool = False,
+        norm: Norm = NO_NORM,
         relu: bool = False,
         initializer: Initializer | None = None,
         zero_scale: bool = False,
@@ -77,46 +78,75 @@ class Conv(LeafLayer):
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
-        before, after = (kernel_size // 2, kernel_size // 2) if padding is None else padding
+        before = kernel_size // 2
+        after = before if stride == 1 or symmetric_padding else max(before - 1, 0)
         self.padding = [[0, 0], [before, after], [before, after], [0, 0]]
         self.stride = stride
         self.norm = norm
-        self.gn_groups = gn_groups
         self.relu = relu
         self.kernel = self.variable(
             "kernel", (kernel_size, kernel_size, in_channels, out_channels), initializer or he_normal_fan_out()
         )
-        if norm == "none":
+        if norm.kind == "none" or norm.after_relu:
             self.bias = self.variable("bias", (out_channels,), "zeros")
+        if norm.kind == "none":
             return
-        self.gamma = self.variable("gamma", (out_channels,), "zeros" if zero_scale else "ones")
-        self.beta = self.variable("beta", (out_channels,), "zeros")
-        if norm == "frozen_bn":
+        affine = {"trainable": not norm.freeze_affine}
+        self.gamma = self.variable("gamma", (out_channels,), "zeros" if zero_scale else "ones", **affine)
+        self.beta = self.variable("beta", (out_channels,), "zeros", **affine)
+        if norm.kind in ("frozen_bn", "sync_bn"):
             self.moving_mean = self.variable("moving_mean", (out_channels,), "zeros", trainable=False)
             self.moving_variance = self.variable("moving_variance", (out_channels,), "ones", trainable=False)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[N, H, W, C_in] -> [N, H', W', C] in the compute type."""
-        kernel, bias = self._kernel_and_bias()
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[N, H, W, C_in] -> [N, H', W', C] in the compute type.
+
+        Args:
+            training: a synchronised batch norm takes the batch's statistics and remembers them.
+        """
         x = tf.cast(x, self.compute_dtype)
-        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=self.padding)
-        if self.norm == "gn":
-            x = group_norm(x, _value(self.gamma), _value(self.beta), groups=self.gn_groups)
+        kind, after_relu = self.norm.kind, self.norm.after_relu
+        if kind == "gn" and after_relu:
+            x = self._convolve(x, _value(self.kernel), _value(self.bias))
+            return self._group_norm(tf.nn.relu(x) if self.relu else x)
+        if kind == "gn":
+            x = self._group_norm(self._convolve(x, _value(self.kernel)))
+        elif kind == "sync_bn" and training:
+            x = self._batch_norm(self._convolve(x, _value(self.kernel)))
+        elif kind == "none":
+            x = self._convolve(x, _value(self.kernel), _value(self.bias))
         else:
-            x = tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
+            x = self._convolve(x, *self._folded())
         return tf.nn.relu(x) if self.relu else x
 
-    def _kernel_and_bias(self) -> tuple[tf.Tensor, tf.Tensor | None]:
-        kernel = _value(self.kernel)
-        if self.norm == "frozen_bn":
-            return fold_batch_norm(
-                kernel,
-                gamma=_value(self.gamma),
-                beta=_value(self.beta),
-                mean=_value(self.moving_mean),
-                variance=_value(self.moving_variance),
-            )
-        return kernel, _value(self.bias) if self.norm == "none" else None
+    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=self.padding)
+        return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
+
+    def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return fold_batch_norm(
+            _value(self.kernel),
+            gamma=_value(self.gamma),
+            beta=_value(self.beta),
+            mean=_value(self.moving_mean),
+            variance=_value(self.moving_variance),
+            epsilon=self.norm.epsilon,
+        )
+
+    def _group_norm(self, x: tf.Tensor) -> tf.Tensor:
+        return group_norm(x, _value(self.gamma), _value(self.beta), groups=self.norm.groups, epsilon=self.norm.epsilon)
+
+    def _batch_norm(self, x: tf.Tensor) -> tf.Tensor:
+        y, mean, variance = batch_norm(
+            x,
+            _value(self.gamma),
+            _value(self.beta),
+            mean_over_processes=self.norm.mean_over_processes,
+            epsilon=self.norm.epsilon,
+        )
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(MOVING_MOMENTUM * _value(moving) + (1 - MOVING_MOMENTUM) * batch)
+        return y
 
 
 class Dense(LeafLayer):

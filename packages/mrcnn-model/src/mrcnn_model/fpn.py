@@ -6,19 +6,17 @@ import keras
 import tensorflow as tf
 
 from mrcnn_model.convolution import Conv, scaled_fan_in
+from mrcnn_model.normalization import Norm
 
 
 class Fpn(keras.layers.Layer):
     """Lateral 1x1, top-down nearest-neighbour sum, 3x3; P6 subsamples P5."""
 
-    def __init__(
-        self, *, in_channels: Sequence[int], channels: int, norm: str, gn_groups: int, dtype: keras.DTypePolicy
-    ) -> None:
+    def __init__(self, *, in_channels: Sequence[int], channels: int, norm: Norm, dtype: keras.DTypePolicy) -> None:
         super().__init__(name="fpn", dtype=dtype)
         options = {
             "out_channels": channels,
             "norm": norm,
-            "gn_groups": gn_groups,
             "initializer": scaled_fan_in(),
             "dtype": dtype,
         }

@@ -1,6 +1,7 @@
 """Box head and mask head (Mask R-CNN, He et al. 2017, section 3; FPN, Lin et al. 2017, section 4.2).
 
-Shapes: K RoIs of all images, P pooled edge, F pyramid channels, C classes with background.
+Shapes: K RoIs of all images, P pooled edge, F pyramid channels, C classes with background, B boxes of a RoI: C, or 1
+where all classes share one.
 """
 
 from typing import NamedTuple
@@ -9,20 +10,21 @@ import keras
 import tensorflow as tf
 
 from mrcnn_model.convolution import Conv, Dense, Upsample, he_normal_fan_out, normal
+from mrcnn_model.normalization import Norm
 
 
 class BoxHeadOutput(NamedTuple):
     """What the box head says of every RoI."""
 
     logits: tf.Tensor  # float32 [K, C]
-    deltas: tf.Tensor  # float32 [K, C, 4], background included, as the ancestor's
+    deltas: tf.Tensor  # float32 [K, B, 4]; B = C counts the background, as the ancestor's
 
 
 class BoxHead(keras.layers.Layer):
-    """3x3 convolutions where asked for, two fully connected layers, then classes and class-specific boxes.
+    """3x3 convolutions where asked for, fully connected layers, then classes and boxes.
 
-    Without convolutions it is the head of FPN; with four and group norm it is close to that of Wu and He 2018, which
-    trains better from scratch.
+    Two fully connected layers alone are the head of FPN; four convolutions and one of them, with group norm, that of
+    Wu and He 2018, which trains better from scratch.
     """
 
     def __init__(
@@ -31,47 +33,40 @@ class BoxHead(keras.layers.Layer):
         in_channels: int,
         pool_size: int,
         num_convs: int,
+        num_fcs: int,
         channels: int,
         num_classes: int,
-        norm: str,
-        gn_groups: int,
+        class_agnostic: bool,
+        norm: Norm,
+        name: str,
         dtype: keras.DTypePolicy,
     ) -> None:
-        super().__init__(name="box_head", dtype=dtype)
-        self.num_classes = num_classes
-        self.convs = [
-            Conv(
-                in_channels=in_channels,
-                out_channels=in_channels,
-                kernel_size=3,
+        super().__init__(name=name, dtype=dtype)
+        self.convs = _convolutions(num_convs, in_channels=in_channels, channels=in_channels, norm=norm, parent=self)
+        flat = pool_size * pool_size * in_channels  # rows of fc1 in (y, x, channel) order
+        self.fcs = [
+            Dense(
+                in_channels=flat if index == 0 else channels,
+                out_channels=channels,
                 relu=True,
-                norm=norm,
-                gn_groups=gn_groups,
-                name=f"box_head.conv{index}",
+                name=f"{name}.fc{index + 1}",
                 dtype=dtype,
             )
-            for index in range(num_convs)
+            for index in range(num_fcs)
         ]
-        self.fc1 = Dense(
-            in_channels=pool_size * pool_size * in_channels,  # rows in (y, x, channel) order
-            out_channels=channels,
-            relu=True,
-            name="box_head.fc1",
-            dtype=dtype,
-        )
-        self.fc2 = Dense(in_channels=channels, out_channels=channels, relu=True, name="box_head.fc2", dtype=dtype)
         self.logits = Dense(
             in_channels=channels,
             out_channels=num_classes,
             initializer=normal(0.01),
-            name="box_head.logits",
+            name=f"{name}.logits",
             dtype=dtype,
         )
+        self.num_boxes = 1 if class_agnostic else num_classes
         self.deltas = Dense(
             in_channels=channels,
-            out_channels=4 * num_classes,  # class * 4 + coordinate
+            out_channels=4 * self.num_boxes,  # class * 4 + coordinate
             initializer=normal(0.001),
-            name="box_head.deltas",
+            name=f"{name}.deltas",
             dtype=dtype,
         )
 
@@ -80,10 +75,12 @@ class BoxHead(keras.layers.Layer):
         for conv in self.convs:
             rois = conv(rois)
         pool_size, channels = rois.shape[1], rois.shape[3]
-        hidden = self.fc2(self.fc1(tf.reshape(rois, [-1, pool_size * pool_size * channels])))
+        hidden = tf.reshape(rois, [-1, pool_size * pool_size * channels])
+        for fc in self.fcs:
+            hidden = fc(hidden)
         deltas = tf.cast(self.deltas(hidden), tf.float32)
         return BoxHeadOutput(
-            logits=tf.cast(self.logits(hidden), tf.float32), deltas=tf.reshape(deltas, [-1, self.num_classes, 4])
+            logits=tf.cast(self.logits(hidden), tf.float32), deltas=tf.reshape(deltas, [-1, self.num_boxes, 4])
         )
 
 
@@ -97,24 +94,11 @@ class MaskHead(keras.layers.Layer):
         channels: int,
         num_convs: int,
         num_classes: int,
-        norm: str,
-        gn_groups: int,
+        norm: Norm,
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name="mask_head", dtype=dtype)
-        self.convs = [
-            Conv(
-                in_channels=in_channels if index == 0 else channels,
-                out_channels=channels,
-                kernel_size=3,
-                relu=True,
-                norm=norm,
-                gn_groups=gn_groups,
-                name=f"mask_head.conv{index}",
-                dtype=dtype,
-            )
-            for index in range(num_convs)
-        ]
+        self.convs = _convolutions(num_convs, in_channels=in_channels, channels=channels, norm=norm, parent=self)
         self.upsample = Upsample(
             in_channels=channels if num_convs else in_channels,
             out_channels=channels,
@@ -153,3 +137,19 @@ class MaskHead(keras.layers.Layer):
         flat = tf.reshape(features, [-1, size * size, channels])
         logits = tf.matmul(flat, tf.cast(kernels, features.dtype)[:, :, tf.newaxis])
         return tf.cast(tf.reshape(logits, [-1, size, size]), tf.float32) + bias[:, tf.newaxis, tf.newaxis]
+
+
+def _convolutions(count: int, *, in_channels: int, channels: int, norm: Norm, parent: keras.layers.Layer) -> list[Conv]:
+    """3x3 convolutions with ReLU, named PARENT.conv0, PARENT.conv1, ..."""
+    return [
+        Conv(
+            in_channels=in_channels if index == 0 else channels,
+            out_channels=channels,
+            kernel_size=3,
+            relu=True,
+            norm=norm,
+            name=f"{parent.name}.conv{index}",
+            dtype=parent.dtype_policy,
+        )
+        for index in range(count)
+    ]

@@ -1,13 +1,15 @@
 """The five losses, float32. Every one is the mean over images of per-image losses.
 
-Shapes: N images, S samples, F foreground slots, C classes with background, m mask edge.
+Shapes: N images, S samples, F foreground slots, C classes with background, B boxes of a RoI (C, or 1), m mask edge.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-ElementLoss = Callable[[tf.Tensor], tf.Tensor]
+from mrcnn_model.boxes import decode_boxes, generalized_iou
+from mrcnn_model.config import ModelConfig
+from mrcnn_model.structures import RoiTargets
 
 
 def smooth_l1(errors: tf.Tensor, *, beta: float) -> tf.Tensor:
@@ -58,21 +60,41 @@ def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) ->
     return tf.reduce_mean(_masked_sum(entropy, sampled) / _count(sampled))
 
 
-def box_regression_loss(
-    deltas: tf.Tensor, target_deltas: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor, *, element_loss: ElementLoss
-) -> tf.Tensor:
-    """Sum over foreground RoIs of their class's box error / each image's number of sampled RoIs.
+def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
+    """Sum over foreground RoIs of their box error / each image's number of sampled RoIs.
 
     Args:
-        deltas: float32 [N, S, C, 4].
-        target_deltas: float32 [N, S, 4].
+        errors: float32 [N, S], from `box_errors`.
         classes: int32 [N, S], 0 = background.
         sampled: bool [N, S].
-        element_loss: of one coordinate's error; `huber` or `tf.abs`.
     """
-    own = tf.gather(deltas, classes, batch_dims=2)  # [N, S, 4]
-    per_roi = tf.reduce_sum(element_loss(own - target_deltas), axis=-1)
-    return tf.reduce_mean(_masked_sum(per_roi, sampled & (classes > 0)) / _count(sampled))
+    return tf.reduce_mean(_masked_sum(errors, sampled & (classes > 0)) / _count(sampled))
+
+
+def box_errors(deltas: tf.Tensor, rois: RoiTargets, weights: Sequence[float], config: ModelConfig) -> tf.Tensor:
+    """Say how wrong the box of each RoI's own class is, by `config.box_loss`.
+
+    L1, smooth L1 and Huber add up over the four deltas; GIoU (Rezatofighi et al. 2019) compares the decoded boxes.
+
+    Args:
+        deltas: float32 [N, S, B, 4].
+        rois: boxes, classes and deltas [N, S, ...] are read.
+        weights: with which the deltas are encoded.
+
+    Returns:
+        float32 [N, S]; of background and padding, finite and without meaning.
+    """
+    own = deltas[:, :, 0] if deltas.shape[2] == 1 else tf.gather(deltas, rois.classes, batch_dims=2)  # [N, S, 4]
+    if config.box_loss == "giou":
+        decoded, target = (
+            decode_boxes(d, rois.boxes, weights, max_log_scale=config.max_log_scale) for d in (own, rois.deltas)
+        )
+        return 1.0 - generalized_iou(decoded, target)
+    errors = own - rois.deltas
+    if config.box_loss == "l1":
+        return tf.reduce_sum(tf.abs(errors), axis=-1)
+    element_loss = huber(errors) if config.box_loss == "huber" else smooth_l1(errors, beta=config.box_loss_beta)
+    return tf.reduce_sum(element_loss, axis=-1)
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:

@@ -4,11 +4,13 @@ Shapes: N images, H x W padded size, G ground truths, K crowds, A anchors over a
 F foreground slots of them, C classes with background, D detections, m mask edge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+import mrcnn_ops
 from mrcnn_model.anchors import level_anchors
 from mrcnn_model.boxes import clip_boxes, decode_boxes, encode_boxes
 from mrcnn_model.config import ROI_STRIDES, STRIDES, ModelConfig
@@ -17,21 +19,39 @@ from mrcnn_model.gathering import gather_ground_truth
 from mrcnn_model.heads import BoxHead, BoxHeadOutput, MaskHead
 from mrcnn_model.losses import (
     box_class_loss,
+    box_errors,
     box_regression_loss,
-    huber,
     mask_loss,
     rpn_box_loss,
     rpn_class_loss,
 )
 from mrcnn_model.mask_targets import mask_targets
+from mrcnn_model.normalization import MeanOverProcesses, Norm
 from mrcnn_model.resnet import ResNet
 from mrcnn_model.rpn import RpnHead
 from mrcnn_model.structures import Detections, Losses, Proposals, RoiTargets, RpnOutput
-from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets, roi_targets
-from mrcnn_ops import generate_proposals, multiclass_nms, multilevel_roi_align
+from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets, rematch_rois, roi_targets
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-ELEMENT_LOSSES = {"huber": huber, "l1": tf.abs}
+
+
+class BoxStage(NamedTuple):
+    """A box head, from which IoU its RoIs are foreground, and the weights of its deltas. A cascade has three."""
+
+    head: BoxHead
+    foreground_iou: float
+    weights: Sequence[float]
+
+
+class DetectionOps(NamedTuple):
+    """The compiled ops that detection needs; `portable` has others of the same arguments."""
+
+    multilevel_roi_align: Callable = mrcnn_ops.multilevel_roi_align
+    generate_proposals: Callable = mrcnn_ops.generate_proposals
+    multiclass_nms: Callable = mrcnn_ops.multiclass_nms
+
+
+COMPILED_OPS = DetectionOps()
 
 
 class MaskRCNN:
@@ -42,7 +62,10 @@ class MaskRCNN:
 
     Attributes:
         config: the ModelConfig it was built from.
-        parts: the Keras layers that own variables: backbone, fpn, rpn, box head, mask head.
+        box_stages: one, or the three of a cascade.
+        mask_head: None in a model without masks.
+        ops: by what RoIs are pooled, proposals made and detections chosen.
+        parts: the Keras layers that own variables: backbone, fpn, rpn, box heads, mask head.
     """
 
     def __init__(
@@ -52,16 +75,19 @@ class MaskRCNN:
         backbone: ResNet,
         fpn: Fpn,
         rpn: RpnHead,
-        box_head: BoxHead,
-        mask_head: MaskHead,
+        box_stages: Sequence[BoxStage],
+        mask_head: MaskHead | None,
+        ops: DetectionOps,
     ) -> None:
         self.config = config
         self.backbone = backbone
         self.fpn = fpn
         self.rpn = rpn
-        self.box_head = box_head
+        self.box_stages = tuple(box_stages)
         self.mask_head = mask_head
-        self.parts: tuple[keras.layers.Layer, ...] = (backbone, fpn, rpn, box_head, mask_head)
+        self.ops = ops
+        heads = [stage.head for stage in box_stages] + ([] if mask_head is None else [mask_head])
+        self.parts: tuple[keras.layers.Layer, ...] = (backbone, fpn, rpn, *heads)
 
     # Variables
 
@@ -111,17 +137,19 @@ class MaskRCNN:
             ground truth gives finite losses; its box and mask regression losses are 0.
         """
         gt = GroundTruth(gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes)
-        pyramid = self.features(images, image_sizes)
+        pyramid = self.features(images, image_sizes, training=True)
         rpn_output = self.rpn(pyramid)
         anchors = self.anchors(pyramid)
         proposals = self.proposals(rpn_output, pyramid, image_sizes, training=True)
 
         from_anchors = anchor_targets(anchors, gt, image_sizes, sample_seeds, self.config)
         rpn_class, rpn_box = self.rpn_losses(rpn_output, anchors, from_anchors)
-        rois = roi_targets(proposals, gt, sample_seeds, self.config)
-        output = self.classify(pyramid, rois.boxes)
-        box_class, box_reg = self.box_losses(output, rois)
-        mask = self.mask_loss(pyramid, rois, gt)
+        first = self.box_stages[0]
+        rois = roi_targets(
+            proposals, gt, sample_seeds, self.config, foreground_iou=first.foreground_iou, weights=first.weights
+        )
+        output, box_class, box_reg = self.box_stage_losses(pyramid, rois, gt, image_sizes)
+        mask = self.mask_loss(pyramid, rois, gt) if self.mask_head else tf.constant(0.0)
         stats = _training_stats(from_anchors, proposals, rois, output)
         return Losses(rpn_class, rpn_box, box_class, box_reg, mask), stats
 
@@ -145,17 +173,32 @@ class MaskRCNN:
         )
         return class_loss, box_loss
 
-    def box_losses(self, output: BoxHeadOutput, rois: RoiTargets) -> tuple[tf.Tensor, tf.Tensor]:
-        """Class and regression loss of the box head ([N, S, ...]) on the sampled RoIs, float32 scalars."""
+    def box_stage_losses(
+        self, pyramid: Sequence[tf.Tensor], rois: RoiTargets, gt: GroundTruth, image_sizes: tf.Tensor
+    ) -> tuple[BoxHeadOutput, tf.Tensor, tf.Tensor]:
+        """Run the box stages one after the other, each on the boxes of the one before.
+
+        Returns:
+            What the first says of the sampled RoIs [N, S, ...], and class and regression loss, summed over the stages.
+        """
+        output = self.classify(pyramid, rois.boxes)
+        losses = [self.box_losses(output, rois)]
+        refined = output
+        for index, stage in enumerate(self.box_stages[1:], start=1):
+            boxes = self.refined_boxes(refined, rois.boxes, image_sizes, index - 1)[:, :, 0]
+            rois = rematch_rois(
+                boxes, rois.sampled, gt, self.config, foreground_iou=stage.foreground_iou, weights=stage.weights
+            )
+            refined = self.classify(pyramid, rois.boxes, index)
+            losses.append(self.box_losses(refined, rois, index))
+        class_losses, box_losses = zip(*losses, strict=True)
+        return output, tf.add_n(class_losses), tf.add_n(box_losses)
+
+    def box_losses(self, output: BoxHeadOutput, rois: RoiTargets, stage: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
+        """Class and regression loss of a box head ([N, S, ...]) on the sampled RoIs, float32 scalars."""
         class_loss = box_class_loss(output.logits, rois.classes, rois.sampled)
-        box_loss = box_regression_loss(
-            output.deltas,
-            rois.deltas,
-            rois.classes,
-            rois.sampled,
-            element_loss=ELEMENT_LOSSES[self.config.box_loss],
-        )
-        return class_loss, box_loss
+        errors = box_errors(output.deltas, rois, self.box_stages[stage].weights, self.config)
+        return class_loss, box_regression_loss(errors, rois.classes, rois.sampled)
 
     def mask_loss(self, pyramid: Sequence[tf.Tensor], rois: RoiTargets, gt: GroundTruth) -> tf.Tensor:
         """Mask loss on the slots that can hold foreground (foreground comes first), a float32 scalar."""
@@ -181,42 +224,72 @@ class MaskRCNN:
         """
         pyramid = self.features(images, image_sizes)
         proposals = self.proposals(self.rpn(pyramid), pyramid, image_sizes, training=False)
-        scores, boxes = self.scored_boxes(self.classify(pyramid, proposals.boxes), proposals, image_sizes)
-        boxes, scores, classes, _, valid = multiclass_nms(
+        scores, boxes = self.classified_boxes(pyramid, proposals, image_sizes)
+        boxes, scores, classes, _, valid = self.ops.multiclass_nms(
             boxes,
             scores,
             score_threshold=self.config.score_threshold,
             nms_threshold=self.config.detection_nms_threshold,
             max_detections=self.config.detections_per_image,
         )
-        masks = tf.sigmoid(self.mask_logits(pyramid, boxes, classes))
-        return Detections(boxes, scores, classes, tf.where(valid[..., tf.newaxis, tf.newaxis], masks, 0.0), valid)
+        if self.mask_head is None:
+            masks = tf.zeros([tf.shape(boxes)[0], boxes.shape[1], 0, 0])
+        else:
+            masks = tf.sigmoid(self.mask_logits(pyramid, boxes, classes))
+            masks = tf.where(valid[..., tf.newaxis, tf.newaxis], masks, 0.0)
+        return Detections(boxes, scores, classes, masks, valid)
+
+    def classified_boxes(
+        self, pyramid: Sequence[tf.Tensor], proposals: Proposals, image_sizes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Run the box stages: scores [N, R, C-1], the mean over stages, and the boxes of the last [N, R, B, 4]."""
+        stage_scores = []
+        for index, _ in enumerate(self.box_stages):
+            output = self.classify(pyramid, proposals.boxes, index)
+            scores, boxes = self.scored_boxes(output, proposals, image_sizes, index)
+            stage_scores.append(scores)
+            proposals = proposals._replace(boxes=boxes[:, :, 0])
+        return tf.add_n(stage_scores) / len(stage_scores), boxes
 
     def scored_boxes(
-        self, output: BoxHeadOutput, proposals: Proposals, image_sizes: tf.Tensor
+        self, output: BoxHeadOutput, proposals: Proposals, image_sizes: tf.Tensor, stage: int = 0
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turn the box head's output into foreground scores [N, R, C-1] (0 where invalid) and boxes [N, R, C-1, 4]."""
+        """Turn a box head's output into foreground scores [N, R, C-1] (0 where invalid) and boxes [N, R, B, 4].
+
+        B is C-1, or 1 where all classes share a box.
+        """
         scores = tf.nn.softmax(output.logits)[:, :, 1:]
+        boxes = self.refined_boxes(output, proposals.boxes, image_sizes, stage)
+        boxes = boxes if boxes.shape[2] == 1 else boxes[:, :, 1:]
+        return tf.where(proposals.valid[..., tf.newaxis], scores, 0.0), boxes
+
+    def refined_boxes(self, output: BoxHeadOutput, boxes: tf.Tensor, image_sizes: tf.Tensor, stage: int) -> tf.Tensor:
+        """Apply deltas to boxes [N, R, 4] and clip: [N, R, B, 4], B counting the background. No gradient flows."""
         boxes = decode_boxes(
-            output.deltas[:, :, 1:],
-            proposals.boxes[:, :, tf.newaxis, :],
-            self.config.box_regression_weights,
+            tf.stop_gradient(output.deltas),
+            boxes[:, :, tf.newaxis, :],
+            self.box_stages[stage].weights,
             max_log_scale=self.config.max_log_scale,
         )
-        boxes = clip_boxes(boxes, image_sizes[:, tf.newaxis, tf.newaxis, :])
-        return tf.where(proposals.valid[..., tf.newaxis], scores, 0.0), boxes
+        return clip_boxes(boxes, image_sizes[:, tf.newaxis, tf.newaxis, :])
 
     # Stages shared by both
 
-    def features(self, images: tf.Tensor, image_sizes: tf.Tensor) -> list[tf.Tensor]:
+    def features(self, images: tf.Tensor, image_sizes: tf.Tensor, *, training: bool = False) -> list[tf.Tensor]:
         """Pixels to the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""
-        return self.fpn(self.backbone(normalise_images(images, image_sizes, self.config)))
+        return self.fpn(self.backbone(normalise_images(images, image_sizes, self.config), training=training))
 
     def anchors(self, pyramid: Sequence[tf.Tensor]) -> tf.Tensor:
         """float32 [A, 4] in pixels of the resized image, level after level."""
         config = self.config
         per_level = [
-            level_anchors(*_map_size(features), stride=stride, size=size, ratios=config.anchor_ratios)
+            level_anchors(
+                *_map_size(features),
+                stride=stride,
+                size=size,
+                ratios=config.anchor_ratios,
+                rounded=config.round_anchors,
+            )
             for features, stride, size in zip(pyramid, STRIDES, config.anchor_sizes, strict=True)
         ]
         return tf.concat(per_level, axis=0)
@@ -227,7 +300,7 @@ class MaskRCNN:
         """The best boxes of the region proposal network; no gradient flows through them (Ren et al. 2015)."""
         config = self.config
         sizes = [_map_size(features) for features in pyramid]
-        boxes, scores, valid = generate_proposals(
+        boxes, scores, valid = self.ops.generate_proposals(
             tf.stop_gradient(rpn_output.logits),
             tf.stop_gradient(rpn_output.deltas),
             self.anchors(pyramid),
@@ -245,33 +318,44 @@ class MaskRCNN:
 
     def pool(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, size: int) -> tf.Tensor:
         """ROIAlign boxes [N, R, 4] to [N * R, size, size, channels]."""
-        pooled = multilevel_roi_align(
+        pooled = self.ops.multilevel_roi_align(
             list(pyramid[: len(ROI_STRIDES)]),
             boxes,
             strides=ROI_STRIDES,
             output_size=size,
+            aligned=self.config.roi_align_aligned,
             canonical_size=self.config.canonical_size,
         )
         return tf.reshape(pooled, [-1, size, size, pooled.shape[-1]])
 
-    def classify(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor) -> BoxHeadOutput:
-        """Run the box head on boxes [N, R, 4]: logits [N, R, C] and deltas [N, R, C, 4]."""
-        output = self.box_head(self.pool(pyramid, boxes, self.config.box_pool_size))
+    def classify(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, stage: int = 0) -> BoxHeadOutput:
+        """Run a box head on boxes [N, R, 4]: logits [N, R, C] and deltas [N, R, B, 4]."""
+        pooled = self.pool(pyramid, boxes, self.config.box_pool_size)
+        if len(self.box_stages) > 1:
+            pooled = _scale_gradient(pooled, 1 / len(self.box_stages))
+        head = self.box_stages[stage].head
+        output = head(pooled)
         num_images, num_boxes = tf.shape(boxes)[0], boxes.shape[1]
-        num_classes = self.config.num_classes
         return BoxHeadOutput(
-            logits=tf.reshape(output.logits, [num_images, num_boxes, num_classes]),
-            deltas=tf.reshape(output.deltas, [num_images, num_boxes, num_classes, 4]),
+            logits=tf.reshape(output.logits, [num_images, num_boxes, self.config.num_classes]),
+            deltas=tf.reshape(output.deltas, [num_images, num_boxes, head.num_boxes, 4]),
         )
 
     def mask_logits(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m]."""
+        assert self.mask_head is not None
         logits = self.mask_head(self.pool(pyramid, boxes, self.config.mask_pool_size), tf.reshape(classes, [-1]))
         size = self.config.mask_size
         return tf.reshape(logits, [tf.shape(boxes)[0], boxes.shape[1], size, size])
 
 
-def build_model(config: ModelConfig, *, precision: str = "float32") -> MaskRCNN:
+def build_model(
+    config: ModelConfig,
+    *,
+    precision: str = "float32",
+    mean_over_processes: MeanOverProcesses = tf.identity,
+    ops: DetectionOps = COMPILED_OPS,
+) -> MaskRCNN:
     """Make a network with fresh variables.
 
     Seed them with `keras.utils.set_random_seed` before. The last norm of every residual block starts at scale 0, so
@@ -280,6 +364,9 @@ def build_model(config: ModelConfig, *, precision: str = "float32") -> MaskRCNN:
     Args:
         precision: "float32", "mixed_float16" or "mixed_bfloat16": the type of convolutions and matrix products.
             Variables, coordinates and losses are float32 whatever it is.
+        mean_over_processes: what `norm="sync_bn"` shares its statistics with: takes a float32 tensor of this process
+            and returns its mean over all processes; for one process the identity.
+        ops: by what RoIs are pooled, proposals made and detections chosen.
 
     Raises:
         ValueError: an unknown precision.
@@ -290,9 +377,16 @@ def build_model(config: ModelConfig, *, precision: str = "float32") -> MaskRCNN:
     backbone = ResNet(
         depth=config.backbone,
         width=config.backbone_width,
-        norm=config.norm,
-        gn_groups=config.gn_groups,
+        norm=Norm(
+            config.norm,
+            groups=config.gn_groups,
+            epsilon=config.norm_epsilon,
+            freeze_affine=config.freeze_affine,
+            mean_over_processes=mean_over_processes,
+        ),
         freeze_at=config.freeze_at,
+        symmetric_padding=config.symmetric_padding,
+        stride_in_1x1=config.stride_in_1x1,
         dtype=dtype,
     )
     return MaskRCNN(
@@ -301,8 +395,7 @@ def build_model(config: ModelConfig, *, precision: str = "float32") -> MaskRCNN:
         fpn=Fpn(
             in_channels=backbone.out_channels,
             channels=config.fpn_channels,
-            norm=config.fpn_norm,
-            gn_groups=config.gn_groups,
+            norm=_head_norm(config.fpn_norm, config),
             dtype=dtype,
         ),
         rpn=RpnHead(
@@ -311,26 +404,60 @@ def build_model(config: ModelConfig, *, precision: str = "float32") -> MaskRCNN:
             num_anchors=config.num_anchors,
             dtype=dtype,
         ),
-        box_head=BoxHead(
+        box_stages=_box_stages(config, dtype),
+        mask_head=_mask_head(config, dtype) if config.masks else None,
+        ops=ops,
+    )
+
+
+def _box_stages(config: ModelConfig, dtype: keras.DTypePolicy) -> list[BoxStage]:
+    def head(name: str, *, class_agnostic: bool) -> BoxHead:
+        return BoxHead(
             in_channels=config.fpn_channels,
             pool_size=config.box_pool_size,
             num_convs=config.box_head_convs,
+            num_fcs=config.box_head_fcs,
             channels=config.box_head_channels,
             num_classes=config.num_classes,
-            norm=config.head_norm,
-            gn_groups=config.gn_groups,
+            class_agnostic=class_agnostic,
+            norm=_head_norm(config.head_norm, config),
+            name=name,
             dtype=dtype,
-        ),
-        mask_head=MaskHead(
-            in_channels=config.fpn_channels,
-            channels=config.mask_head_channels,
-            num_convs=config.mask_head_convs,
-            num_classes=config.num_classes,
-            norm=config.head_norm,
-            gn_groups=config.gn_groups,
-            dtype=dtype,
-        ),
+        )
+
+    if not config.cascade:
+        plain = head("box_head", class_agnostic=config.class_agnostic_boxes)
+        return [BoxStage(plain, config.roi_foreground_iou, config.box_regression_weights)]
+    options = zip(config.cascade_foreground_ious, config.cascade_regression_weights, strict=True)
+    return [
+        BoxStage(head(f"box_head{number}", class_agnostic=True), foreground_iou, weights)
+        for number, (foreground_iou, weights) in enumerate(options, start=1)
+    ]
+
+
+def _mask_head(config: ModelConfig, dtype: keras.DTypePolicy) -> MaskHead:
+    return MaskHead(
+        in_channels=config.fpn_channels,
+        channels=config.mask_head_channels,
+        num_convs=config.mask_head_convs,
+        num_classes=config.num_classes,
+        norm=_head_norm(config.head_norm, config),
+        dtype=dtype,
     )
+
+
+def _head_norm(kind: str, config: ModelConfig) -> Norm:
+    return Norm(kind, groups=config.gn_groups, after_relu=kind == "gn" and config.gn_after_relu)
+
+
+def _scale_gradient(x: tf.Tensor, factor: float) -> tf.Tensor:
+    """The features of RoIs are read by every stage of a cascade: each sends back its share."""
+
+    @tf.custom_gradient
+    def identity(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        return tf.identity(x), lambda dy: dy * factor
+
+    return identity(x)
 
 
 def normalise_images(images: tf.Tensor, image_sizes: tf.Tensor, config: ModelConfig) -> tf.Tensor:

@@ -48,8 +48,8 @@ class Losses(NamedTuple):
     rpn_class: tf.Tensor
     rpn_box: tf.Tensor
     box_class: tf.Tensor
-    box_reg: tf.Tensor
-    mask: tf.Tensor
+    box_reg: tf.Tensor  # of a cascade, as box_class, the sum over its stages
+    mask: tf.Tensor  # 0 in a model without masks
 
 
 class Detections(NamedTuple):
@@ -58,5 +58,5 @@ class Detections(NamedTuple):
     boxes: tf.Tensor  # float32 [N, D, 4]
     scores: tf.Tensor  # float32 [N, D]
     classes: tf.Tensor  # int32 [N, D], contiguous; 0 = none
-    masks: tf.Tensor  # float32 [N, D, M, M], probabilities inside the box
+    masks: tf.Tensor  # float32 [N, D, M, M], probabilities inside the box; M = 0 in a model without masks
     valid: tf.Tensor  # bool [N, D]

@@ -3,6 +3,7 @@
 Shapes: N images, A anchors, R candidate RoIs, S samples, G ground truths, K crowds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -76,17 +77,27 @@ def anchor_targets(
     return AnchorTargets(samples, gather_ground_truth(gt.boxes, sampled_gt))
 
 
-def roi_targets(proposals: Proposals, gt: GroundTruth, seeds: tf.Tensor, config: ModelConfig) -> RoiTargets:
+def roi_targets(
+    proposals: Proposals,
+    gt: GroundTruth,
+    seeds: tf.Tensor,
+    config: ModelConfig,
+    *,
+    foreground_iou: float,
+    weights: Sequence[float],
+) -> RoiTargets:
     """Append the ground truth to the proposals, match, sample and encode (Girshick 2015, section 2.3).
+
+    Args:
+        foreground_iou: from which a RoI is foreground.
+        weights: of the encoding.
 
     Returns:
         RoiTargets with S = config.roi_samples (fewer only if there are fewer candidates), foreground first.
     """
     candidates = tf.concat([proposals.boxes, gt.boxes], axis=1)  # [N, R + G, 4]
     valid = tf.concat([proposals.valid, gt.valid], axis=1)
-    best_iou, best_gt, _, crowd_overlap = match_boxes(candidates, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=valid)
-    foreground = valid & (best_iou >= config.roi_foreground_iou)
-    background = valid & ~foreground & (crowd_overlap <= config.crowd_overlap_threshold)
+    foreground, background, best_gt = _label_rois(candidates, valid, gt, foreground_iou, config)
     samples = sample_candidates(
         foreground,
         background,
@@ -97,15 +108,58 @@ def roi_targets(proposals: Proposals, gt: GroundTruth, seeds: tf.Tensor, config:
     )
     boxes = tf.gather(candidates, samples.indices, batch_dims=1)  # [N, S, 4]
     boxes = tf.where(samples.sampled[..., tf.newaxis], boxes, 0.0)
-    gt_indices = tf.where(samples.foreground, tf.gather(best_gt, samples.indices, batch_dims=1), 0)
-    matched_boxes = gather_ground_truth(gt.boxes, gt_indices)
-    deltas = encode_boxes(matched_boxes, boxes, config.box_regression_weights)
+    gt_indices = tf.gather(best_gt, samples.indices, batch_dims=1)
+    return _encode_rois(boxes, samples.foreground, samples.sampled, gt_indices, gt, weights)
+
+
+def rematch_rois(
+    boxes: tf.Tensor,
+    sampled: tf.Tensor,
+    gt: GroundTruth,
+    config: ModelConfig,
+    *,
+    foreground_iou: float,
+    weights: Sequence[float],
+) -> RoiTargets:
+    """Label the boxes that a stage of a cascade made of its RoIs for the next (Cai and Vasconcelos 2018, section 4.2).
+
+    Nothing is sampled anew. Boxes that clipping left without area take no part.
+
+    Args:
+        boxes: float32 [N, S, 4].
+        sampled: bool [N, S], which of them are RoIs.
+    """
+    has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    foreground, background, best_gt = _label_rois(boxes, sampled & has_area, gt, foreground_iou, config)
+    return _encode_rois(boxes, foreground, foreground | background, best_gt, gt, weights)
+
+
+def _label_rois(
+    boxes: tf.Tensor, valid: tf.Tensor, gt: GroundTruth, foreground_iou: float, config: ModelConfig
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Foreground and background, bool [N, R], and the best ground truth, int32 [N, R]."""
+    best_iou, best_gt, _, crowd_overlap = match_boxes(boxes, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=valid)
+    foreground = valid & (best_iou >= foreground_iou)
+    background = valid & ~foreground & (crowd_overlap <= config.crowd_overlap_threshold)
+    return foreground, background, best_gt
+
+
+def _encode_rois(
+    boxes: tf.Tensor,
+    foreground: tf.Tensor,
+    sampled: tf.Tensor,
+    best_gt: tf.Tensor,
+    gt: GroundTruth,
+    weights: Sequence[float],
+) -> RoiTargets:
+    gt_indices = tf.where(foreground, best_gt, 0)
+    deltas = encode_boxes(gather_ground_truth(gt.boxes, gt_indices), boxes, weights)
     return RoiTargets(
         boxes=tf.stop_gradient(boxes),
-        classes=tf.where(samples.foreground, gather_ground_truth(gt.classes, gt_indices), 0),
-        deltas=tf.where(samples.foreground[..., tf.newaxis], deltas, 0.0),
+        classes=tf.where(foreground, gather_ground_truth(gt.classes, gt_indices), 0),
+        deltas=tf.where(foreground[..., tf.newaxis], deltas, 0.0),
         gt_indices=gt_indices,
-        sampled=samples.sampled,
+        sampled=sampled,
     )
 
 
