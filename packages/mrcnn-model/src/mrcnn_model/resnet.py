@@ -43,6 +43,7 @@ class ResNet(keras.layers.Layer):
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name="backbone", dtype=dtype)
+        self.built = True  # else Keras runs the first call twice, and with it the reduce function of a sync BN
         self.freeze_at = freeze_at
         self.pool_padding = [1, 1] if symmetric_padding else [1, 0]
         frozen_norm = norm._replace(kind="frozen_bn") if norm.kind == "sync_bn" else norm
@@ -101,6 +102,7 @@ class BasicBlock(keras.layers.Layer):
 
     def __init__(self, *, in_channels: int, width: int, stride: int, name: str, conv_options: dict) -> None:
         super().__init__(name=name, dtype=conv_options["dtype"])
+        self.built = True
         self.out_channels = width
         self.conv1 = Conv(
             in_channels=in_channels,
@@ -129,6 +131,7 @@ class Bottleneck(keras.layers.Layer):
         self, *, in_channels: int, width: int, stride: int, stride_in_1x1: bool, name: str, conv_options: dict
     ) -> None:
         super().__init__(name=name, dtype=conv_options["dtype"])
+        self.built = True
         self.out_channels = width * BOTTLENECK_EXPANSION
         self.conv1 = Conv(
             in_channels=in_channels,
