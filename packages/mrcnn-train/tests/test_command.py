@@ -63,7 +63,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "train.max_steps=abc"], ["train.max_steps", "'abc'", "Integer"]),
         (["+experiment=demo", "train=3"], ["train"]),
         (["+experiment=demo", "data.short_edge=x"], ["data.short_edge", "'x'"]),
-        (["+experiment=demo", "model.norm=bn"], ["model.norm", "'bn'", "frozen_bn, gn"]),
+        (["+experiment=demo", "model.norm=bn"], ["model.norm", "'bn'", "frozen_bn, sync_bn, gn"]),
         (["+experiment=demo", "train.images_per_gpu=3"], ["train.images_per_gpu=3", "1, 2, 4"]),
         (["+experiment=demo", "optimizer.base_lr=-1"], ["optimizer.base_lr", "positive"]),
         (["+experiment=demo", "train.max_steps=null"], ["train.epochs", "train.max_steps"]),
