@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the workspace ready: .poetry/ holds Poetry, .venv/ the locked dependencies and the five packages (editable).
-# Called by every `make` target; when nothing changed since the last call it only compares two checksums.
+# Called by every `make` target; when nothing changed since the last call it compares two checksums and is done.
 #
 # Environment: PYTHON, the interpreter to build on (default python3; 3.10 to 3.13).
 set -euo pipefail
@@ -12,7 +12,6 @@ mirror_plugin_version=0.6.5
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
-checksum() { sha256sum "$@" | sha256sum | cut -d' ' -f1; }
 is_stamped() { [ "$(cat ".venv/$1.stamp" 2>/dev/null)" = "$2" ]; }
 
 # System packages, Debian names, and only those that are missing. CMake and Ninja come with .venv.
@@ -36,9 +35,9 @@ check_python() {
     fail "$("$python" --version) is not supported: set PYTHON to a Python from 3.10 to 3.13"
 }
 
-# make_venv DIR: creates the virtual environment unless a working one is there.
+# make_venv DIR: creates the virtual environment unless a working one of the same Python is there.
 make_venv() {
-  "$1/bin/python" -c 'import pip' 2>/dev/null && return
+  "$1/bin/python" -c 'import pip' 2>/dev/null && [ "$("$1/bin/python" -V)" = "$("$python" -V)" ] && return
   say "creating $1"
   "$python" -m venv --clear "$1"
 }
@@ -90,16 +89,16 @@ install_packages() {
     -e packages/mrcnn-ops -e packages/mrcnn-data -e packages/mrcnn-model -e packages/mrcnn-eval -e packages/mrcnn-train
 }
 
+install_system_packages
+check_python
 if [ "${1:-}" = lock ]; then
-  install_system_packages
-  check_python
   make_venv .venv  # or Poetry would make one after its own taste
   install_poetry
   run_poetry lock
   exit
 fi
 
-dependencies_key=$(checksum poetry.lock pyproject.toml infra/setup.sh)
+dependencies_key=$({ "$python" -V; cat poetry.lock pyproject.toml infra/setup.sh; } | sha256sum | cut -d' ' -f1)
 # Editable packages need a new install when their metadata changed, when C++ did, or when the working copy moved.
 packages_key=$(
   { printf '%s\n' "$dependencies_key" "$PWD"
@@ -112,8 +111,6 @@ packages_key=$(
 if .venv/bin/python -c '' 2>/dev/null && is_stamped dependencies "$dependencies_key" && is_stamped packages "$packages_key"; then
   exit
 fi
-install_system_packages
-check_python
 make_venv .venv
 if ! is_stamped dependencies "$dependencies_key"; then
   install_locked_dependencies
