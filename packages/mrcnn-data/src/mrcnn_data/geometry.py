@@ -11,6 +11,14 @@ import cv2
 import numpy as np
 
 
+class Axes(NamedTuple):
+    """(x, y) of the source, `swapped` to (y, x) or not, times `scale` plus `offset`, is (x, y) of the output."""
+
+    swapped: bool
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+
 class Geometry(NamedTuple):
     """Applied in this order: transpose, flips, resize, crop. Sizes are (h, w).
 
@@ -41,32 +49,28 @@ class Geometry(NamedTuple):
     def turned_size(self) -> tuple[int, int]:
         return self.source_size[::-1] if self.transpose else self.source_size
 
+    @property
+    def axes(self) -> Axes:
+        """The map of points as one multiplication and one addition."""
+        turned_height, turned_width = self.turned_size
+        x_scale, y_scale = self.resized_size[1] / turned_width, self.resized_size[0] / turned_height
+        x_offset, y_offset = -float(self.crop_origin[0]), -float(self.crop_origin[1])
+        if self.flip_x:
+            x_scale, x_offset = -x_scale, x_offset + self.resized_size[1]
+        if self.flip_y:
+            y_scale, y_offset = -y_scale, y_offset + self.resized_size[0]
+        return Axes(self.transpose, (x_scale, y_scale), (x_offset, y_offset))
+
     def points(self, source: np.ndarray) -> np.ndarray:
         """Map points (x, y) [..., 2] of the source image to the output, float64."""
-        turned_height, turned_width = self.turned_size
-        x, y = source[..., 0], source[..., 1]
-        if self.transpose:
-            x, y = y, x
-        if self.flip_x:
-            x = turned_width - x
-        if self.flip_y:
-            y = turned_height - y
-        x = x * (self.resized_size[1] / turned_width) - self.crop_origin[0]
-        y = y * (self.resized_size[0] / turned_height) - self.crop_origin[1]
-        return np.stack([x, y], axis=-1)
+        swapped, scale, offset = self.axes
+        return np.asarray((source[..., ::-1] if swapped else source) * scale + offset, np.float64)
 
     def source_points(self, output: np.ndarray) -> np.ndarray:
         """Map points (x, y) [..., 2] of the output back to the source image, float64."""
-        turned_height, turned_width = self.turned_size
-        x = (output[..., 0] + self.crop_origin[0]) * (turned_width / self.resized_size[1])
-        y = (output[..., 1] + self.crop_origin[1]) * (turned_height / self.resized_size[0])
-        if self.flip_x:
-            x = turned_width - x
-        if self.flip_y:
-            y = turned_height - y
-        if self.transpose:
-            x, y = y, x
-        return np.stack([x, y], axis=-1)
+        swapped, scale, offset = self.axes
+        points = (output - np.array(offset)) / scale
+        return points[..., ::-1] if swapped else points
 
     def boxes(self, source: np.ndarray) -> np.ndarray:
         """Map boxes (x1, y1, x2, y2) [..., 4], not clipped, float64."""

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_data.geometry import Geometry
-from mrcnn_data.segmentation import Polygons, RunLengths, Segmentation
+from mrcnn_data.geometry import Axes, Geometry
+from mrcnn_data.segmentation import MAX_IMAGE_SIZES_AWAY, Polygons, RunLengths, Segmentation
 
 MASK_SIZE = 112  # M: four times the 28 of the mask head, so that a jittered RoI still finds detail
 
@@ -21,7 +21,7 @@ MASK_SIZE = 112  # M: four times the 28 of the mask head, so that a jittered RoI
 _SUPERSAMPLING = 2
 _SHIFT = 6  # fillPoly's fractional bits: vertices exact to 1/64 of a sample
 _HAIR = 1e-6  # pixels; far above float64's error at coordinates of ten images
-_MAX_COORDINATE = 2**24  # of the sampling grid: keeps int32 with _SHIFT bits; polygons are at most 10 images large
+_MAX_COORDINATE = 2**30  # in fillPoly's units: keeps int32; polygons are at most 10 images large
 
 
 def full_mask(segmentation: Segmentation, *, height: int, width: int) -> np.ndarray:
@@ -61,24 +61,41 @@ def crop_mask(segmentation: Segmentation, box: np.ndarray, geometry: Geometry, o
         _crop_polygons(segmentation, box, geometry, out)
     else:
         _crop_run_lengths(segmentation, box, geometry, out)
-    return bool(out.any())
+    return cv2.countNonZero(out) > 0
 
 
 def _crop_polygons(polygons: Polygons, box: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
     height, width = out.shape[0] * _SUPERSAMPLING, out.shape[1] * _SUPERSAMPLING
-    origin, extent = box[:2].astype(np.float64), (box[2:] - box[:2]).astype(np.float64)
-    scale = np.array([width, height]) / extent
-    out[...] = 0
-    for part in polygons.parts:  # one by one: their union, where a single call would cancel overlaps
-        vertices = (geometry.points(part) - origin) * scale - 0.5  # OpenCV: integers are sample centres
-        vertices = np.clip(vertices, -_MAX_COORDINATE, _MAX_COORDINATE)
-        contour = [np.rint(vertices * (1 << _SHIFT)).astype(np.int32)]
+    swapped, scale, offset = _to_fixed_point(geometry, box, height=height, width=width)
+    farthest = MAX_IMAGE_SIZES_AWAY * max(geometry.source_size)
+    is_far = max(map(abs, scale)) * farthest + max(map(abs, offset)) > _MAX_COORDINATE
+    for number, part in enumerate(polygons.parts):  # one by one: their union; a single call would cancel overlaps
+        vertices = (part[:, ::-1] if swapped else part) * scale + offset
+        if is_far:
+            vertices = np.clip(vertices, -_MAX_COORDINATE, _MAX_COORDINATE)
+        contour = [np.rint(vertices).astype(np.int32)]
         samples = np.zeros((height, width), np.uint8)
         # fillPoly also fills the samples its outline passes through, which are half inside on average: count them half.
         cv2.fillPoly(samples, contour, 120, shift=_SHIFT)
         cv2.polylines(samples, contour, True, 60, shift=_SHIFT)
         coverage = cv2.resize(samples, out.shape[::-1], interpolation=cv2.INTER_AREA)
-        np.bitwise_or(out, coverage >= 60, out=out, casting="unsafe")
+        if number == 0:
+            cv2.threshold(coverage, 59, 1, cv2.THRESH_BINARY, dst=out)
+        else:
+            out |= coverage >= 60
+
+
+def _to_fixed_point(geometry: Geometry, box: np.ndarray, *, height: int, width: int) -> Axes:
+    """From the source image to fillPoly's units, of the grid of samples (integers are sample centres) over a box."""
+    x1, y1, x2, y2 = box.tolist()
+    x_scale, y_scale = width / (x2 - x1), height / (y2 - y1)  # samples per output pixel
+    swapped, scale, offset = geometry.axes
+    unit = 1 << _SHIFT
+    return Axes(
+        swapped,
+        (scale[0] * x_scale * unit, scale[1] * y_scale * unit),
+        (((offset[0] - x1) * x_scale - 0.5) * unit, ((offset[1] - y1) * y_scale - 0.5) * unit),
+    )
 
 
 def _crop_run_lengths(runs: RunLengths, box: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:

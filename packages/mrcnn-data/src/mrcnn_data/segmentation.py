@@ -6,6 +6,7 @@ lengths, so unchecked input crashes it or worse. Legend: V vertices of one part.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Decoded(NamedTuple):
 
 _BOX_ONLY = "box only: trains the box, not the mask"
 _PART_DROPPED = "part dropped"
+_OUTSIDE = "polygon part outside the image"
 
 # What is met, and what training does about it: severity (see `report`) and action.
 FAULTS = {
@@ -63,7 +65,7 @@ FAULTS = {
     "polygon part with a coordinate that is no finite number": ("dropped", _PART_DROPPED),
     "polygon part more than 10 image sizes away": ("dropped", _PART_DROPPED),
     "polygon part without area": ("dropped", _PART_DROPPED),
-    "polygon part outside the image": ("dropped", _PART_DROPPED),
+    _OUTSIDE: ("dropped", _PART_DROPPED),
 }
 
 
@@ -105,41 +107,50 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
     if not any(isinstance(part, list) for part in value):
         faults.append("flat polygon")
         value = [value]
-    parts = []
+    usable = []
     for part in value:
-        if part == []:
-            faults.append("polygon part with fewer than 6 numbers")
-            continue
-        vertices, fault = _check_part(part, limit=MAX_IMAGE_SIZES_AWAY * max(height, width))
-        if fault:
+        vertices, fault = _check_part(part, height=height, width=width)
+        if vertices is None:
             faults.append(fault)
-        elif vertices is not None:
-            parts.append(vertices)
-    if not parts:
-        return Decoded(None, (*faults, "no polygon part is usable"))
-    inside = [part for part in parts if _touches(part, height=height, width=width)]
-    if not inside:
-        return Decoded(None, (*faults, "polygon lies outside the image"))
-    faults += ["polygon part outside the image"] * (len(parts) - len(inside))
-    return Decoded(Polygons(tuple(inside)), tuple(faults))
+        else:
+            usable.append(vertices)
+    if usable:
+        return Decoded(Polygons(tuple(usable)), tuple(faults))
+    others = tuple(fault for fault in faults if fault != _OUTSIDE)
+    is_outside = len(others) < len(faults)
+    return Decoded(None, (*others, "polygon lies outside the image" if is_outside else "no polygon part is usable"))
 
 
-def _check_part(part: Any, *, limit: float) -> tuple[np.ndarray | None, str]:
+def _check_part(part: Any, *, height: int, width: int) -> tuple[np.ndarray | None, str]:
+    """Vertices float64 [V, 2], or what is wrong."""
     if not isinstance(part, list) or len(part) < 6:
         return None, "polygon part with fewer than 6 numbers"
     if len(part) % 2:
         return None, "polygon part with an odd count of numbers"
     try:
-        vertices = np.asarray(part, np.float64).reshape(-1, 2)  # [V, 2]; null becomes NaN
+        vertices = np.array(part, np.float64).reshape(-1, 2)  # null becomes NaN
     except (TypeError, ValueError, OverflowError):
         return None, "polygon part with a coordinate that is no finite number"
-    if not np.isfinite(vertices).all():
+    (x1, y1), (x2, y2) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):  # a NaN anywhere comes through
         return None, "polygon part with a coordinate that is no finite number"
-    if np.abs(vertices).max() > limit:
+    if max(-x1, -y1, x2, y2) > MAX_IMAGE_SIZES_AWAY * max(height, width):
         return None, "polygon part more than 10 image sizes away"
-    if _is_collinear(vertices):
+    if not _has_area(vertices, max(x2 - x1, y2 - y1)) and _is_collinear(vertices):
         return None, "polygon part without area"
+    if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
+        return None, _OUTSIDE
     return vertices, ""
+
+
+def _has_area(vertices: np.ndarray, extent: float) -> bool:
+    """Whether the shoelace area is more than `_is_collinear` allows, and more than rounding: most parts need no more.
+
+    `extent`: at least the width and the height.
+    """
+    x, y = vertices[:, 0], vertices[:, 1]
+    twice = np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) + x[-1] * y[0] - x[0] * y[-1]
+    return bool(abs(twice) > 1e-8 * len(vertices) * extent**2 + 1e-2)
 
 
 def _is_collinear(vertices: np.ndarray) -> bool:
@@ -148,11 +159,6 @@ def _is_collinear(vertices: np.ndarray) -> bool:
     farthest = away[np.argmax((away**2).sum(axis=1))]
     cross = away[:, 0] * farthest[1] - away[:, 1] * farthest[0]
     return bool(np.abs(cross).max() <= 1e-9 * (farthest**2).sum())
-
-
-def _touches(vertices: np.ndarray, *, height: int, width: int) -> bool:
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    return bool(low[0] < width and low[1] < height and high[0] > 0 and high[1] > 0)
 
 
 def _decode_rle(value: dict[str, Any], *, height: int, width: int) -> Decoded:

@@ -116,12 +116,14 @@ def _write_objects(batch: Batch, row: int, objects: PlacedObjects, rng: np.rando
     batch.gt_classes[row] = 0
     batch.gt_classes[row, : len(kept)] = objects.classes[kept]
     batch.gt_has_mask[row] = False
-    for slot, number in enumerate(kept):
+    batch.gt_masks[row, len(kept) :] = 0
+    for slot, number in enumerate(kept.tolist()):
         segmentation = objects.segmentations[number]
-        if segmentation is not None:
-            box, mask = batch.gt_boxes[row, slot], batch.gt_masks[row, slot]
+        box, mask = batch.gt_boxes[row, slot], batch.gt_masks[row, slot]
+        if segmentation is None:
+            mask[...] = 0
+        else:
             batch.gt_has_mask[row, slot] = crop_mask(segmentation, box, objects.geometries[number], mask)
-    batch.gt_masks[row, ~batch.gt_has_mask[row]] = 0
     return left_out
 
 

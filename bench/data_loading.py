@@ -1,0 +1,221 @@
+"""Images per second of the training loader, against the decode + resize limit and against torch's DataLoader.
+
+    python bench/data_loading.py [--threads 2] [--seconds 8] [--torch-python PYTHON] [--data-root DIR]
+
+Every part loads `coco_open`'s training images (short edge 800, long edge at most 1333, batches of 4, horizontal flips),
+from the page cache, with as many threads or workers:
+
+- limit: read, decode, resize into reused batch buffers; no annotations, no flips, no padding.
+- loader: `TrainLoader`: boxes, classes and 112 x 112 masks too.
+- torch: `DataLoader` over torchvision's `CocoDetection` with the transforms of its detection reference (v2), resizing
+  included: boxes, labels, full-size masks. Skipped, with a message, where PYTHON has no torch.
+
+Limit and loader take turns, so that whatever else the machine does meets both; medians are compared. Then the loader
+runs for 20 epochs more, and the growth of its memory is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
+from mrcnn_data.batch import BufferPool
+from mrcnn_data.buckets import assign_canvases, resized_sizes
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT_EDGE, MAX_SIZE, BATCH = 800, 1333, 4
+BUCKETS = default_buckets(SHORT_EDGE, MAX_SIZE)
+ROUNDS = 5
+EPOCHS = 20
+LEAST_SHARE_OF_LIMIT, LEAST_TIMES_TORCH, MOST_MB_PER_EPOCH = 0.65, 5.0, 1.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each round of each part")
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch and torchvision")
+    options = parser.parse_args()
+    if not options.data_root.is_dir():
+        print(f"skipped: no data at {options.data_root} (--data-root)")
+        return 0
+    dataset = CocoDataset.from_root(options.data_root, "train")
+    print(f"machine: {processor()}, {os.cpu_count()} threads; {len(dataset)} images, {options.threads} loader threads")
+
+    limits, rates = [], []
+    with make_loader(dataset, options.threads) as loader:
+        for _ in range(ROUNDS):
+            limits.append(limit_rate(dataset, options.threads, seconds=options.seconds))
+            rates.append(loader_rate(loader, seconds=options.seconds))
+    limit, rate = statistics.median(limits), statistics.median(rates)
+    share = statistics.median(one / other for one, other in zip(rates, limits, strict=True))
+    print(f"decode + resize limit: {limit:7.1f} images/s  (rounds: {', '.join(f'{one:.0f}' for one in limits)})")
+    print(f"TrainLoader:           {rate:7.1f} images/s  (rounds: {', '.join(f'{one:.0f}' for one in rates)})")
+    passed = verdict(f"share of the limit: {share:.1%}", share >= LEAST_SHARE_OF_LIMIT, "at least 65 %")
+
+    torch_rate = torch_loader_rate(
+        options.torch_python, options.data_root, options.threads, seconds=2 * options.seconds
+    )
+    if torch_rate is not None:
+        print(f"torch DataLoader:      {torch_rate:7.1f} images/s")
+        times = rate / torch_rate
+        passed &= verdict(f"TrainLoader / torch: {times:.1f}", times >= LEAST_TIMES_TORCH, "at least 5")
+
+    slope = memory_slope(dataset, options.threads)
+    passed &= verdict(f"memory: {slope:+.2f} MB an epoch over {EPOCHS}", slope < MOST_MB_PER_EPOCH, "less than 1")
+    return 0 if passed else 1
+
+
+def verdict(what: str, is_met: bool, target: str) -> bool:
+    print(f"{what} ({target}: {'met' if is_met else 'NOT MET'})", flush=True)
+    return is_met
+
+
+def make_loader(dataset: CocoDataset, num_threads: int) -> TrainLoader:
+    return TrainLoader(
+        dataset,
+        buckets=BUCKETS,
+        short_edge=SHORT_EDGE,
+        max_size=MAX_SIZE,
+        images_per_batch=BATCH,
+        global_batch=BATCH,
+        seed=0,
+        augmentation=Augmentation(horizontal_flip=0.5),
+        num_threads=num_threads,
+    )
+
+
+def loader_rate(loader: TrainLoader, *, seconds: float) -> float:
+    """Images per second from the second step on, each batch dropped when the next one comes."""
+    steps = loader.steps()
+    next(steps)
+    started, num_images = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        num_images += len(next(steps)[0].image_ids)
+    return num_images / (time.perf_counter() - started)
+
+
+def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> float:
+    """The same threads, queue and buffers as the loader's, filled with decoded and resized images alone."""
+    cv2.setNumThreads(0)
+    sizes = resized_sizes(dataset.image_sizes, short_edge=SHORT_EDGE, max_size=MAX_SIZE)
+    canvases = assign_canvases(sizes, BUCKETS)
+    pool = BufferPool()
+
+    def fill(canvas: np.ndarray, image: int) -> None:
+        data = np.frombuffer(dataset.image_path(image).read_bytes(), np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        assert pixels is not None
+        height, width = sizes[image].tolist()
+        cv2.resize(pixels, (width, height), dst=canvas[:height, :width], interpolation=cv2.INTER_LINEAR)
+
+    rng = np.random.default_rng(0)
+    ahead: deque[list[Future[None]]] = deque()
+    num_images = 0
+    with ThreadPoolExecutor(num_threads) as threads:
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            # Any canvas' images in turn, as often as they come.
+            first = int(rng.integers(len(dataset)))
+            images = rng.choice(np.flatnonzero(canvases == canvases[first]), BATCH).tolist()
+            batch = pool.take((BATCH, *BUCKETS[canvases[first]], 3))
+            ahead.append([threads.submit(fill, batch[row], image) for row, image in enumerate(images)])
+            if len(ahead) > max(1, 2 * num_threads // BATCH):
+                for row in ahead.popleft():
+                    row.result()
+                num_images += BATCH
+        elapsed = time.perf_counter() - started
+        for rows in ahead:
+            for row in rows:
+                row.cancel()
+    return num_images / elapsed
+
+
+def memory_slope(dataset: CocoDataset, num_threads: int) -> float:
+    """MB an epoch, of a line through the resident size after each of the epochs that follow three to warm up."""
+    steps_per_epoch = -(-len(dataset) // BATCH)
+    resident = []
+    with make_loader(dataset, num_threads) as loader:
+        steps = loader.steps()
+        batch: Batch | None = None
+        for epoch in range(3 + EPOCHS):
+            for _ in range(steps_per_epoch):
+                (batch,) = next(steps)
+            if epoch >= 3:
+                resident.append(resident_mb())
+        del batch
+    return float(np.polyfit(np.arange(EPOCHS), resident, 1)[0])
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def torch_loader_rate(python: str, data_root: Path, num_workers: int, *, seconds: float) -> float | None:
+    """Run the torch part in its own Python; None, with a message, where it has no torch."""
+    found = subprocess.run([python, "-c", "import torch, torchvision, PIL"], capture_output=True, check=False)
+    if found.returncode:
+        print(f"torch DataLoader: skipped, {python} has no torch and torchvision (--torch-python names one that has)")
+        return None
+    arguments = json.dumps([str(data_root), num_workers, BATCH, SHORT_EDGE, MAX_SIZE, seconds])
+    result = subprocess.run([python, "-c", TORCH_PART, arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return float(result.stdout.split()[-1])
+
+
+TORCH_PART = """
+import json, sys, time
+import torch
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.transforms import v2
+
+root, num_workers, batch_size, short_edge, max_size, seconds = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+transforms = v2.Compose([
+    v2.ToImage(),
+    v2.RandomHorizontalFlip(0.5),
+    v2.RandomShortestSize(short_edge, max_size),
+    v2.ToDtype(torch.float32, scale=True),
+    v2.SanitizeBoundingBoxes(),
+    v2.ToPureTensor(),
+])
+dataset = CocoDetection(root + "/train", root + "/annotations/instances_train.json", transforms=transforms)
+dataset.ids = [image for image in dataset.ids if dataset.coco.getAnnIds(image)]  # as the reference does
+dataset = wrap_dataset_for_transforms_v2(dataset, target_keys=("boxes", "labels", "masks"))
+sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**6)
+loader = torch.utils.data.DataLoader(
+    dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=lambda rows: tuple(zip(*rows))
+)
+batches = iter(loader)
+for _ in range(2 * num_workers):  # fills what the workers load ahead
+    next(batches)
+started, count = time.perf_counter(), 0
+while time.perf_counter() - started < seconds:
+    images, targets = next(batches)
+    count += len(images)
+assert targets[0]["masks"].shape[1:] == images[0].shape[1:]
+print(count / (time.perf_counter() - started))
+"""
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown processor"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
