@@ -252,19 +252,34 @@ def test_threads_change_nothing(mixed, num_threads):
         assert_same(one, other)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 6])
-def test_ranks_together_are_one_process(mixed, num_ranks):
-    expected = batches_of(mixed, 3, **MIXED_OPTIONS)
-    ranks = [batches_of(mixed, 3, rank=rank, num_ranks=num_ranks, **MIXED_OPTIONS) for rank in range(num_ranks)]
-    per_step = 6 // num_ranks
-    together = [
-        batch
-        for step in range(3)
-        for turn in range(per_step)
+def ranks_together(dataset, num_steps, start_step=0, *, num_ranks, **options):
+    """The batches of all ranks, in the order of one process."""
+    ranks = [
+        batches_of(dataset, num_steps, start_step, rank=rank, num_ranks=num_ranks, **options)
         for rank in range(num_ranks)
-        for batch in [ranks[rank][step * per_step + turn]]
     ]
-    for one, other in zip(together, expected, strict=True):
+    return [batch for turn in zip(*ranks, strict=True) for batch in turn]
+
+
+@pytest.mark.parametrize(("global_batch", "num_ranks"), [(6, 2), (6, 3), (6, 6), (42, 2), (42, 3), (42, 7)])
+def test_ranks_together_are_one_process(mixed, global_batch, num_ranks):
+    options = {**MIXED_OPTIONS, "global_batch": global_batch}
+    together = ranks_together(mixed, 2, num_ranks=num_ranks, **options)
+    assert len(together) == 2 * global_batch
+    for one, other in zip(together, batches_of(mixed, 2, **options), strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 7])
+def test_resuming_in_mid_epoch_with_another_number_of_ranks(write_coco, num_ranks):
+    """100 images: step 2 of 42 begins in the middle of the first epoch and ends in the second."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (12, 16, 3), np.uint8) for _ in range(100)]
+    dataset = CocoDataset.from_root(write_coco(images, []), "train")
+    options = {"global_batch": 42, "short_edge": 12, "max_size": 16}
+    expected = ranks_together(dataset, 4, num_ranks=3, **options)
+    resumed = ranks_together(dataset, 2, 2, num_ranks=num_ranks, num_threads=num_ranks, **options)
+    for one, other in zip(resumed, expected[2 * 42 :], strict=True):
         assert_same(one, other)
 
 
@@ -306,6 +321,28 @@ def test_memory_is_reused(mixed):
         addresses = [batch.images.ctypes.data for step in itertools.islice(loader.steps(), 30) for batch in step]
     assert len(set(addresses)) < len(addresses) / 3
     assert all(address % 64 == 0 for address in addresses)
+
+
+def test_memory_does_not_grow(mixed):
+    """Two hundred epochs: a batch that were kept, or its masks, would add megabytes in each ten of them."""
+    with loader_of(mixed, max_gt=50, **MIXED_OPTIONS) as loader:
+        steps = loader.steps()
+        resident = []
+        for _ in range(20):
+            for _ in range(20):
+                next(steps)
+            resident.append(resident_megabytes())
+    slope = np.polyfit(np.arange(15), resident[5:], 1)[0]
+    assert slope < 0.5  # of ten epochs
+
+
+def resident_megabytes():
+    """Of this process; skips where /proc does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096 / 2**20
+    except OSError:
+        pytest.skip("no /proc/self/statm here")
 
 
 def test_epochs_and_shapes(mixed):

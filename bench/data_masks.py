@@ -1,6 +1,6 @@
 """How exact mask targets from the 112 x 112 crops are, by size class.
 
-    python bench/mask_targets.py [--data-root DIR]
+    python bench/data_masks.py [--data-root DIR]
 
 For every object with a mask in `coco_open` and `nuclei` (polygons, and their RLE twins): a RoI is the object's box,
 each side moved by up to 15 % of the box, as proposals are. The 28 x 28 target sampled from the crop (bilinear, 2 x 2
