@@ -254,3 +254,15 @@ def test_a_reduce_function_reaches_the_backbone(make_tiny_model, make_batch):
     model.losses(**tensors(make_batch()))
     num_norms = sum(v.name == "moving_mean" for v in model.variables)
     assert len(shapes) == num_norms  # one call for mean and mean square together
+
+
+@pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_where_the_last_norm_of_a_block_starts(depth, zero):
+    config = ModelConfig(
+        backbone=depth, backbone_width=8, norm="gn", gn_groups=2, fpn_channels=8, zero_residual_scale=zero
+    )
+    last = "conv2" if depth == "resnet18" else "conv3"
+    for v in build_model(config).backbone.variables:
+        if v.name == "gamma":
+            np.testing.assert_array_equal(v, 0.0 if zero and v.path.split("/")[-2].endswith(last) else 1.0)

@@ -29,6 +29,7 @@ class ResNet(keras.layers.Layer):
         freeze_at: 0: everything trains; 1: the stem is fixed; 2: stem and first stage are fixed.
         symmetric_padding: of the layers of stride 2; see `Conv`.
         stride_in_1x1: a bottleneck's stride is in its first 1x1 (He et al. 2016, and Caffe's weights), not in the 3x3.
+        zero_residual_scale: the last norm of every block starts at scale 0.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ResNet(keras.layers.Layer):
         freeze_at: int,
         symmetric_padding: bool = False,
         stride_in_1x1: bool = False,
+        zero_residual_scale: bool = True,
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name="backbone", dtype=dtype)
@@ -70,6 +72,7 @@ class ResNet(keras.layers.Layer):
                     "in_channels": channels,
                     "width": width * 2**stage,
                     "stride": 2 if stage > 0 and index == 0 else 1,
+                    "zero_residual_scale": zero_residual_scale,
                     "name": f"backbone.stage{stage + 1}.block{index}",
                     "conv_options": conv_options | {"norm": norm if trains else frozen_norm, "trainable": trains},
                 }
@@ -100,7 +103,9 @@ class ResNet(keras.layers.Layer):
 class BasicBlock(keras.layers.Layer):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, *, in_channels: int, width: int, stride: int, name: str, conv_options: dict) -> None:
+    def __init__(
+        self, *, in_channels: int, width: int, stride: int, zero_residual_scale: bool, name: str, conv_options: dict
+    ) -> None:
         super().__init__(name=name, dtype=conv_options["dtype"])
         self.built = True
         self.out_channels = width
@@ -114,7 +119,12 @@ class BasicBlock(keras.layers.Layer):
             **conv_options,
         )
         self.conv2 = Conv(
-            in_channels=width, out_channels=width, kernel_size=3, zero_scale=True, name=f"{name}.conv2", **conv_options
+            in_channels=width,
+            out_channels=width,
+            kernel_size=3,
+            zero_scale=zero_residual_scale,
+            name=f"{name}.conv2",
+            **conv_options,
         )
         self.shortcut = _shortcut(in_channels, width, stride, name, conv_options)
 
@@ -128,7 +138,15 @@ class Bottleneck(keras.layers.Layer):
     """1x1, 3x3 (with the stride, unless `stride_in_1x1`), 1x1 and a shortcut."""
 
     def __init__(
-        self, *, in_channels: int, width: int, stride: int, stride_in_1x1: bool, name: str, conv_options: dict
+        self,
+        *,
+        in_channels: int,
+        width: int,
+        stride: int,
+        stride_in_1x1: bool,
+        zero_residual_scale: bool,
+        name: str,
+        conv_options: dict,
     ) -> None:
         super().__init__(name=name, dtype=conv_options["dtype"])
         self.built = True
@@ -155,7 +173,7 @@ class Bottleneck(keras.layers.Layer):
             in_channels=width,
             out_channels=self.out_channels,
             kernel_size=1,
-            zero_scale=True,
+            zero_scale=zero_residual_scale,
             name=f"{name}.conv3",
             **conv_options,
         )
