@@ -4,8 +4,8 @@
 
 ResNet-50, 80 classes, first stages frozen, 512 RoIs an image, float32, forward and backward. "Before" is the model with
 its ops replaced by bench/peers/stock_ops.py: the ops image by image from `crop_and_resize`, `boolean_mask`, `tf.where`,
-`non_max_suppression` and A x G matrices. Both sides have the same weights, input and sampling seeds, and must come to the
-same losses before anything is timed; then they take turns.
+`non_max_suppression` and A x G matrices. Both sides have the same weights, input and sampling seeds, and must come to
+the same losses before anything is timed; then they take turns.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import mrcnn_model.targets
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
 from mrcnn_model.mask_rcnn import DetectionOps
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
-from peers import stock_ops
+import stock_ops
 
 THREADS = 2
 NUM_OBJECTS = 20
@@ -120,7 +120,8 @@ def main() -> None:
     print(f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {THREADS} threads")
     print(f"{options.images} x {height} x {width}, median of {options.steps} steps each:")
     print(
-        f"before (stock TensorFlow ops) {medians[0]:.2f} s, after (compiled ops) {medians[1]:.2f} s: {medians[0] / medians[1]:.2f}x"
+        f"before (stock TensorFlow ops) {medians[0]:.2f} s, after (compiled ops) {medians[1]:.2f} s: "
+        f"{medians[0] / medians[1]:.2f}x"
     )
 
 

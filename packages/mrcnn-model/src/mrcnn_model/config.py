@@ -50,8 +50,8 @@ class ModelConfig:
     gn_groups: int = 32
     norm_epsilon: float = 1e-5  # added to the variance, in the backbone
     freeze_at: int = 2  # 0: everything trains; 1: stem fixed; 2: stem and first stage fixed
-    # The last norm of every residual block starts at scale 0, its block as the identity. A frozen norm without pretrained
-    # weights needs it; group norm from scratch learns faster without.
+    # The last norm of every residual block starts at scale 0, its block as the identity. A frozen norm without
+    # pretrained weights needs it; group norm from scratch learns faster without.
     zero_residual_scale: bool = True
     freeze_affine: bool = False  # the norms of the backbone keep their scale and shift
     symmetric_padding: bool = False  # of layers of stride 2, as torchvision and detectron2; else align padding

@@ -358,9 +358,9 @@ def build_model(
 ) -> MaskRCNN:
     """Make a network with fresh variables.
 
-    Seed them with `keras.utils.set_random_seed` before. With `config.zero_residual_scale` the last norm of every residual
-    block starts at scale 0, so that activations keep their size without pretrained weights (Goyal et al. 2017, section
-    5.1).
+    Seed them with `keras.utils.set_random_seed` before. With `config.zero_residual_scale` the last norm of every
+    residual block starts at scale 0, so that activations keep their size without pretrained weights (Goyal et al. 2017,
+    section 5.1).
 
     Args:
         precision: "float32", "mixed_float16" or "mixed_bfloat16": the type of convolutions and matrix products.
