@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mrcnn_data.augmentation import Augmentation
 from mrcnn_data.checking import check_dataset
+from mrcnn_data.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.dataset import CocoDataset, find_split
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.fixing import write_fixed
+from mrcnn_data.mask_import import import_masks, write_imported
+from mrcnn_data.statistics import dataset_statistics
+from mrcnn_data.statistics_report import (
+    draw_statistics,
+    statistics_record,
+    statistics_tables,
+    suggestion_lines,
+    suggestions_for,
+)
 from mrcnn_data.synthetic import generate_shapes
 
 
@@ -27,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mrcnn-data", description="COCO-format datasets: make and check them.")
+    parser = argparse.ArgumentParser(prog="mrcnn-data", description="COCO-format datasets: make, check, look at them.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shapes = commands.add_parser("shapes", help="draw a dataset of shapes")
@@ -51,12 +63,87 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--no-images", action="store_true", help="do not look into the image files")
     check.set_defaults(run=_check)
+
+    stats = commands.add_parser(
+        "stats",
+        help="count and measure the objects of a dataset",
+        description="Objects of each class, sizes, shapes, objects per image; canvases and anchors that suit them. "
+        "Several SPLITs are taken together.",
+    )
+    _add_splits(stats)
+    _add_sizes(stats)
+    stats.add_argument(
+        "--aspect-classes", type=int, default=3, metavar="N", help="shapes of canvases to suggest (default: 3)"
+    )
+    stats.add_argument("--png", metavar="OUT.png", type=Path, help="also draw the distributions")
+    stats.add_argument("--json", metavar="OUT", type=Path, help="also write the numbers as JSON")
+    stats.set_defaults(run=_stats)
+
+    show = commands.add_parser(
+        "show",
+        help="draw images with their annotations, before and after augmentation",
+        description="A sheet of images: as annotated on the left, as training sees them to the right of it.",
+    )
+    _add_splits(show)
+    _add_sizes(show)
+    show.add_argument("--out", metavar="OUT.png", type=Path, default=Path("sheet.png"), help="(default: sheet.png)")
+    show.add_argument("--images", type=int, default=6, metavar="N", help="how many, spread over the set (default: 6)")
+    show.add_argument("--image-id", nargs="+", metavar="ID", help="these images, by their ids in the file")
+    show.add_argument("--samples", type=int, default=2, metavar="N", help="training samples of each (default: 2)")
+    show.add_argument("--seed", type=int, default=0, metavar="S", help="of the samples (default: 0)")
+    augmentations = show.add_argument_group("augmentation", "options of data.augmentation; the defaults are training's")
+    for field in dataclasses.fields(Augmentation):
+        default = getattr(Augmentation(), field.name)
+        kind = type(default[0]) if isinstance(default, list) else type(default)
+        augmentations.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            nargs=2 if isinstance(default, list) else None,
+            default=default,
+            metavar=("LOW", "HIGH") if isinstance(default, list) else "X",
+        )
+    show.set_defaults(run=_show)
+
+    masks = commands.add_parser(
+        "from-masks",
+        help="make an annotation file from masks that are pictures",
+        description="For an image a/b.jpg, MASKS/a/b.png holds its objects, each value one of them, or the folder "
+        "MASKS/a/b/ has a picture for each. 0 is background. Values are grey, palette numbers, or #rrggbb.",
+    )
+    masks.add_argument("image_dir", metavar="IMAGES", type=Path, help="folder of images")
+    masks.add_argument("mask_dir", metavar="MASKS", type=Path, help="folder of masks")
+    masks.add_argument("out", metavar="OUT.json", type=Path, help="annotation file to write")
+    masks.add_argument("--class-name", default="object", metavar="NAME", help="of all objects (default: object)")
+    masks.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="VALUE=NAME",
+        help="values stand for classes; each connected region is an object",
+    )
+    masks.add_argument("--split-regions", action="store_true", help="each connected region is an object")
+    masks.add_argument("--ignore", nargs="+", default=[], metavar="VALUE", help="values that are background too")
+    masks.set_defaults(run=_from_masks)
     return parser
 
 
 def _add_splits(command: argparse.ArgumentParser) -> None:
     command.add_argument("root", metavar="ROOT", help="folder with annotations/instances_SPLIT.json and SPLIT/")
     command.add_argument("splits", metavar="SPLIT", nargs="+")
+
+
+def _add_sizes(command: argparse.ArgumentParser) -> None:
+    for name, default, meaning in (
+        ("--short-edge", 800, "images are resized to this short edge"),
+        ("--max-size", 1333, "and at most this long edge"),
+    ):
+        command.add_argument(name, type=int, default=default, metavar="PX", help=f"{meaning} (default: {default})")
+
+
+def _check_at_least(arguments: argparse.Namespace, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')}={value} must be at least {least}")
 
 
 def _shapes(arguments: argparse.Namespace) -> int:
@@ -98,6 +185,94 @@ def _check(arguments: argparse.Namespace) -> int:
         changes = write_fixed(source, arguments.fix)
         print(f"{arguments.fix}: {len(changes.read_text().splitlines())} changes, listed in {changes}")
     return max(int(result["exit_code"]) for result in results)
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    _check_at_least(arguments, 1, "short_edge", "max_size", "aspect_classes")
+    dataset = CocoDataset.from_root(arguments.root, arguments.splits, allow_errors=True)
+    statistics = dataset_statistics(dataset)
+    suggestions = suggestions_for(
+        statistics,
+        short_edge=arguments.short_edge,
+        max_size=arguments.max_size,
+        aspect_classes=arguments.aspect_classes,
+    )
+    print(f"{dataset.name}: {len(dataset)} images, {len(statistics.box_sizes)} objects")
+    console = Console()
+    for table in statistics_tables(statistics, suggestions):
+        console.print(table)
+    print("\n".join(suggestion_lines(suggestions)))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(statistics_record(statistics, suggestions), indent=2) + "\n")
+    if arguments.png is not None:
+        draw_statistics(arguments.png, statistics, suggestions)
+        print(arguments.png)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    _check_at_least(arguments, 1, "short_edge", "max_size", "images")
+    _check_at_least(arguments, 0, "samples")
+    dataset = CocoDataset.from_root(arguments.root, arguments.splits, allow_errors=True)
+    indices = (
+        choose_images(dataset, arguments.images)
+        if arguments.image_id is None
+        else [_index_of(dataset, image_id) for image_id in arguments.image_id]
+    )
+    draw_contact_sheet(
+        arguments.out,
+        dataset,
+        indices,
+        augmentation=Augmentation(
+            **{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Augmentation)}
+        ),
+        short_edges=[arguments.short_edge],
+        max_size=arguments.max_size,
+        variants=arguments.samples,
+        seed=arguments.seed,
+    )
+    print(f"{arguments.out}: {len(indices)} images")
+    return 0
+
+
+def _index_of(dataset: CocoDataset, text: str) -> int:
+    ids = [str(image_id) for image_id in dataset.image_ids]
+    if text not in ids:
+        raise ValueError(f"--image-id={text}: {dataset.name} has no such image")
+    return ids.index(text)
+
+
+def _from_masks(arguments: argparse.Namespace) -> int:
+    classes = None
+    if arguments.classes is not None:
+        pairs = [item.partition("=") for item in arguments.classes]
+        classes = {_pixel_value(value, "classes"): name for value, _, name in pairs}
+        if not all(name for _, _, name in pairs):
+            raise ValueError(f"--classes={' '.join(arguments.classes)}: expected VALUE=NAME")
+    imported = import_masks(
+        arguments.image_dir,
+        arguments.mask_dir,
+        class_name=arguments.class_name,
+        classes=classes,
+        split_regions=arguments.split_regions,
+        ignored={_pixel_value(value, "ignore") for value in arguments.ignore},
+    )
+    write_imported(arguments.out, imported)
+    content, without = imported
+    print(
+        f"{arguments.out}: {len(content['images'])} images ({len(without)} without a mask), "
+        f"{len(content['annotations'])} objects, {len(content['categories'])} classes"
+    )
+    return 0
+
+
+def _pixel_value(text: str, option: str) -> int:
+    try:
+        return int(text[1:], 16) if text.startswith("#") else int(text)
+    except ValueError:
+        raise ValueError(f"--{option}={text}: expected a number or #rrggbb") from None
 
 
 if __name__ == "__main__":
