@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import CocoDataset, check_dataset, load_image
+from mrcnn_data import CocoDataset, check_dataset, check_datasets, load_image
 from mrcnn_data.image_header import read_header
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
@@ -47,6 +47,12 @@ def test_severities_order_findings_and_give_the_exit_code(write_coco):
     assert "belongs to image 9" in error.message
 
 
+@pytest.mark.parametrize(("area", "count"), [(100, 0), (60, 0), (190, 0), (30, 1), (700, 1), (0, 1), (..., 0), (-1, 0)])
+def test_areas_that_are_not_the_masks(write_coco, area, count):
+    report = report_of(write_coco([IMAGE], [{**GOOD, "area": area}]))
+    assert report.count("area is less than half or more than twice the mask's") == count
+
+
 def test_objects_listed_twice(write_coco):
     same = {**GOOD, "bbox": [10, 10, 10, 10.0]}
     others = [{**GOOD, "image_id": 2}, {**GOOD, "segmentation": [SQUARE[0][::-1]]}, {**GOOD, "iscrowd": 1}]
@@ -71,6 +77,35 @@ def test_files_listed_twice(write_coco):
     root = write_coco([IMAGE], BOTH)
     edited(root, lambda content: content["images"].append({**content["images"][0], "id": 2}))
     assert kinds(report_of(root)) == {"image without annotations": 1, "image file listed twice": 1}
+
+
+def test_copies_of_images(write_coco):
+    other = IMAGE.copy()
+    other[0, 0] = 7
+    root = write_coco([IMAGE, other, IMAGE, IMAGE], BOTH)
+    report = report_of(root)
+    (finding,) = (one for one in report.findings if one.kind == "copy of another image")
+    assert finding.examples == ["file 3.png = 1.png", "file 4.png = 1.png"]
+    assert report_of(root, image_files=False).count("copy of another image") == 0
+
+
+def test_images_that_two_splits_share(write_coco):
+    other = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)  # longer than what is read of a file
+    root = write_coco([IMAGE, other], BOTH)
+    (root / "val").mkdir()
+    (root / "val" / "a.png").write_bytes((root / "train" / "2.png").read_bytes())
+    (root / "val" / "b.png").write_bytes((root / "train" / "2.png").read_bytes()[:-1] + b"x")
+    content = json.loads((root / "annotations" / "instances_train.json").read_text())
+    content["annotations"] = []
+    content["images"] = [
+        {"id": number, "file_name": f"{name}.png", "height": 400, "width": 500} for number, name in enumerate("ab")
+    ]
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    reports = check_datasets({split: CocoDataset.from_root(root, split) for split in ("train", "val")})
+    found = {
+        split: [one.examples for one in report.findings if "has too" in one.kind] for split, report in reports.items()
+    }
+    assert found == {"train": [["file 2.png = a.png"]], "val": [["file a.png = 2.png"]]}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +200,6 @@ def test_real_data_holds_what_is_known_of_it(shared_data):
     train, val = found["coco_open", "train"], found["coco_open", "val"]
     assert train.count("iscrowd") + val.count("iscrowd") == 13
     assert val.count("image without annotations") == 2
-    print({key: kinds(report) for key, report in found.items()})
     assert {kind for report in (train, val) for kind in kinds(report)} == {
         "iscrowd",
         "image without annotations",

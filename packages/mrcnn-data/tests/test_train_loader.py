@@ -364,6 +364,10 @@ def test_filter_empty(mixed, write_coco):
     nothing = CocoDataset.from_root(write_coco([np.zeros((30, 40, 3), np.uint8)], []), "train")
     with pytest.raises(DatasetError, match="no image has an object"):
         loader_of(nothing, filter_empty=True)
+    source = nothing.sources[0]
+    twice = CocoDataset.open([source.annotation_path] * 2, [source.image_dir] * 2)
+    with pytest.raises(DatasetError, match=r"instances_train\.json \+ .*: no image has an object"):
+        loader_of(twice, filter_empty=True)
 
 
 def test_a_batch_without_any_object(write_coco):

@@ -3,7 +3,7 @@
 from mrcnn_data.augmentation import Augmentation
 from mrcnn_data.batch import Batch
 from mrcnn_data.buckets import default_buckets
-from mrcnn_data.checking import check_dataset
+from mrcnn_data.checking import check_dataset, check_datasets
 from mrcnn_data.dataset import CocoDataset, Instances, Source, instance_masks
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.eval_loader import EvalLoader
@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "TrainLoader",
     "check_dataset",
+    "check_datasets",
     "default_buckets",
     "instance_masks",
     "load_image",

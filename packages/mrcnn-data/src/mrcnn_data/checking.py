@@ -1,4 +1,4 @@
-"""Everything that can be found odd in a dataset: what opening finds, segmentations, image files, repetitions.
+"""Everything that can be found odd in a dataset: what opening finds, segmentations, image files, repetitions, copies.
 
 Legend: A annotations.
 """
@@ -6,14 +6,16 @@ Legend: A annotations.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from mrcnn_data.dataset import CocoDataset
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.image_copies import fingerprints, report_copies, report_shared
 from mrcnn_data.image_header import read_header
 from mrcnn_data.images import load_image
 from mrcnn_data.report import Report
@@ -26,15 +28,35 @@ def check_dataset(dataset: CocoDataset, *, image_files: bool = True) -> Report:
     """Find what is odd: the dataset's report, and what only shows when all of it is looked at.
 
     Args:
-        image_files: also read the header of every image file, and decode those whose header is not plain.
+        image_files: also read the header of every image file, decode those whose header is not plain, and look for
+            copies.
     """
-    report = copy.deepcopy(dataset.report)
-    _report_missing_masks(dataset, report)
-    _report_repeated_objects(dataset, report)
-    _report_categories(dataset, report)
-    if image_files:
-        _report_image_files(dataset, report)
-    return report
+    return check_datasets({"": dataset}, image_files=image_files)[""]
+
+
+def check_datasets(datasets: Mapping[str, CocoDataset], *, image_files: bool = True) -> dict[str, Report]:
+    """Check datasets, by name, each and against each other: images that two of them hold stand in both reports."""
+    reports = {name: copy.deepcopy(dataset.report) for name, dataset in datasets.items()}
+    prints: dict[str, list[bytes]] = {}
+    for name, dataset in datasets.items():
+        report = reports[name]
+        _report_missing_masks(dataset, report)
+        _report_repeated_objects(dataset, report)
+        _report_categories(dataset, report)
+        if image_files:
+            _report_image_files(dataset, report)
+            prints[name] = fingerprints(dataset)
+            report_copies(dataset, prints[name], report)
+    for name, other in itertools.permutations(prints, 2):
+        report_shared(
+            datasets[name],
+            prints[name],
+            other=datasets[other],
+            other_prints=prints[other],
+            other_name=other,
+            report=reports[name],
+        )
+    return reports
 
 
 def _report_missing_masks(dataset: CocoDataset, report: Report) -> None:

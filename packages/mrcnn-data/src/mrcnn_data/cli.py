@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_data.augmentation import Augmentation
-from mrcnn_data.checking import check_dataset
+from mrcnn_data.checking import check_datasets
 from mrcnn_data.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.dataset import CocoDataset, find_split
 from mrcnn_data.errors import DatasetError
@@ -155,15 +155,21 @@ def _shapes(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     if arguments.fix is not None and len(arguments.splits) > 1:
         raise ValueError("--fix takes one split at a time")
-    results: list[dict[str, Any]] = []
+    datasets: dict[str, CocoDataset] = {}
+    unopened: dict[str, str] = {}
     for split in arguments.splits:
         try:
-            dataset = CocoDataset.from_root(arguments.root, split, allow_errors=True)
+            datasets[split] = CocoDataset.from_root(arguments.root, split, allow_errors=True)
         except DatasetError as error:
             print(f"mrcnn-data: {error}", file=sys.stderr)
-            results.append({"split": split, "error": str(error), "exit_code": 2})
+            unopened[split] = str(error)
+    reports = check_datasets(datasets, image_files=not arguments.no_images)
+    results: list[dict[str, Any]] = []
+    for split in arguments.splits:
+        if split in unopened:
+            results.append({"split": split, "error": unopened[split], "exit_code": 2})
             continue
-        report = check_dataset(dataset, image_files=not arguments.no_images)
+        dataset, report = datasets[split], reports[split]
         objects = int(dataset.num_objects().sum())
         print(f"{split}: {len(dataset)} images, {objects} objects, {dataset.num_classes - 1} classes")
         print("\n".join(map(str, report.by_severity())) or "nothing odd found")

@@ -166,6 +166,18 @@ def segmentation_box(segmentation: Segmentation, *, height: int, width: int) -> 
     return visible_box(segmentation, Geometry(size, False, False, False, size, (0, 0), size))
 
 
+def segmentation_area(segmentation: Segmentation) -> float:
+    """Pixels of run lengths, or the areas of all polygon parts added up, overlaps and what is outside included."""
+    if isinstance(segmentation, RunLengths):
+        return float(segmentation.counts[1::2].sum())
+    return sum(map(_polygon_area, segmentation.parts))
+
+
+def _polygon_area(part: np.ndarray) -> float:
+    x, y = (part - part[0]).T  # relative: far from the origin the products would cancel
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
 def _visible_box_of_part(vertices: np.ndarray, *, height: int, width: int) -> np.ndarray | None:
     """The extreme points of polygon and rectangle: ends of the edges cut to the rectangle, and corners inside."""
     limits = np.array([width, height], np.float64)

@@ -8,12 +8,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mrcnn_data.columns import Segmentations
-from mrcnn_data.masks import segmentation_box
+from mrcnn_data.masks import segmentation_area, segmentation_box
 from mrcnn_data.report import Report
 from mrcnn_data.segmentation import FAULTS, decode_segmentation
 
 # A box that says less than half of what its segmentation says was probably not made for it.
 MIN_BOX_AGREEMENT = 0.5
+# Rounding and overlapping parts make less of a difference; some tools write the box's area.
+MIN_AREA_AGREEMENT = 0.5
+
+_OTHER_BOX = "box and segmentation overlap by less than half"
+_OTHER_AREA = "area is less than half or more than twice the mask's"
+_USED_AS_THEY_ARE = {
+    _OTHER_BOX: "used as they are",
+    _OTHER_AREA: "used as it is: evaluation takes the object's class of size from it",
+}
 
 
 def report_segmentations(
@@ -31,27 +40,37 @@ def report_segmentations(
 
     Args:
         describe: ids of rows, as the report shows them.
-        is_object: bool [A], boxes: float32 [A, 4] clipped, offsets: int64 [I + 1], image_sizes: int64 [I, 2].
+        is_object: bool [A], boxes: float32 [A, 4] clipped, areas: float64 [A] as in the file, NaN where missing,
+            offsets: int64 [I + 1], image_sizes: int64 [I, 2].
     """
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for index, (height, width) in enumerate(image_sizes.tolist()):
         for row in range(offsets[index], offsets[index + 1]):
             if is_object[row]:
-                for fault in _faults(segmentations[row], boxes[row], height=height, width=width):
+                for fault in _faults(
+                    segmentations[row], box=boxes[row], area=float(areas[row]), height=height, width=width
+                ):
                     rows_of[fault].append(row)
     for fault, rows in rows_of.items():
-        severity, action = FAULTS.get(fault, ("note", "used as they are"))
+        severity, action = FAULTS[fault] if fault in FAULTS else ("note", _USED_AS_THEY_ARE[fault])
         report.add(fault, severity=severity, action=action, where=describe(np.array(rows)))
 
 
-def _faults(raw: bytes, box: np.ndarray, *, height: int, width: int) -> tuple[str, ...]:
+def _faults(raw: bytes, *, box: np.ndarray, area: float, height: int, width: int) -> list[str]:
     decoded = decode_segmentation(raw, height=height, width=width)
+    faults = list(decoded.faults)
     if decoded.segmentation is None:
-        return decoded.faults
+        return faults
     found = segmentation_box(decoded.segmentation, height=height, width=width)
     if found is None or _iou(found, box) < MIN_BOX_AGREEMENT:
-        return (*decoded.faults, "box and segmentation overlap by less than half")
-    return decoded.faults
+        faults.append(_OTHER_BOX)
+    if area >= 0 and not _agree(area, segmentation_area(decoded.segmentation)):
+        faults.append(_OTHER_AREA)
+    return faults
+
+
+def _agree(area: float, other: float) -> bool:
+    return min(area, other) >= MIN_AREA_AGREEMENT * max(area, other) - 1.0  # a pixel more or less says nothing
 
 
 def _iou(box: np.ndarray, other: np.ndarray) -> float:

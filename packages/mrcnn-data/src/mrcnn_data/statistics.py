@@ -5,13 +5,14 @@ Legend: I images, n objects (not crowds).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from mrcnn_data.buckets import resized_sizes
 from mrcnn_data.dataset import CocoDataset
-from mrcnn_data.segmentation import RunLengths, Segmentation
+from mrcnn_data.masks import segmentation_area
 
 # COCO's classes of size, by area in the file's pixels.
 SMALL_BELOW, MEDIUM_BELOW = 32**2, 96**2
@@ -68,7 +69,7 @@ def dataset_statistics(dataset: CocoDataset) -> Statistics:
     box_sizes = np.stack([y2 - y1, x2 - x1], axis=1)
     mask_areas = np.array(
         [
-            _area(segmentation)
+            math.nan if segmentation is None else segmentation_area(segmentation)
             for index in np.unique(image_of_object).tolist()
             for segmentation in dataset.instances(index).segmentations
         ],
@@ -110,16 +111,3 @@ def _of_class(
         without_mask=without_mask,
         regions=regions,
     )
-
-
-def _area(segmentation: Segmentation | None) -> float:
-    if segmentation is None:
-        return float("nan")
-    if isinstance(segmentation, RunLengths):
-        return float(segmentation.counts[1::2].sum())
-    return sum(_polygon_area(part) for part in segmentation.parts)
-
-
-def _polygon_area(part: np.ndarray) -> float:
-    x, y = (part - part[0]).T  # relative: far from the origin the products would cancel
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

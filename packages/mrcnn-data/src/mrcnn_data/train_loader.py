@@ -96,7 +96,7 @@ class TrainLoader:
         self._on_error = on_error
         images = np.flatnonzero(dataset.num_objects()) if filter_empty else np.arange(len(dataset))
         if not images.size:
-            raise DatasetError(f"{dataset.annotation_path}: no image has an object to train on")
+            raise DatasetError(f"{dataset.name}: no image has an object to train on")
         canvases, sizes = self._final_sizes(buckets, dataset.image_sizes[images])
         self._sampler = GlobalBatchSampler(
             images,
