@@ -39,7 +39,7 @@ bench: setup .bench/ready ## Every benchmark in bench/
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) $$script; done
 
 bench-data: setup ## Reading and loading of data sets: bench/data_*.py
-	@set -e; for script in bench/data_*.py; do echo "== $$script"; $(PY) $$script; done
+	@status=0; for script in bench/data_*.py; do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
 
 bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
 	$(PY) bench/$*.py

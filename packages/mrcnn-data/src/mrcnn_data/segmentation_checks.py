@@ -74,7 +74,8 @@ def _agree(area: float, other: float) -> bool:
 
 
 def _iou(box: np.ndarray, other: np.ndarray) -> float:
-    size = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    overlap = float(np.prod(np.maximum(size, 0)))
-    total = float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - overlap
+    x1, y1, x2, y2 = box.tolist()
+    left, top, right, bottom = other.tolist()
+    overlap = max(min(x2, right) - max(x1, left), 0.0) * max(min(y2, bottom) - max(y1, top), 0.0)
+    total = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - overlap
     return overlap / max(total, 1e-9)
