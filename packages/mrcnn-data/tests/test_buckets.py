@@ -14,7 +14,7 @@ def test_sizes_by_hand():
 
 
 def test_default_buckets_of_the_recipe():
-    expected = ((800, 1088), (1088, 800), (800, 1216), (1216, 800), (800, 1344), (1344, 800))
+    expected = ((800, 800), (800, 1088), (1088, 800), (800, 1216), (1216, 800), (800, 1344), (1344, 800))
     assert default_buckets(800, 1333) == expected
 
 

@@ -11,8 +11,10 @@ from mrcnn_data.errors import DatasetError
 
 Canvas = tuple[int, int]
 
-# Cameras make 4:3 and 3:2; in COCO these two hold most images. What is longer goes to the canvas of the longest edge.
-_COMMON_ASPECTS = (4 / 3, 3 / 2)
+# Cameras make 4:3 and 3:2; in COCO these two hold most images. Microscopes and crops are square. What is longer goes to
+# the canvas of the longest edge. Padding costs more than time: group norm sees it, so a network trained on crops that
+# fill their canvas finds less in images that do not (nuclei, mostly 256 x 256, in 256 x 352: box AP 0.33, not 0.42).
+_COMMON_ASPECTS = (1, 4 / 3, 3 / 2)
 
 
 def resized_sizes(sizes: np.ndarray, *, short_edge: float | np.ndarray, max_size: float | np.ndarray) -> np.ndarray:
