@@ -9,7 +9,6 @@ from mrcnn_model import (
     ModelCard,
     ModelConfig,
     load_model,
-    load_tensorpack_weights,
     load_weights,
     resolve_checkpoint,
     save_model,
@@ -104,62 +103,9 @@ def test_load_weights_from_a_checkpoint_fills_everything(saved, make_tiny_model)
     directory, model = saved
     other = make_tiny_model(seed=5)
     report = load_weights(other, directory)
-    assert report == ([], [])
+    assert report == ([], [], [])
     for a, b in zip(other.variables, model.variables, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_tensorpack_backbone_file_turns_bgr_and_lists_the_rest(tmp_path, make_tiny_model):
-    model = make_tiny_model(norm="frozen_bn")
-    stem = np.arange(7 * 7 * 3 * 8, dtype=np.float32).reshape(7, 7, 3, 8)
-    path = tmp_path / "backbone.npz"
-    np.savez(path, **{"conv0/W": stem, "conv0/bn/mean/EMA": np.full(8, 2.0, np.float32), "linear/W": np.zeros([2, 2])})
-    report = load_weights(model, path)
-    np.testing.assert_array_equal(model.backbone.stem.kernel, stem[:, :, ::-1])
-    assert float(model.backbone.stem.moving_mean[0]) == 2.0
-    assert report.unused == ["linear/W"]
-    assert "backbone.stem.kernel" not in report.unfilled
-    assert "backbone.stem.gamma" in report.unfilled
-
-
-def test_tensorpack_fully_connected_rows_are_reordered(make_tiny_model):
-    model = make_tiny_model()
-    rows = np.arange(16 * 49, dtype=np.float32).reshape(16, 7, 7)  # (channel, y, x)
-    kernel = np.tile(rows.reshape(-1, 1), [1, 32])
-    load_tensorpack_weights(model, {"fastrcnn/fc6/W": kernel})
-    np.testing.assert_array_equal(
-        model.box_stages[0].head.fcs[0].kernel.numpy()[:, 0].reshape(7, 7, 16), rows.transpose(1, 2, 0)
-    )
-
-
-def test_foreign_files_are_refused(tmp_path, make_tiny_model):
-    model = make_tiny_model()
-    np.savez(tmp_path / "other.npz", something=np.zeros(3))
-    with pytest.raises(CheckpointError, match="holds no variable of a Tensorpack"):
-        load_weights(model, tmp_path / "other.npz")
-    (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_weights(model, tmp_path / "text.npz")
-    good = tmp_path / "good.npz"
-    np.savez_compressed(good, **{"conv0/W": np.random.default_rng(0).random([7, 7, 3, 8], np.float32)})
-    for name, content in {"empty": b"", "torn": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
-        (tmp_path / f"{name}.npz").write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"{name}.npz cannot be read"):
-            load_weights(model, tmp_path / f"{name}.npz")
-    with (tmp_path / "single.npz").open("wb") as file:
-        np.save(file, np.zeros(3))
-    with pytest.raises(CheckpointError, match=r"not an \.npz of named arrays"):
-        load_weights(model, tmp_path / "single.npz")
-    with pytest.raises(CheckpointError, match=r"backbone.stem.kernel has shape \(3,\)"):
-        load_tensorpack_weights(model, {"conv0/W": np.zeros(3)})
-    with pytest.raises(CheckpointError, match="do not exist"):
-        load_weights(model, tmp_path / "missing.npz")
-
-
-def _damaged(path):
-    content = bytearray(path.read_bytes())
-    content[200:400] = bytes(200)
-    return bytes(content)
 
 
 def test_a_card_with_a_value_out_of_range_is_named(saved):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_model import ModelConfig, build_model, load_tensorpack_weights
+from mrcnn_model import ModelConfig, build_model, fill_model
 from mrcnn_model.boxes import encode_boxes
 from mrcnn_model.losses import mask_loss
 from mrcnn_model.mask_rcnn import normalise_images
@@ -41,7 +41,7 @@ def model(golden):
         box_loss="l1",
     )
     model = build_model(config)
-    report = load_tensorpack_weights(model, golden["weights"])
+    report = fill_model(model, golden["weights"])
     assert report.unused == []
     assert report.unfilled == []
     return model
@@ -136,20 +136,32 @@ def test_class_scores_and_decoded_boxes(model, inference, golden):
     np.testing.assert_allclose(decoded[0, :32].numpy(), golden["inference"]["decoded_boxes_first32"][:, 1:], atol=0.05)
 
 
-def test_detections(model, inference, golden):
-    detections = model.detect(inference["images"], inference["sizes"])
-    expected = golden["inference"]
-    assert bool(tf.reduce_all(detections.valid))
-    np.testing.assert_allclose(detections.scores[0], expected["det_scores"], atol=1e-3)
+def assert_golden_detections(detections, index, expected):
+    """Image `index` of a batch holds the ancestor's detections."""
+    boxes, scores, classes, masks, valid = (x[index].numpy() for x in detections)
+    assert valid.all()
+    np.testing.assert_allclose(scores, expected["det_scores"], atol=1e-3)
     # Equal scores to 1e-3 may swap neighbours: pair each detection with the nearest of its class.
-    boxes, classes = detections.boxes[0].numpy(), detections.classes[0].numpy()
     gaps = np.abs(boxes[:, np.newaxis] - expected["det_boxes_xyxy"]).max(axis=-1)  # [100, 100]
     gaps = np.where(classes[:, np.newaxis] == expected["det_classes"], gaps, np.inf)
     pair = gaps.argmin(axis=1)
     assert sorted(pair) == list(range(100))
     assert gaps.min(axis=1).max() < 0.05
-    masks = expected["det_masks"].astype(np.float32)[pair]
-    np.testing.assert_allclose(detections.masks[0].numpy(), masks, atol=2e-3)  # stored as float16
+    np.testing.assert_allclose(masks, expected["det_masks"].astype(np.float32)[pair], atol=2e-3)  # stored as float16
+
+
+def test_detections(model, inference, golden):
+    assert_golden_detections(model.detect(inference["images"], inference["sizes"]), 0, golden["inference"])
+
+
+def test_detections_beside_another_image(model, inference, golden):
+    """On the same canvas; the other is a smaller piece of the photograph, upside down."""
+    images, sizes = inference["images"], inference["sizes"]
+    height, width = images.shape[1:3]
+    other = np.zeros(images.shape, np.uint8)
+    other[0, : height // 2, : width // 2] = images.numpy()[0, height // 2 - 1 :: -1, : width // 2]
+    batch = tf.concat([other, images], axis=0), tf.concat([[[height // 2, width // 2]], sizes], axis=0)
+    assert_golden_detections(model.detect(*batch), 1, golden["inference"])
 
 
 def anchor_index(golden, model, pyramid, kind):

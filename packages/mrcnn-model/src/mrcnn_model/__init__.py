@@ -1,4 +1,4 @@
-"""Mask R-CNN on TensorFlow and Keras 3: the network, its losses, its checkpoints and weight readers."""
+"""Mask R-CNN on TensorFlow and Keras 3: the network, its losses, its checkpoints, and weights from elsewhere."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     )
     from mrcnn_model.mask_rcnn import MaskRCNN, build_model
     from mrcnn_model.structures import Detections, Losses
-    from mrcnn_model.tensorpack import WeightsReport, load_tensorpack_weights, load_weights
+    from mrcnn_model.weights import WeightsReport, fill_model, load_weights
 
 __all__ = [
     "CheckpointError",
@@ -27,8 +27,8 @@ __all__ = [
     "ModelConfig",
     "WeightsReport",
     "build_model",
+    "fill_model",
     "load_model",
-    "load_tensorpack_weights",
     "load_weights",
     "read_card",
     "resolve_checkpoint",
@@ -48,9 +48,9 @@ _HOMES = {
     "Losses": "structures",
     "MaskRCNN": "mask_rcnn",
     "build_model": "mask_rcnn",
-    "WeightsReport": "tensorpack",
-    "load_tensorpack_weights": "tensorpack",
-    "load_weights": "tensorpack",
+    "WeightsReport": "weights",
+    "fill_model": "weights",
+    "load_weights": "weights",
 }
 
 

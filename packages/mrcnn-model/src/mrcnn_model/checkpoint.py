@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model.config import ModelConfig
-from mrcnn_model.mask_rcnn import MaskRCNN, build_model
+from mrcnn_model.mask_rcnn import COMPILED_OPS, DetectionOps, MaskRCNN, build_model
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -73,15 +73,20 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
     (directory / CARD_FILE).write_text(json.dumps(content, indent=1))
 
 
-def load_model(path: str | Path, *, precision: str = "float32") -> tuple[MaskRCNN, ModelCard]:
+def load_model(
+    path: str | Path, *, precision: str = "float32", ops: DetectionOps = COMPILED_OPS
+) -> tuple[MaskRCNN, ModelCard]:
     """Read a model from a checkpoint directory or from a run directory (see `resolve_checkpoint`).
+
+    Args:
+        precision, ops: see `build_model`.
 
     Raises:
         CheckpointError: nothing there, or not a complete checkpoint.
     """
     directory = resolve_checkpoint(path)
     config, card = read_card(directory)
-    model = build_model(config, precision=precision)
+    model = build_model(config, precision=precision, ops=ops)
     arrays = read_weights(directory)
     by_key = {variable_key(v): v for v in model.variables}
     missing, unknown = sorted(by_key.keys() - arrays.keys()), sorted(arrays.keys() - by_key.keys())

@@ -225,19 +225,20 @@ class MaskRCNN:
         pyramid = self.features(images, image_sizes)
         proposals = self.proposals(self.rpn(pyramid), pyramid, image_sizes, training=False)
         scores, boxes = self.classified_boxes(pyramid, proposals, image_sizes)
-        boxes, scores, classes, _, valid = self.ops.multiclass_nms(
+        chosen = self.ops.multiclass_nms(
             boxes,
             scores,
             score_threshold=self.config.score_threshold,
             nms_threshold=self.config.detection_nms_threshold,
             max_detections=self.config.detections_per_image,
         )
+        boxes, classes, valid = chosen.boxes, chosen.classes, chosen.valid
         if self.mask_head is None:
             masks = tf.zeros([tf.shape(boxes)[0], boxes.shape[1], 0, 0])
         else:
             masks = tf.sigmoid(self.mask_logits(pyramid, boxes, classes))
             masks = tf.where(valid[..., tf.newaxis, tf.newaxis], masks, 0.0)
-        return Detections(boxes, scores, classes, masks, valid)
+        return Detections(boxes, chosen.scores, classes, masks, valid)
 
     def classified_boxes(
         self, pyramid: Sequence[tf.Tensor], proposals: Proposals, image_sizes: tf.Tensor

@@ -1,0 +1,127 @@
+"""Exported models in a fresh process, with and without mrcnn_ops, beside the Python path."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_model import ModelCard, read_card, save_model
+from mrcnn_model.export import main
+from mrcnn_model.resizing import resize_images
+
+CARD = ModelCard(
+    class_names=["fig", "date", "nut"], category_ids=[7, 3, 12], short_edge=64, max_size=96, buckets=[[64, 96]]
+)
+SIZES = [(90, 120), (50, 40), (30, 110)]  # (h, w): shrinks; grows; the long edge decides
+
+LOAD = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+given = np.load(sys.argv[1])
+images, sizes = tf.constant(given["images"]), tf.constant(given["sizes"])
+values = {}
+for kind, folder in (("portable", sys.argv[2]), ("compiled", sys.argv[3])):
+    if kind == "compiled":
+        assert "mrcnn_ops" not in sys.modules
+        import mrcnn_ops
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
+    values |= {f"{kind}/batch/{name}": value for name, value in serve(images=images, sizes=sizes).items()}
+    h, w = given["sizes"][1]
+    found = serve(images=images[1:2, :h, :w], sizes=sizes[1:2])
+    values |= {f"{kind}/second/{name}": value for name, value in found.items()}
+np.savez(sys.argv[4], **values)
+"""
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Three images of blobs, each padded with 255: what lies outside the sizes must not matter."""
+    rng = np.random.default_rng(0)
+    images = np.full([3, 90, 120, 3], 255, np.uint8)
+    for image, (h, w) in zip(images, SIZES, strict=True):
+        blobs = tf.image.resize(rng.uniform(0, 255, [6, 6, 3]), [h, w], method="bicubic")
+        image[:h, :w] = np.clip(blobs, 0, 255)
+    return images
+
+
+def spread_out(model):
+    """Make a fresh network say different things of different boxes, so that no two scores are equal."""
+    for layer, factor in (
+        (model.rpn.logits, 100),
+        (model.rpn.deltas, 20),
+        (model.box_stages[0].head.logits, 200),
+        (model.box_stages[0].head.deltas, 200),
+    ):
+        layer.kernel.assign(layer.kernel * factor)
+    return model
+
+
+@pytest.fixture
+def python_path(photos):
+    """A function (model, image numbers) -> (boxes in original pixels, detections): TensorFlow's resizing, by hand."""
+
+    def run(model, numbers):
+        resized = []
+        for i in numbers:
+            h, w = SIZES[i]
+            scale = min(64 / min(h, w), 96 / max(h, w))
+            size = [int(h * scale + 0.5), int(w * scale + 0.5)]
+            resized.append(np.floor(tf.image.resize(photos[i, :h, :w], size).numpy() + 0.5))
+        sizes = np.array([r.shape[:2] for r in resized], np.int32)
+        canvas = np.zeros([len(resized), *(-(-sizes.max(axis=0) // 32) * 32), 3], np.uint8)
+        for image, r in zip(canvas, resized, strict=True):
+            image[: r.shape[0], : r.shape[1]] = r
+        found = model.detect(tf.constant(canvas), tf.constant(sizes))
+        original = np.array([SIZES[i] for i in numbers])
+        boxes = found.boxes.numpy() * (original / sizes)[:, np.newaxis, [1, 0, 1, 0]]
+        return np.clip(boxes, 0, original[:, np.newaxis, [1, 0, 1, 0]]), found
+
+    return run
+
+
+@pytest.mark.slow
+def test_exported_models_equal_the_python_path(tmp_path, make_tiny_model, photos, python_path):
+    model = spread_out(make_tiny_model(detections_per_image=8, score_threshold=0.3))
+    save_model(tmp_path / "checkpoint", model, CARD)
+    for kind, options in (("portable", ["--portable"]), ("compiled", [])):
+        assert main([str(tmp_path / "checkpoint"), str(tmp_path / kind), *options]) == 0
+        assert read_card(tmp_path / kind)[1].class_names == CARD.class_names
+    np.savez(tmp_path / "given.npz", images=photos, sizes=np.array(SIZES, np.int32))
+    command = [sys.executable, "-c", LOAD, *(tmp_path / n for n in ("given.npz", "portable", "compiled", "values.npz"))]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    values = np.load(tmp_path / "values.npz")
+
+    for inputs, numbers in (("batch", [0, 1, 2]), ("second", [1])):
+        boxes, found = python_path(model, numbers)
+        assert found.valid.numpy().any(axis=1).all()
+        for kind in ("portable", "compiled"):
+            got = {name: values[f"{kind}/{inputs}/{name}"] for name in (*found._fields, "category_ids")}
+            np.testing.assert_array_equal(got["valid"], found.valid)
+            np.testing.assert_array_equal(got["classes"], found.classes)
+            np.testing.assert_array_equal(got["category_ids"], np.array([0, 7, 3, 12])[found.classes])
+            np.testing.assert_allclose(got["scores"], found.scores, atol=1e-4)
+            np.testing.assert_allclose(got["boxes"], boxes, atol=1e-3)
+            np.testing.assert_allclose(got["masks"], found.masks, atol=1e-3)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path, capsys):
+    assert main([str(tmp_path / "gone"), str(tmp_path / "out")]) == 1
+    assert "gone does not exist" in capsys.readouterr().err
+
+
+def test_resizing_by_hand():
+    image = np.full([1, 5, 5, 3], 99, np.uint8)
+    image[0, :2, :2, 0] = [[0, 100], [200, 40]]
+    resized, sizes = resize_images(tf.constant(image), tf.constant([[2, 2]]), short_edge=4, max_size=100, multiple=32)
+    assert sizes.numpy().tolist() == [[4, 4]]
+    assert resized.shape == [1, 32, 32, 3]
+    # Pixel centres of the new rows lie at -0.25 (the edge), 0.25, 0.75 and 1.25 (the edge) of the old.
+    np.testing.assert_array_equal(resized[0, 0, :4, 0], [0, 25, 75, 100])
+    np.testing.assert_array_equal(resized[0, 1, :4, 0], [50, 59, 76, 85])
+    assert not resized[0, 4:].numpy().any()
+    assert not resized[0, :, 4:].numpy().any()

@@ -1,0 +1,422 @@
+"""Weights of other projects: names, layouts, what does not meet, and the command."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from safetensors.numpy import save_file
+
+from mrcnn_model import CheckpointError, fill_model, load_model, load_weights, variable_key
+from mrcnn_model.convert import main
+from mrcnn_model.layout import to_keys
+from mrcnn_model.weights import LAYOUTS, export_weights, write_arrays
+
+NAMES = {
+    "tensorpack": {
+        "conv0/W": "backbone.stem.kernel",
+        "conv0/bn/mean/EMA:0": "backbone.stem.moving_mean",
+        "group3/block2/conv3/bn/variance/EMA": "backbone.stage4.block2.conv3.moving_variance",
+        "group0/block0/convshortcut/gn/gamma": "backbone.stage1.block0.shortcut.gamma",
+        "fpn/lateral_1x1_c2/b": "fpn.lateral2.bias",
+        "fpn/gn_p5/beta": "fpn.output5.beta",
+        "rpn/box/W": "rpn.deltas.kernel",
+        "fastrcnn/fc7/b": "box_head.fc2.bias",
+        "fastrcnn/conv3/W": "box_head.conv3.kernel",
+        "fastrcnn/gn3/gamma": "box_head.conv3.gamma",
+        "fastrcnn/fc/W": "box_head.fc1.kernel",
+        "cascade_rcnn_stage3/head/fc6/W": "box_head3.fc1.kernel",
+        "cascade_rcnn_stage1/outputs/box/b": "box_head1.deltas.bias",
+        "maskrcnn/fcn0/W": "mask_head.conv0.kernel",
+        "maskrcnn/gn3/beta": "mask_head.conv3.beta",
+        "maskrcnn/deconv/W": "mask_head.upsample.kernel",
+        "maskrcnn/conv/b": "mask_head.logits.bias",
+        "linear/W": None,
+        "learning_rate": None,
+    },
+    "torchvision": {
+        "conv1.weight": "backbone.stem.kernel",  # a ResNet alone
+        "layer4.2.bn3.running_var": "backbone.stage4.block2.conv3.moving_variance",
+        "layer2.0.downsample.1.bias": "backbone.stage2.block0.shortcut.beta",
+        "backbone.body.layer1.0.downsample.0.weight": "backbone.stage1.block0.shortcut.kernel",
+        "backbone.fpn.inner_blocks.0.0.bias": "fpn.lateral2.bias",
+        "backbone.fpn.layer_blocks.3.weight": "fpn.output5.kernel",  # before 0.15
+        "rpn.head.conv.0.0.weight": "rpn.conv.kernel",
+        "rpn.head.conv.bias": "rpn.conv.bias",  # before 0.15
+        "rpn.head.bbox_pred.bias": "rpn.deltas.bias",
+        "roi_heads.box_head.fc6.weight": "box_head.fc1.kernel",
+        "roi_heads.box_predictor.cls_score.weight": "box_head.logits.kernel",
+        "roi_heads.mask_head.3.0.weight": "mask_head.conv3.kernel",
+        "roi_heads.mask_head.mask_fcn4.weight": "mask_head.conv3.kernel",  # before 0.15
+        "roi_heads.mask_predictor.conv5_mask.bias": "mask_head.upsample.bias",
+        "roi_heads.mask_predictor.mask_fcn_logits.weight": "mask_head.logits.kernel",
+        "fc.weight": None,
+        "bn1.num_batches_tracked": None,
+    },
+    "detectron2": {
+        "backbone.bottom_up.stem.conv1.weight": "backbone.stem.kernel",
+        "backbone.bottom_up.stem.conv1.norm.running_mean": "backbone.stem.moving_mean",
+        "backbone.bottom_up.res2.0.shortcut.norm.weight": "backbone.stage1.block0.shortcut.gamma",
+        "backbone.bottom_up.res5.2.conv3.weight": "backbone.stage4.block2.conv3.kernel",
+        "backbone.fpn_lateral2.bias": "fpn.lateral2.bias",
+        "backbone.fpn_output5.norm.weight": "fpn.output5.gamma",
+        "proposal_generator.rpn_head.objectness_logits.weight": "rpn.logits.kernel",
+        "proposal_generator.rpn_head.anchor_deltas.bias": "rpn.deltas.bias",
+        "roi_heads.box_head.fc2.weight": "box_head.fc2.kernel",
+        "roi_heads.box_head.conv1.norm.bias": "box_head.conv0.beta",
+        "roi_heads.box_head.2.fc1.bias": "box_head3.fc1.bias",
+        "roi_heads.box_predictor.0.bbox_pred.weight": "box_head1.deltas.kernel",
+        "roi_heads.box_predictor.cls_score.bias": "box_head.logits.bias",
+        "roi_heads.mask_head.mask_fcn1.weight": "mask_head.conv0.kernel",
+        "roi_heads.mask_head.deconv.weight": "mask_head.upsample.kernel",
+        "roi_heads.mask_head.predictor.bias": "mask_head.logits.bias",
+        "proposal_generator.anchor_generator.cell_anchors.0": None,
+        "pixel_mean": None,
+    },
+}
+
+
+@pytest.mark.parametrize("project", NAMES)
+def test_names(project):
+    known = {name: key for name, key in NAMES[project].items() if key is not None}
+    assert to_keys(list(NAMES[project]), LAYOUTS[project]) == known
+
+
+def randomised(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for v in model.variables:
+        v.assign(rng.standard_normal(v.shape))
+    return model
+
+
+def assert_same_variables(model, expected, *, but=()):
+    for a, b in zip(model.variables, expected.variables, strict=True):
+        if variable_key(a) not in but:
+            np.testing.assert_array_equal(a, b, err_msg=variable_key(a))
+
+
+GN_HEADS = {"box_head_convs": 2, "box_head_fcs": 1, "head_norm": "gn", "fpn_norm": "gn", "gn_after_relu": True}
+
+
+@pytest.mark.parametrize(
+    ("project", "changes"),
+    [
+        ("tensorpack", {"norm": "frozen_bn"}),
+        ("tensorpack", {"norm": "gn", **GN_HEADS}),
+        ("tensorpack", {"norm": "frozen_bn", "backbone": "resnet50", "cascade": True}),
+        ("tensorpack", {"cascade": True, **GN_HEADS}),
+        ("tensorpack", {"masks": False, "class_agnostic_boxes": True}),
+        ("torchvision", {"norm": "frozen_bn"}),
+        ("torchvision", {"norm": "frozen_bn", "backbone": "resnet50", "masks": False}),
+    ],
+)
+def test_export_and_import_lose_nothing(tmp_path, make_tiny_model, project, changes):
+    model = randomised(make_tiny_model(**changes))
+    arrays = export_weights(model, LAYOUTS[project])
+    assert len(arrays) == len(model.variables)
+    for suffix in ("npz", "safetensors"):
+        path = tmp_path / f"weights.{suffix}"
+        write_arrays(path, arrays)
+        other = make_tiny_model(seed=1, **changes)
+        assert load_weights(other, path) == ([], [], [])
+        assert_same_variables(other, model)
+
+
+def test_exported_names_are_those_of_the_same_tensorpack_network(make_tiny_model):
+    names = export_weights(make_tiny_model(cascade=True, **GN_HEADS), LAYOUTS["tensorpack"]).keys()
+    assert {"conv0/gn/gamma", "group1/block0/conv1/gn/beta", "fpn/gn_c2/gamma", "maskrcnn/gn0/gamma"} <= names
+    assert {"cascade_rcnn_stage2/head/fc/W", "cascade_rcnn_stage2/head/gn1/beta"} <= names
+    assert not [name for name in names if "/bn/" in name or "fc6" in name]
+
+
+def test_export_names_what_the_other_project_lacks(make_tiny_model):
+    with pytest.raises(CheckpointError, match=r"torchvision has no name for box_head1\.fc1\.kernel"):
+        export_weights(make_tiny_model(cascade=True), LAYOUTS["torchvision"])
+
+
+# Layouts, by hand
+
+
+def test_tensorpack_backbone_file_turns_bgr_and_lists_the_rest(tmp_path, make_tiny_model):
+    model = make_tiny_model(norm="frozen_bn")
+    stem = np.arange(7 * 7 * 3 * 8, dtype=np.float32).reshape(7, 7, 3, 8)
+    path = tmp_path / "backbone.npz"
+    np.savez(path, **{"conv0/W": stem, "conv0/bn/mean/EMA": np.full(8, 2.0, np.float32), "linear/W": np.zeros([2, 2])})
+    report = load_weights(model, path)
+    np.testing.assert_array_equal(model.backbone.stem.kernel, stem[:, :, ::-1])
+    assert float(model.backbone.stem.moving_mean[0]) == 2.0
+    assert report.unused == ["linear/W"]
+    assert "backbone.stem.kernel" not in report.unfilled
+    assert "backbone.stem.gamma" in report.unfilled
+
+
+def test_tensorpack_fully_connected_rows_are_reordered(make_tiny_model):
+    model = make_tiny_model()
+    rows = np.arange(16 * 49, dtype=np.float32).reshape(16, 7, 7)  # (channel, y, x)
+    fill_model(model, {"fastrcnn/fc6/W": np.tile(rows.reshape(-1, 1), [1, 32])})
+    kernel = model.box_stages[0].head.fcs[0].kernel.numpy()[:, 0]
+    np.testing.assert_array_equal(kernel.reshape(7, 7, 16), rows.transpose(1, 2, 0))
+
+
+def test_pytorch_layouts(make_tiny_model):
+    model = make_tiny_model()
+    rng = np.random.default_rng(0)
+    conv, dense, transposed = rng.random([16, 16, 3, 3]), rng.random([32, 16 * 49]), rng.random([16, 16, 2, 2])
+    fill_model(
+        model,
+        {
+            "rpn.head.conv.0.0.weight": conv,
+            "roi_heads.box_head.fc6.weight": dense,
+            "roi_heads.mask_predictor.conv5_mask.weight": transposed,
+        },
+    )
+    assert model.rpn.conv.kernel.numpy()[0, 2, 5, 7] == np.float32(conv[7, 5, 0, 2])
+    # Row (y, x, channel) = (3, 4, 5) is column (channel, y, x) of torch's.
+    assert model.box_stages[0].head.fcs[0].kernel.numpy()[(3 * 7 + 4) * 16 + 5, 6] == np.float32(
+        dense[6, (5 * 7 + 3) * 7 + 4]
+    )
+    assert model.mask_head.upsample.kernel.numpy()[0, 1, 5, 7] == np.float32(transposed[5, 7, 0, 1])
+
+
+def test_torchvision_masks_lose_the_background(make_tiny_model):
+    model = make_tiny_model()
+    kernel = np.arange(4 * 16, dtype=np.float32).reshape(4, 16, 1, 1)
+    fill_model(model, {"roi_heads.mask_predictor.mask_fcn_logits.weight": kernel})
+    np.testing.assert_array_equal(model.mask_head.logits.kernel.numpy()[0, 0], kernel[1:, :, 0, 0].T)
+    exported = export_weights(model, LAYOUTS["torchvision"])["roi_heads.mask_predictor.mask_fcn_logits.weight"]
+    np.testing.assert_array_equal(exported[1:], kernel[1:])
+    assert not exported[0].any()
+
+
+def test_detectron2_has_the_background_last_and_bgr(make_tiny_model):
+    model = make_tiny_model(norm="frozen_bn")
+    rng = np.random.default_rng(0)
+    stem, scores, boxes = rng.random([8, 3, 7, 7]), rng.random([4, 32]), rng.random([3 * 4, 32])
+    fill_model(
+        model,
+        {
+            "backbone.bottom_up.stem.conv1.weight": stem,
+            "roi_heads.box_predictor.cls_score.weight": scores,
+            "roi_heads.box_predictor.bbox_pred.weight": boxes,
+        },
+    )
+    head = model.box_stages[0].head
+    np.testing.assert_array_equal(model.backbone.stem.kernel[:, :, 0], stem[:, 2].transpose(1, 2, 0).astype(np.float32))
+    np.testing.assert_array_equal(head.logits.kernel[:, 0], scores[3].astype(np.float32))
+    np.testing.assert_array_equal(head.logits.kernel[:, 1], scores[0].astype(np.float32))
+    np.testing.assert_array_equal(head.deltas.kernel[:, :4], np.zeros([32, 4]))
+    np.testing.assert_array_equal(head.deltas.kernel[:, 4:], boxes.T.astype(np.float32))
+
+
+# What does not fit
+
+
+def test_another_number_of_classes_is_an_error_or_a_fresh_head(make_tiny_model):
+    arrays = export_weights(randomised(make_tiny_model(num_classes=6)), LAYOUTS["tensorpack"])
+    model, start = make_tiny_model(), make_tiny_model()
+    with pytest.raises(CheckpointError, match=r"box_head\.deltas\.bias has shape \(24,\); the model expects \(16,\)"):
+        fill_model(make_tiny_model(), arrays)
+    report = fill_model(model, arrays, new_classes=True)
+    fresh = [
+        f"{layer}.{leaf}"
+        for layer in ("box_head.deltas", "box_head.logits", "mask_head.logits")
+        for leaf in ("bias", "kernel")
+    ]
+    assert report.reinitialised == report.unfilled == fresh
+    assert len(report.unused) == 6
+    values = {variable_key(v): v.numpy() for v in model.variables}
+    for v in start.variables:
+        assert (variable_key(v) in fresh) == np.array_equal(values[variable_key(v)], v)
+
+
+def test_new_classes_excuse_no_other_shape(make_tiny_model):
+    arrays = export_weights(make_tiny_model(box_head_channels=16, num_classes=6), LAYOUTS["tensorpack"])
+    with pytest.raises(CheckpointError, match=r"box_head\.deltas\.kernel has shape"):
+        fill_model(make_tiny_model(), arrays, new_classes=True)
+
+
+@pytest.mark.parametrize(("norm", "other"), [("gn", "frozen_bn"), ("sync_bn", "gn")])
+def test_another_kind_of_norm_is_an_error(make_tiny_model, norm, other):
+    arrays = export_weights(make_tiny_model(norm=norm), LAYOUTS["tensorpack"])
+    with pytest.raises(CheckpointError, match=r"norm after backbone\.stem, where the model has another kind"):
+        fill_model(make_tiny_model(norm=other), arrays)
+
+
+def test_frozen_and_synchronised_batch_norm_share_weights(make_tiny_model):
+    model = randomised(make_tiny_model(norm="sync_bn"))
+    other = make_tiny_model(norm="frozen_bn")
+    assert fill_model(other, export_weights(model, LAYOUTS["tensorpack"])) == ([], [], [])
+    assert_same_variables(other, model)
+
+
+def test_foreign_files_are_refused(tmp_path, make_tiny_model):
+    model = make_tiny_model()
+    np.savez(tmp_path / "other.npz", something=np.zeros(3))
+    with pytest.raises(
+        CheckpointError, match="holds no variable of a ResNet-FPN model under the names of Tensorpack, torch"
+    ):
+        load_weights(model, tmp_path / "other.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_weights(model, tmp_path / "text.npz")
+    good = tmp_path / "good.npz"
+    np.savez_compressed(good, **{"conv0/W": np.random.default_rng(0).random([7, 7, 3, 8], np.float32)})
+    for name, content in {"empty": b"", "torn": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name}.npz cannot be read"):
+            load_weights(model, tmp_path / f"{name}.npz")
+    with (tmp_path / "single.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(CheckpointError, match=r"not an \.npz of named arrays"):
+        load_weights(model, tmp_path / "single.npz")
+    with pytest.raises(CheckpointError, match=r"backbone\.stem\.kernel cannot be made of an array of shape \(3,\)"):
+        fill_model(model, {"conv0/W": np.zeros(3)})
+    with pytest.raises(CheckpointError, match="do not exist"):
+        load_weights(model, tmp_path / "missing.npz")
+
+
+def _damaged(path):
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    return bytes(content)
+
+
+# The command
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    return code, capsys.readouterr()
+
+
+def test_a_detector_becomes_a_checkpoint_and_a_file_again(tmp_path, capsys, make_tiny_model, make_batch):
+    changes = {"norm": "frozen_bn", "freeze_at": 2, "backbone": "resnet50", "cascade": True, "num_classes": 5}
+    model = randomised(make_tiny_model(**changes))
+    for v in model.variables:
+        v.assign(v * (0.02 if v.name == "kernel" else 1) if v.name != "moving_variance" else tf.abs(v) + 1)
+    arrays = export_weights(model, LAYOUTS["tensorpack"])
+    source = tmp_path / "detector.npz"
+    write_arrays(source, arrays | {"global_step": np.zeros([])})
+    annotations = tmp_path / "instances.json"
+    categories = [{"id": i, "name": name} for i, name in ((9, "fig"), (2, "nut"), (5, "date"), (7, "pea"))]
+    annotations.write_text(json.dumps({"categories": categories}))
+    names = ("anchor_sizes", "canonical_size", "score_threshold", "detections_per_image", "detect_proposals")
+    fields = [f"--set={name}={getattr(model.config, name)}" for name in names]
+
+    code, output = run(
+        capsys, source, tmp_path / "checkpoint", "--from", "tensorpack", "--annotations", annotations, *fields
+    )
+    assert code == 0, output.err
+    assert re.search(r"^(\d+) of \1 variables filled", output.out)
+    assert "1 in the file, not used:\n  global_step\n" in output.out
+    loaded, card = load_model(tmp_path / "checkpoint")
+    assert (card.category_ids, card.class_names) == ([2, 5, 7, 9], ["nut", "date", "pea", "fig"])
+    assert card.buckets == [[800, 1344], [1344, 800]]
+    assert_same_variables(loaded, model)
+    batch = make_batch()
+    inputs = tf.constant(batch["images"]), tf.constant(batch["image_sizes"])
+    np.testing.assert_array_equal(loaded.detect(*inputs).boxes, model.detect(*inputs).boxes)
+
+    code, output = run(capsys, tmp_path / "checkpoint", tmp_path / "again.safetensors", "--to", "tensorpack")
+    assert code == 0, output.err
+    other = make_tiny_model(seed=3, **changes)
+    assert load_weights(other, tmp_path / "again.safetensors") == ([], [], [])
+    assert_same_variables(other, model)
+
+
+def test_a_torchvision_resnet_becomes_a_checkpoint_with_fresh_heads(tmp_path, capsys, make_tiny_model):
+    arrays = export_weights(randomised(make_tiny_model(norm="frozen_bn")), LAYOUTS["torchvision"])
+    backbone = {k.removeprefix("backbone.body."): a for k, a in arrays.items() if k.startswith("backbone.body.")}
+    backbone["bn1.num_batches_tracked"] = np.zeros([], np.int64)
+    save_file(backbone, tmp_path / "resnet18.safetensors")
+    code, output = run(
+        capsys, tmp_path / "resnet18.safetensors", tmp_path / "out", "--from=torchvision", "--num-classes=4",
+        "--set=fpn_channels=16", "--set=box_head_channels=8",
+    )  # fmt: skip
+    assert code == 0, output.err
+    model, card = load_model(tmp_path / "out")
+    assert (model.config.backbone, model.config.backbone_width, model.config.norm) == ("resnet18", 8, "frozen_bn")
+    assert model.config.symmetric_padding
+    assert model.config.round_anchors
+    assert not model.config.roi_align_aligned
+    assert card.category_ids == [1, 2, 3]
+    assert "  mask_head.logits.kernel\n" in output.out
+    assert "1 in the file, not used:\n  bn1.num_batches_tracked\n" in output.out
+
+
+def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_tiny_model):
+    """Made of torchvision's names, whose layout it shares but for classes and colours."""
+    model = randomised(make_tiny_model(backbone="resnet50", norm="frozen_bn", num_classes=3))
+    arrays = {}
+    for name, array in export_weights(model, LAYOUTS["torchvision"]).items():
+        for pattern, new in (
+            (r"backbone.body.conv1", "backbone.bottom_up.stem.conv1"),
+            (r"backbone.body.bn1", "backbone.bottom_up.stem.conv1.norm"),
+            (r"backbone.body.layer(\d)", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}"),
+            (r"bn(\d)\.", r"conv\1.norm."),
+            (r"downsample.0", "shortcut"),
+            (r"downsample.1", "shortcut.norm"),
+            (r"fpn.inner_blocks.(\d).0", lambda m: f"fpn_lateral{int(m[1]) + 2}"),
+            (r"fpn.layer_blocks.(\d).0", lambda m: f"fpn_output{int(m[1]) + 2}"),
+            (r"rpn.head.conv.0.0", "proposal_generator.rpn_head.conv"),
+            (r"rpn.head.cls_logits", "proposal_generator.rpn_head.objectness_logits"),
+            (r"rpn.head.bbox_pred", "proposal_generator.rpn_head.anchor_deltas"),
+            (r"box_head.fc6", "box_head.fc1"),
+            (r"box_head.fc7", "box_head.fc2"),
+            (r"mask_head.(\d).0", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}"),
+            (r"mask_predictor.conv5_mask", "mask_head.deconv"),
+            (r"mask_predictor.mask_fcn_logits", "mask_head.predictor"),
+        ):
+            name = re.sub(pattern, new, name)
+        if name == "backbone.bottom_up.stem.conv1.weight":
+            array = array[:, ::-1]
+        elif "cls_score" in name:
+            array = np.concatenate([array[1:], array[:1]])
+        elif "box_predictor.bbox_pred" in name:
+            array = array[4:]
+        elif "mask_head.predictor" in name:
+            array = array[1:]
+        arrays[name] = np.ascontiguousarray(array)
+    save_file(arrays, tmp_path / "caffe.safetensors")
+    own = {
+        "pixel_mean": np.float32([[[103.5]], [[116.3]], [[123.7]]]),
+        "pixel_std": np.float32([[[57]], [[58]], [[59]]]),
+    }
+    save_file(arrays | own, tmp_path / "own.safetensors")
+
+    for name, std, in_1x1 in (("caffe", [1.0, 1.0, 1.0], True), ("own", [59.0, 58.0, 57.0], False)):
+        code, output = run(capsys, tmp_path / f"{name}.safetensors", tmp_path / name, "--from", "detectron2")
+        assert code == 0, output.err
+        loaded, _ = load_model(tmp_path / name)
+        assert loaded.config.pixel_std == std
+        assert loaded.config.stride_in_1x1 == in_1x1
+        assert (loaded.config.num_classes, loaded.config.fpn_channels, loaded.config.mask_head_convs) == (3, 16, 2)
+        deltas = ("box_head.deltas.kernel", "box_head.deltas.bias")  # the background's box is made up
+        assert_same_variables(loaded, model, but=deltas)
+        got, expected = (m.box_stages[0].head.deltas.kernel.numpy() for m in (loaded, model))
+        np.testing.assert_array_equal(got[:, 4:], expected[:, 4:])
+        assert re.search(r"^(\d+) of \1 variables filled", output.out)
+        assert "not used" not in output.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.npz", "out", "--from", "tensorpack"], "weights gone.npz do not exist"),
+        (
+            ["rpn.npz", "out", "--from", "detectron2"],
+            "rpn.npz holds no variable of a ResNet-FPN model under detectron2's",
+        ),
+        (["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"], "ModelConfig has no field nrom"),
+        (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected FIELD=VALUE"),
+        (["out", "back.npz", "--to", "torchvision"], "checkpoint out does not exist"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    np.savez("rpn.npz", **{"rpn/conv0/b": np.zeros(16)})
+    code, output = run(capsys, *arguments)
+    assert code == 1
+    assert output.err.startswith("error: ")
+    assert message in output.err
