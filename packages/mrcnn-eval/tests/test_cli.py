@@ -39,7 +39,7 @@ def metrics(files):
 
 
 def test_results_file_prints_and_writes_the_evaluators_numbers(files, capsys):
-    assert score(files, "--images", files / "images") == 0
+    assert score(files, "--image-dir", files / "images") == 0
     evaluator = CocoEvaluator(files / "truth.json")
     evaluator.add_results(json.loads((files / "results.json").read_text()))
     result = evaluator.evaluate()
@@ -117,8 +117,14 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
         (["--results", "a", "--annotations", "b", "--batch-size", "3"], "--batch-size does not go with --results"),
         (["--results", "a", "--annotations", "b", "--data-root", "c"], "--data-root does not go with --results"),
-        (["--checkpoint", "a", "--annotations", "b"], "--annotations and --images go together"),
-        (["--checkpoint", "a", "--annotations", "b", "--images", "c", "--split", "d"], "take the place of"),
+        (["--results", "a", "--annotations", "b", "--images", "c"], "the folder of scored images is --image-dir"),
+        (["--checkpoint", "a", "--images", "b", "--annotations", "c"], "--annotations does not go with --images"),
+        (["--checkpoint", "a", "--images", "b", "--image-dir", "c"], "--image-dir does not go with --images"),
+        (["--checkpoint", "a", "--images", "b", "--honor-ignore"], "--honor-ignore does not go with --images"),
+        (["--checkpoint", "a", "--images", "b", "--backend", "hotcoco"], "--backend does not go with --images"),
+        (["--checkpoint", "a", "--images", "{files}/none.jpg"], "none.jpg: does not exist"),
+        (["--checkpoint", "a", "--annotations", "b"], "--annotations and --image-dir go together"),
+        (["--checkpoint", "a", "--annotations", "b", "--image-dir", "c", "--split", "d"], "take the place of"),
         (["--checkpoint", "a", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
         (["--checkpoint", "a", "--limit", "x"], "argument --limit: expected a whole number, got 'x'"),
         (["--checkpoint", "a", "--max-dets", "1.5"], "argument --max-dets: expected a whole number, got '1.5'"),
@@ -180,7 +186,7 @@ def test_result_of_an_unknown_image_is_one_line(files, capsys):
 
 def test_image_of_another_size_is_one_line(files, capsys):
     cv2.imwrite(str(files / "images/1.png"), np.zeros((50, 60, 3), np.uint8))
-    assert score(files, "--images", files / "images") == 2
+    assert score(files, "--image-dir", files / "images") == 2
     err = capsys.readouterr().err
     assert "1.png" in err
     assert err.count("\n") == 1
@@ -192,7 +198,7 @@ def test_help_explains_each_option_without_tensorflow():
         "    assert stop.code == 0\nassert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )
     text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    options = "checkpoint results data-root split annotations images output limit batch-size max-dets score-threshold"
-    for option in [*options.split(), "honor-ignore", "backend"]:
+    options = "checkpoint results data-root split annotations image-dir output limit batch-size max-dets"
+    for option in [*options.split(), "images", "score-threshold", "honor-ignore", "backend"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"  --{option} ")]
         assert len(line.split()) > 4  # the option, its value and an explanation

@@ -92,6 +92,22 @@ def test_run_directory_alone_scores_its_own_validation_split(checkpoint, capsys)
     assert str(run / "evaluation") in capsys.readouterr().out
 
 
+def test_pictures_are_predicted_without_ground_truth(checkpoint, root, capsys):
+    run = checkpoint()
+    pictures = [str(root / "val/3.png"), str(root / "val/1.png")]
+    assert main(["--checkpoint", str(run), "--images", *pictures, "--score-threshold", "0", "--max-dets", "4"]) == 0
+    entries = json.loads((run / "predictions/detections.json").read_text())
+    assert [entry["image_id"] for entry in entries] == [pictures[0]] * 4 + [pictures[1]] * 4
+    assert {(entry["category_id"], entry["category_name"]) for entry in entries} <= {(3, "class 3"), (8, "class 8")}
+    for name in ("1.png", "3.png"):
+        picture = cv2.imread(str(run / "predictions" / name))
+        assert picture.shape == (500, 500, 3)  # 100 x 100, enlarged by 5
+        assert (picture != cv2.resize(cv2.imread(str(root / "val" / name)), (500, 500))).any()
+    out = capsys.readouterr().out
+    assert "3.png" in out
+    assert str(run / "predictions") in out
+
+
 def test_written_results_score_the_same_without_the_model(checkpoint, root):
     run = checkpoint()
     assert main(["--checkpoint", str(run), "--score-threshold", "0", "--max-dets", "20"]) == 0
@@ -133,7 +149,7 @@ def test_options_choose_other_data(checkpoint, root):
     run = checkpoint(data_root=None, val_split=None)
     for options in (
         ["--data-root", str(root), "--split", "val"],
-        ["--annotations", str(root / "annotations/instances_val.json"), "--images", str(root / "val")],
+        ["--annotations", str(root / "annotations/instances_val.json"), "--image-dir", str(root / "val")],
     ):
         out = root.parent / f"out{len(options[0])}"
         assert (

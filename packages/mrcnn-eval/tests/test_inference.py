@@ -39,7 +39,7 @@ class RectangleFinder:
     """Finds the red (class 1) and the green (class 2) rectangle of an image; its masks fill the boxes."""
 
     def __init__(self, detections_per_image: int = 3) -> None:
-        self.config = SimpleNamespace(num_classes=3, detections_per_image=detections_per_image, score_threshold=0.05)
+        self.config = SimpleNamespace(num_classes=3, detections_per_image=detections_per_image, masks=True)
         self.traced: list[tuple[int, ...]] = []
 
     def detect(self, images, image_sizes):
@@ -111,6 +111,20 @@ def test_boxes_and_masks_come_back_in_original_pixels(dataset, batch_size):
             expected = np.zeros(size, np.uint8)
             expected[y1:y2, x1:x2] = 1
             np.testing.assert_array_equal(mask_utils.decode(entry["segmentation"]), expected)
+
+
+def test_a_model_without_masks_is_scored_for_boxes_only(dataset):
+    class BoxFinder(RectangleFinder):
+        def detect(self, images, image_sizes):
+            found = super().detect(images, image_sizes)
+            return found._replace(masks=tf.zeros([*found.boxes.shape[:2], 0, 0]))
+
+    finder = BoxFinder()
+    finder.config.masks = False
+    result = evaluate_model(finder, dataset, batch_size=2, **PREPROCESSING)
+    assert list(result.stats) == ["bbox"]
+    assert result.stats["bbox"]["AP50"] == pytest.approx(1.0)
+    assert result.warnings == ()
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])

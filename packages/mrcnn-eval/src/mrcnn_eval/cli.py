@@ -1,4 +1,4 @@
-"""The `mrcnn-eval` command: score a checkpoint on a data set, or a results file against its ground truth."""
+"""The `mrcnn-eval` command: score a checkpoint or a results file against ground truth, or predict pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
     from mrcnn_model import MaskRCNN, ModelCard
 
-CHECKPOINT_ONLY = ("data_root", "split", "limit", "batch_size")
+NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size")
+NOT_WITH_IMAGES = ("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend")
+BACKENDS = ("hotcoco", "pycocotools")
 DEFAULT_BATCH_SIZE = 4
 PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
 
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_options(arguments)
         if arguments.results is not None:
             score_results_file(arguments)
+        elif arguments.images is not None:
+            predict_pictures(arguments)
         else:
             score_checkpoint(arguments)
     except (UsageError, DatasetError, GroundTruthError, ResultsError) as error:
@@ -66,17 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mrcnn-eval",
-        description="Score a Mask R-CNN checkpoint, or a COCO results file, by COCO AP of boxes and masks.",
+        description="Score a Mask R-CNN checkpoint, or a COCO results file, by COCO AP of boxes and masks; "
+        "or let a checkpoint find the objects in pictures.",
         formatter_class=_one_line_per_option,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score")
+    add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score or to predict with")
     add("--results", type=Path, metavar="FILE", help="COCO results JSON to score instead; needs --annotations")
     add("--data-root", type=Path, metavar="DIR", help="data set with annotations/ in it (default: the run's)")
     add("--split", metavar="NAME", help="split of the data set (default: the run's validation split)")
     add("--annotations", type=Path, metavar="FILE", help="COCO instances file, in place of root and split")
-    add("--images", type=Path, metavar="DIR", help="folder of its images")
-    add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ beside the input)")
+    add("--image-dir", type=Path, metavar="DIR", help="folder of the images that --annotations names")
+    add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of them, to predict; no score")
+    add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ or predictions/ at the input)")
     add("--limit", type=_positive, metavar="N", help="score the first N images only")
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
@@ -84,16 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
     add(
         "--backend",
-        choices=("hotcoco", "pycocotools"),
-        default="hotcoco",
+        choices=BACKENDS,
         metavar="NAME",
-        help="hotcoco (fast) or pycocotools; same numbers",
+        help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
     )
     return parser
 
 
 def _one_line_per_option(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=26, width=100)
+    return argparse.HelpFormatter(prog, max_help_position=28, width=110)
 
 
 def _whole(text: str) -> int:
@@ -124,20 +129,29 @@ def _check_options(arguments: argparse.Namespace) -> None:
     if (arguments.checkpoint is None) == (arguments.results is None):
         raise UsageError("give either --checkpoint or --results")
     if arguments.results is not None:
+        if arguments.images is not None:
+            raise UsageError("--images predicts with a --checkpoint; the folder of scored images is --image-dir")
         if arguments.annotations is None:
             raise UsageError("--results needs --annotations, the ground truth to score against")
-        for name in CHECKPOINT_ONLY:
-            if getattr(arguments, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} does not go with --results")
+        _refuse(arguments, NOT_WITH_RESULTS, "--results")
         return
-    if (arguments.annotations is None) != (arguments.images is None):
-        raise UsageError("--annotations and --images go together")
+    if arguments.images is not None:
+        _refuse(arguments, NOT_WITH_IMAGES, "--images, which predicts without scoring")
+        return
+    if (arguments.annotations is None) != (arguments.image_dir is None):
+        raise UsageError("--annotations and --image-dir go together")
     if arguments.annotations is not None and (arguments.data_root is not None or arguments.split is not None):
-        raise UsageError("--annotations and --images take the place of --data-root and --split")
+        raise UsageError("--annotations and --image-dir take the place of --data-root and --split")
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> None:
+    for name in names:
+        if getattr(arguments, name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with {owner}")
 
 
 def score_results_file(arguments: argparse.Namespace) -> None:
-    """Score a results JSON without a model; with `--images`, draw pictures too."""
+    """Score a results JSON without a model; with `--image-dir`, draw pictures too."""
     from mrcnn_eval.coco_evaluator import IOU_TYPES, CocoEvaluator
 
     results = _read_results(arguments.results)
@@ -149,16 +163,16 @@ def score_results_file(arguments: argparse.Namespace) -> None:
     evaluator = CocoEvaluator(
         arguments.annotations,
         max_dets=arguments.max_dets or 100,
-        backend=arguments.backend,
+        backend=arguments.backend or BACKENDS[0],
         iou_types=held or IOU_TYPES,
         honor_ignore=arguments.honor_ignore,
     )
     evaluator.add_results(results)
     output = _made(arguments.output or arguments.results.parent / "evaluation")
     settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
-    settings |= {"annotations": str(arguments.annotations), "backend": arguments.backend}
+    settings |= {"annotations": str(arguments.annotations), "backend": evaluator.backend}
     settings |= {"honor_ignore": arguments.honor_ignore}
-    _report(evaluator, evaluator.evaluate(), output=output, images=arguments.images, settings=settings)
+    _report(evaluator, evaluator.evaluate(), output=output, images=arguments.image_dir, settings=settings)
 
 
 def _scores_below(entry: dict[str, Any], threshold: float) -> bool:
@@ -183,11 +197,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
     dataset = _open_dataset(arguments, card)
     check_classes(dataset, card, checkpoint=arguments.checkpoint)
     output = _made(arguments.output or arguments.checkpoint / "evaluation")  # before hours of inference
-    if arguments.score_threshold is not None:
-        model.config.score_threshold = arguments.score_threshold
-    if arguments.max_dets is not None:
-        model.config.detections_per_image = arguments.max_dets
-
+    _apply_limits(model, arguments)
     from mrcnn_eval.inference import detect_dataset
 
     with _progress_bar() as progress:
@@ -200,7 +210,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
             batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
             limit=arguments.limit,
             max_dets=arguments.max_dets,
-            backend=arguments.backend,
+            backend=arguments.backend or BACKENDS[0],
             honor_ignore=arguments.honor_ignore,
             progress=progress,
         )
@@ -213,11 +223,49 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
         "detections_per_image": model.config.detections_per_image,
         "short_edge": card.short_edge,
         "max_size": card.max_size,
-        "backend": arguments.backend,
+        "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
     }
     result = evaluator.evaluate(image_ids=evaluator.image_results)
     _report(evaluator, result, output=output, images=Path(dataset.image_dir), settings=settings)
+
+
+def predict_pictures(arguments: argparse.Namespace) -> None:
+    """Run a checkpoint over pictures; write what it finds as one JSON and draw it over each picture."""
+    from rich.console import Console
+
+    from mrcnn_eval.predictions import find_pictures, opened_pictures, prediction_table, write_predictions
+
+    pictures = find_pictures(arguments.images)
+    model, card = _load(arguments.checkpoint)
+    output = _made(arguments.output or arguments.checkpoint / "predictions")
+    _apply_limits(model, arguments)
+
+    from mrcnn_eval.inference import detect_dataset
+
+    with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
+        with _progress_bar() as progress:
+            evaluator = detect_dataset(
+                model,
+                dataset,
+                buckets=[(height, width) for height, width in card.buckets],
+                short_edge=card.short_edge,
+                max_size=card.max_size,
+                batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
+                progress=progress,
+            )
+        shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
+        names = write_predictions(output, evaluator, dataset, score_threshold=shown_from)
+    console = Console()
+    console.print(prediction_table(evaluator, score_threshold=shown_from))
+    console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:
+    if arguments.score_threshold is not None:
+        model.config.score_threshold = arguments.score_threshold
+    if arguments.max_dets is not None:
+        model.config.detections_per_image = arguments.max_dets
 
 
 def _load(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
@@ -236,14 +284,14 @@ def _open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset
     from mrcnn_data import CocoDataset
 
     if arguments.annotations is not None:
-        return CocoDataset.open(arguments.annotations, arguments.images)
+        return CocoDataset.open(arguments.annotations, arguments.image_dir)
     chosen = arguments.data_root is not None or arguments.split is not None
     if not chosen and card.annotations is not None and card.images is not None:
         return CocoDataset.open(Path(card.annotations), Path(card.images))
     root, split = arguments.data_root or card.data_root, arguments.split or card.val_split
     if root is None:
         raise UsageError(
-            "the checkpoint does not say where its data is: give --data-root, or --annotations and --images"
+            "the checkpoint does not say where its data is: give --data-root, or --annotations and --image-dir"
         )
     if split is None:
         raise UsageError("the checkpoint does not name a validation split: give --split")

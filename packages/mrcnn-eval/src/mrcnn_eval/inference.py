@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_data import Batch, CocoDataset, EvalLoader
-from mrcnn_eval.coco_evaluator import Backend, CocoEvaluator, EvalResult
+from mrcnn_eval.coco_evaluator import IOU_TYPES, Backend, CocoEvaluator, EvalResult
 from mrcnn_eval.image_results import ImageResults
 from mrcnn_eval.ranks import Gather, alone, merge_images, shares_of_all
 from mrcnn_model import Detections, MaskRCNN
@@ -109,7 +109,7 @@ def detect_dataset(
 
     Returns:
         An evaluator that holds, on every rank, the detections of every image, each exactly once; score it with
-        `evaluator.evaluate(image_ids=evaluator.image_results)`.
+        `evaluator.evaluate(image_ids=evaluator.image_results)`. It scores boxes only where the model has no masks.
 
     Raises:
         ValueError: the class counts differ. DatasetError: an image cannot be read.
@@ -129,6 +129,7 @@ def detect_dataset(
         backend=backend,
         image_sizes=sizes,
         honor_ignore=honor_ignore,
+        iou_types=IOU_TYPES if model.config.masks else ("bbox",),
     )
     loader = EvalLoader(
         dataset,
@@ -200,7 +201,10 @@ def add_detections(
         image_sizes=batch.image_sizes[rows],
         original_sizes=batch.original_sizes[rows],
     )  # [K, 4]
-    counts = _encode(detections.masks.numpy()[rows, columns], boxes, batch.original_sizes[rows])  # [K]
+    has_masks = detections.masks.shape[-1] > 0
+    counts = _encode(
+        detections.masks.numpy()[rows, columns], boxes, batch.original_sizes[rows]
+    )  # [K], [] without masks
     scores = detections.scores.numpy()[rows, columns]
     found_category_ids = np.asarray(category_ids)[detections.classes.numpy()[rows, columns] - 1]
     for row in np.flatnonzero(is_image):
@@ -211,7 +215,7 @@ def add_detections(
             boxes[of_image],
             scores[of_image],
             found_category_ids[of_image],
-            [{"size": size, "counts": counts[k]} for k in np.flatnonzero(of_image)],
+            [{"size": size, "counts": counts[k]} for k in np.flatnonzero(of_image)] if has_masks else None,
         )
 
 
@@ -229,6 +233,6 @@ def to_original(boxes: np.ndarray, *, image_sizes: np.ndarray, original_sizes: n
 
 
 def _encode(masks: np.ndarray, boxes: np.ndarray, sizes: np.ndarray) -> list[Any]:
-    if len(masks) == 0:
+    if masks.size == 0:
         return []
     return list(encode_masks(tf.constant(masks), tf.constant(boxes), tf.constant(sizes, tf.int32)).numpy())

@@ -71,9 +71,14 @@ def draw_contact_sheet(
         for image_id in shown
     ]
     sheet = stack(rows, axis=0) if rows else np.full((TITLE_HEIGHT, MIN_EDGE, 3), 255, np.uint8)
-    ok, png = cv2.imencode(".png", sheet[..., ::-1])
+    write_png(Path(path), sheet)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 RGB [h, w, 3]."""
+    ok, png = cv2.imencode(".png", picture[..., ::-1])
     assert ok
-    Path(path).write_bytes(png.tobytes())
+    path.write_bytes(png.tobytes())
 
 
 def spread(items: Sequence[Any], *, count: int) -> list[Any]:
@@ -174,25 +179,26 @@ def class_color(category: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def picture_scale(height: int, width: int) -> float:
+def picture_scale(height: int, width: int, *, max_edge: int = MAX_EDGE) -> float:
     """Return by how much to enlarge an image: a whole number for small ones, so that mask pixels stay squares."""
     longer = max(height, width)
     if longer < MIN_EDGE:
         return math.ceil(MIN_EDGE / longer)
-    return min(1.0, MAX_EDGE / longer)
+    return min(1.0, max_edge / longer)
 
 
-def draw_instances(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
+def draw_instances(image: np.ndarray, instances: Sequence[Instance], *, max_edge: int = MAX_EDGE) -> np.ndarray:
     """Draw masks, boxes and labels over an image.
 
     Args:
         image: uint8 RGB [h, w, 3].
         instances: in the order of drawing.
+        max_edge: of the picture, pixels; larger images are reduced.
 
     Returns:
         uint8 RGB, enlarged or reduced by `picture_scale`. Without instances it is the scaled image.
     """
-    scale = picture_scale(*image.shape[:2])
+    scale = picture_scale(*image.shape[:2], max_edge=max_edge)
     picture = resize_image(image, scale)
     masks = [None if instance.mask is None else resize_mask(instance.mask, scale) for instance in instances]
     for instance, mask in zip(instances, masks, strict=True):

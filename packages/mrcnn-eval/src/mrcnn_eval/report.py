@@ -82,12 +82,12 @@ def write_ap_table(path: Path, result: EvalResult) -> None:
     """Write the tables as plain text."""
     text = io.StringIO()
     Console(file=text, width=TABLE_WIDTH).print(ap_tables(result))
-    _replace(path, text.getvalue().encode("utf-8"))
+    write_replacing(path, text.getvalue().encode("utf-8"))
 
 
-def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]) -> None:
-    """Write the numbers and the settings that led to them as JSON: `bbox` and `segm` by name, then by class."""
-    content = {
+def metrics_content(result: EvalResult, *, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `metrics.json` holds: `bbox` and `segm` by name, then by class, and the settings behind them."""
+    return {
         **result.stats,
         "per_class": result.per_class,
         "num_images": result.num_images,
@@ -99,15 +99,20 @@ def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]
         "warnings": result.warnings,
         "settings": settings,
     }
-    _replace(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+
+
+def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]) -> None:
+    """Write `metrics_content` as JSON."""
+    write_replacing(path, msgspec.json.format(msgspec.json.encode(metrics_content(result, settings=settings)), indent=2))
 
 
 def write_results(path: Path, results: list[dict[str, Any]]) -> None:
     """Write a COCO results list, unrounded, as pycocotools' `loadRes` reads it."""
-    _replace(path, msgspec.json.encode(results))
+    write_replacing(path, msgspec.json.encode(results))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_replacing(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")  # a run that dies leaves the old file or none
     partial.write_bytes(content)
     partial.replace(path)
