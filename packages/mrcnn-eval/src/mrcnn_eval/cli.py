@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from mrcnn_model import MaskRCNN, ModelCard
 
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size")
-NOT_WITH_IMAGES = ("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend")
-BACKENDS = ("hotcoco", "pycocotools")
+NOT_WITH_IMAGES = ("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend", "report")
 DEFAULT_BATCH_SIZE = 4
 PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
 
@@ -90,10 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
     add(
         "--backend",
-        choices=BACKENDS,
+        choices=("hotcoco", "pycocotools"),
         metavar="NAME",
         help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
     )
+    add("--report", action="store_true", help="write report.html too: one page to look at in a browser")
     return parser
 
 
@@ -163,7 +163,7 @@ def score_results_file(arguments: argparse.Namespace) -> None:
     evaluator = CocoEvaluator(
         arguments.annotations,
         max_dets=arguments.max_dets or 100,
-        backend=arguments.backend or BACKENDS[0],
+        backend=arguments.backend or "hotcoco",
         iou_types=held or IOU_TYPES,
         honor_ignore=arguments.honor_ignore,
     )
@@ -172,7 +172,7 @@ def score_results_file(arguments: argparse.Namespace) -> None:
     settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
     settings |= {"annotations": str(arguments.annotations), "backend": evaluator.backend}
     settings |= {"honor_ignore": arguments.honor_ignore}
-    _report(evaluator, evaluator.evaluate(), output=output, images=arguments.image_dir, settings=settings)
+    _write(evaluator, evaluator.evaluate(), arguments, output=output, images=arguments.image_dir, settings=settings)
 
 
 def _scores_below(entry: dict[str, Any], threshold: float) -> bool:
@@ -210,7 +210,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
             batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
             limit=arguments.limit,
             max_dets=arguments.max_dets,
-            backend=arguments.backend or BACKENDS[0],
+            backend=arguments.backend or "hotcoco",
             honor_ignore=arguments.honor_ignore,
             progress=progress,
         )
@@ -227,7 +227,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
         "honor_ignore": arguments.honor_ignore,
     }
     result = evaluator.evaluate(image_ids=evaluator.image_results)
-    _report(evaluator, result, output=output, images=Path(dataset.image_dir), settings=settings)
+    _write(evaluator, result, arguments, output=output, images=Path(dataset.image_dir), settings=settings)
 
 
 def predict_pictures(arguments: argparse.Namespace) -> None:
@@ -339,12 +339,18 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _report(
-    evaluator: CocoEvaluator, result: EvalResult, *, output: Path, images: Path | None, settings: dict[str, Any]
+def _write(
+    evaluator: CocoEvaluator,
+    result: EvalResult,
+    arguments: argparse.Namespace,
+    *,
+    output: Path,
+    images: Path | None,
+    settings: dict[str, Any],
 ) -> None:
     from rich.console import Console
 
-    from mrcnn_eval.report import ap_tables, write_ap_table, write_metrics, write_results
+    from mrcnn_eval.report import ap_tables, metrics_content, write_ap_table, write_metrics, write_results
 
     write_metrics(output / "metrics.json", result, settings=settings)
     write_results(output / "detections.json", evaluator.results())
@@ -355,6 +361,12 @@ def _report(
 
         draw_contact_sheet(output / "contact_sheet.png", evaluator, images, score_threshold=PICTURE_SCORE)
         names.append("contact_sheet.png")
+    if arguments.report:
+        from mrcnn_eval.html_report import write_html_report
+
+        metrics = metrics_content(result, settings=settings)
+        write_html_report(output / "report.html", evaluator, result, metrics=metrics, images=images)
+        names.append("report.html")
     console = Console()
     console.print(ap_tables(result))
     console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)

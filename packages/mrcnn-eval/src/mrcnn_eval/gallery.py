@@ -100,16 +100,16 @@ def missed_objects(
     exhibits = []
     for at in _spread_over_images(missed, result.object_images, count=count):
         scene = _Scene(evaluator, result, images, int(result.object_images[at]), threshold=threshold)
-        name, row, score = result.class_names[result.object_classes[at]], int(result.object_rows[at]), None
+        name, row = result.class_names[result.object_classes[at]], int(result.object_rows[at])
         found = float(result.found_scores[at])
         why = "nothing found it" if np.isneginf(found) else f"found at a score of {found:.2f} only"
         exhibits.append(
             Exhibit(
                 kind="missed",
                 class_name=name,
-                score=score,
+                score=None,
                 file_name=scene.file_name,
-                explanation=f"{name} of {truth.areas[row]:.0f} px: {why}.",
+                explanation=f"Area {truth.areas[row]:.0f} px: {why}.",
                 picture=scene.picture(scene.truth_box(row), named_truth=row, label=name),
             )
         )
@@ -130,12 +130,12 @@ def _spread_over_images(rows: np.ndarray, images: np.ndarray, *, count: int) -> 
 def _explanation(evaluator: CocoEvaluator, result: Outcomes, at: int) -> str:
     kind, object_row = WRONG_KINDS[int(result.det_kinds[at])], int(result.det_objects[at])
     if object_row < 0:
-        return "no object is near enough."
+        return "No object is near enough."
     truth = evaluator.ground_truth
     name, overlap = truth.category_names[truth.category_indices[object_row]], f"IoU {result.det_ious[at]:.2f}"
     if result.det_kinds[at] == DUPLICATE:
-        return f"the {name} is found already, by a better detection ({overlap})."
-    return f"overlaps this {name} by {overlap}" + (": too little." if kind == "localisation" else ".")
+        return f"The {name} is found already, by a better detection ({overlap})."
+    return f"Overlaps an object of class {name}, {overlap}" + (": too little." if kind == "localisation" else ".")
 
 
 class _Scene:

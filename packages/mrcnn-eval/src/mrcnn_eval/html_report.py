@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult, IouType
 from mrcnn_eval.error_counts import best_threshold, calibration, class_errors, confusion
-from mrcnn_eval.gallery import false_detections, missed_objects
+from mrcnn_eval.gallery import Exhibit, false_detections, missed_objects
 from mrcnn_eval.outcomes import WRONG_KINDS, Outcomes, outcomes
 from mrcnn_eval.plots import ap_by_size_plot, calibration_plot, precision_recall_plot, score_plot
 from mrcnn_eval.precision_recall import PrecisionRecall
@@ -53,7 +53,7 @@ class Pair(NamedTuple):
 
     name: str
     taken_for: str
-    count: int
+    times: int
 
 
 def write_html_report(
@@ -79,29 +79,42 @@ def write_html_report(
     counts = calibration(judged, num_bins=SCORE_BINS)
     matrix = confusion(judged, threshold=threshold)
     rows = _class_rows(judged, curves, metrics["per_class"], threshold=threshold)
-    exhibits = {"threshold": threshold, "count": EXHIBITS}
-    page = _environment(result.measures).get_template("report.html").render(
-        metrics=metrics,
-        result=result,
-        iou_types=list(result.stats),
-        compared=HEADINGS[judged.iou_type],
-        threshold=threshold,
-        rows=rows,
-        error_counts=_error_counts(rows),
-        matrix=matrix.tolist() if len(rows) <= MAX_MATRIX else None,
-        class_names=judged.class_names,
-        pairs=_pairs(matrix, judged.class_names),
-        calibration_error=counts.error,
-        precision_recall=precision_recall_plot(curves, result.measures),
-        ap_by_size=ap_by_size_plot(result.stats, result.measures),
-        scores=score_plot(counts),
-        calibration=calibration_plot(counts),
-        curve_size=CURVE_SIZE,
-        has_images=images is not None,
-        false_detections=[] if images is None else false_detections(evaluator, judged, images, **exhibits),
-        missed_objects=[] if images is None else missed_objects(evaluator, judged, images, **exhibits),
+    page = (
+        _environment(result.measures)
+        .get_template("report.html")
+        .render(
+            metrics=metrics,
+            result=result,
+            iou_types=list(result.stats),
+            compared=HEADINGS[judged.iou_type],
+            threshold=threshold,
+            rows=rows,
+        wrong_kinds=list(WRONG_KINDS.values()),
+            error_counts=_error_counts(rows),
+            matrix=matrix.tolist() if len(rows) <= MAX_MATRIX else None,
+            class_names=judged.class_names,
+            pairs=_pairs(matrix, judged.class_names),
+            calibration_error=counts.error,
+            precision_recall=precision_recall_plot(curves, result.measures),
+            ap_by_size=ap_by_size_plot(result.stats, result.measures),
+            scores=score_plot(counts),
+            calibration=calibration_plot(counts),
+            curve_size=CURVE_SIZE,
+            galleries=None if images is None else _galleries(evaluator, judged, images, threshold=threshold),
+        )
     )
     write_replacing(path, page.encode("utf-8"))
+
+
+def _galleries(
+    evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, threshold: float
+) -> dict[str, list[Exhibit]]:
+    return {
+        "False detections of the highest scores": false_detections(
+            evaluator, judged, images, threshold=threshold, count=EXHIBITS
+        ),
+        "Largest missed objects": missed_objects(evaluator, judged, images, threshold=threshold, count=EXHIBITS),
+    }
 
 
 def _environment(measures: Measures) -> Environment:
@@ -112,7 +125,7 @@ def _environment(measures: Measures) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["ap"] = lambda value: "–" if value < 0 else f"{value:.3f}"
+    environment.filters["ap"] = lambda value: "-" if value < 0 else f"{value:.3f}"
     environment.filters["meaning"] = lambda name: meaning(name, measures)
     environment.filters["heading"] = lambda iou_type: HEADINGS[iou_type]
     return environment
@@ -162,4 +175,6 @@ def _pairs(matrix: np.ndarray, class_names: tuple[str, ...]) -> list[Pair]:
     np.fill_diagonal(between, 0)
     order = np.argsort(-between, axis=None, kind="stable")[:MAX_PAIRS]
     indices = zip(*np.unravel_index(order, between.shape), strict=True)
-    return [Pair(class_names[row], class_names[col], int(between[row, col])) for row, col in indices if between[row, col]]
+    return [
+        Pair(class_names[row], class_names[col], int(between[row, col])) for row, col in indices if between[row, col]
+    ]

@@ -24,7 +24,7 @@ from pycocotools import mask as mask_utils
 from mrcnn_eval.coco_evaluator import CocoEvaluator, IouType
 from mrcnn_eval.ground_truth import GroundTruth
 from mrcnn_eval.image_results import ImageResults
-from mrcnn_eval.segmentation import to_rle
+from mrcnn_eval.segmentation import box_polygon, to_rle
 
 MATCH_IOU = 0.5  # from which a detection is right
 TOUCH_IOU = 0.1  # from which a wrong detection of the right class is one of localisation (Bolya et al. 2020, TIDE)
@@ -85,10 +85,11 @@ def outcomes(evaluator: CocoEvaluator, *, image_ids: Iterable[Any] | None = None
     for number, index in enumerate(indices):
         results = evaluator.image_results.get(truth.image_ids[index])
         rows = rows_of_image[index]
-        regular = ~_is_region(evaluator, rows, iou_type)
+        crowd, regular = _crowd_and_regular(evaluator, rows, iou_type)
         found = np.full(len(rows), -np.inf)  # [m]
         if results is not None and len(results.scores):
-            detections.append(_match_image(evaluator, results, rows, regular, found, iou_type=iou_type, number=number))
+            lines = _match_image(evaluator, results, rows, crowd, regular, found, iou_type=iou_type)
+            detections.append(np.concatenate([np.full((1, lines.shape[1]), number), lines]))
         objects.append(np.stack([rows, np.full(len(rows), number), truth.category_indices[rows], found])[:, regular])
     columns = np.concatenate([np.zeros((7, 0)), *detections], axis=1)
     truths = np.concatenate([np.zeros((4, 0)), *objects], axis=1)
@@ -122,28 +123,26 @@ def _rows_by_image(truth: GroundTruth) -> list[np.ndarray]:
     return np.split(order, ends)
 
 
-def _is_region(evaluator: CocoEvaluator, rows: np.ndarray, iou_type: IouType) -> np.ndarray:
-    """Say which objects are neither found nor missed: bool [m]."""
+def _crowd_and_regular(evaluator: CocoEvaluator, rows: np.ndarray, iou_type: IouType) -> tuple[np.ndarray, np.ndarray]:
+    """Say which objects take any number of detections, and which are found or missed: bool [m] each."""
     truth = evaluator.ground_truth
-    region = truth.crowd[rows].copy()
-    if evaluator.honor_ignore:
-        region |= truth.ignored[rows]
+    crowd = truth.crowd[rows]
     if iou_type == "segm":
-        region |= np.array([truth.segmentations[row] is None for row in rows], bool)
-    return region
+        crowd = crowd | np.array([truth.segmentations[row] is None for row in rows], bool)
+    return crowd, ~crowd & ~truth.ignored[rows] if evaluator.honor_ignore else ~crowd
 
 
 def _match_image(
     evaluator: CocoEvaluator,
     results: ImageResults,
     rows: np.ndarray,
+    crowd: np.ndarray,
     regular: np.ndarray,
     found: np.ndarray,
     *,
     iou_type: IouType,
-    number: int,
 ) -> np.ndarray:
-    """Match one image: float64 [7, n] of image, row, class, score, kind, object, IoU; fills `found` [m]."""
+    """Match one image: float64 [6, n] of row, class, score, kind, object, IoU; fills `found` [m]."""
     truth = evaluator.ground_truth
     classes = np.searchsorted(truth.category_ids, results.category_ids)
     usable = (
@@ -152,16 +151,19 @@ def _match_image(
         else ~np.isnan(results.boxes).any(axis=1)
     )
     kept = _best_of_each_class(results, classes, usable, max_dets=evaluator.measures.max_dets)
-    ious = _ious(truth, results, kept, rows, iou_type)  # [n, m]
+    ious = _ious(truth, results, kept, rows, crowd, iou_type)  # [n, m]
     same = classes[kept][:, None] == truth.category_indices[rows]  # [n, m]
+    taken = np.zeros(len(rows), bool)  # [m]
     lines = []
     for position, row in enumerate(kept):
-        kind, at = _kind(ious[position], same[position], regular, ~np.isneginf(found))
+        kind, at = _kind(ious[position], same[position], regular, taken)
         if kind == RIGHT:
             found[at] = results.scores[row]
+        if kind in (RIGHT, IGNORED):
+            taken[at] = not crowd[at]
         matched, iou = (-1, 0.0) if at < 0 else (rows[at], ious[position, at])
-        lines.append((number, row, classes[row], results.scores[row], kind, matched, iou))
-    return np.array(lines, np.float64).reshape(-1, 7).T
+        lines.append((row, classes[row], results.scores[row], kind, matched, iou))
+    return np.array(lines, np.float64).reshape(-1, 6).T
 
 
 def _best_of_each_class(results: ImageResults, classes: np.ndarray, usable: np.ndarray, *, max_dets: int) -> np.ndarray:
@@ -175,36 +177,39 @@ def _best_of_each_class(results: ImageResults, classes: np.ndarray, usable: np.n
 
 
 def _ious(
-    truth: GroundTruth, results: ImageResults, kept: np.ndarray, rows: np.ndarray, iou_type: IouType
+    truth: GroundTruth,
+    results: ImageResults,
+    kept: np.ndarray,
+    rows: np.ndarray,
+    crowd: np.ndarray,
+    iou_type: IouType,
 ) -> np.ndarray:
     """IoU of detections with objects, share of the detection for crowds: float64 [n, m]."""
     if not len(kept) or not len(rows):
         return np.zeros((len(kept), len(rows)))
-    crowd = truth.crowd[rows].astype(np.uint8).tolist()
+    crowds = crowd.astype(np.uint8).tolist()
     if iou_type == "bbox":
-        return np.asarray(mask_utils.iou(results.boxes[kept], truth.boxes[rows], crowd))
-    ious = np.zeros((len(kept), len(rows)))
-    drawn = [at for at, row in enumerate(rows) if truth.segmentations[row] is not None]
-    if drawn:
-        found = [results.rles[row] for row in kept]
-        size = tuple(found[0]["size"])  # type: ignore[index]
-        objects = [to_rle(truth.segmentations[rows[at]], size=size) for at in drawn]  # type: ignore[arg-type]
-        ious[:, drawn] = mask_utils.iou(found, objects, [crowd[at] for at in drawn])
-    return ious
+        return np.asarray(mask_utils.iou(results.boxes[kept], truth.boxes[rows], crowds))
+    found = [results.rles[row] for row in kept]
+    size = tuple(found[0]["size"])  # type: ignore[index]
+    # An object that nobody drew is a region of the shape of its box.
+    objects = [to_rle(truth.segmentations[row] or box_polygon(truth.boxes[row]), size=size) for row in rows]
+    return np.asarray(mask_utils.iou(found, objects, crowds))
 
 
 def _kind(ious: np.ndarray, same: np.ndarray, regular: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
     """Judge one detection by its IoUs [m]: the kind, and the object that explains it, -1 for none."""
     rules = (
         (RIGHT, same & regular & ~taken, MATCH_IOU),
-        (IGNORED, same & ~regular, MATCH_IOU),
-        (DUPLICATE, same & regular, MATCH_IOU),
+        (IGNORED, same & ~regular & ~taken, MATCH_IOU),
+        (DUPLICATE, same & taken, MATCH_IOU),
         (CLASS, ~same & regular, MATCH_IOU),
         (LOCALISATION, same & regular, TOUCH_IOU),
     )
     for kind, candidates, least in rules:
         if candidates.any():
-            at = int(np.argmax(np.where(candidates, ious, -1.0)))
+            candidate_ious = np.where(candidates, ious, -1.0)
+            at = len(ious) - 1 - int(np.argmax(candidate_ious[::-1]))  # of equal ones the last, as in pycocotools
             if ious[at] >= least:
                 return kind, at
     return BACKGROUND, -1

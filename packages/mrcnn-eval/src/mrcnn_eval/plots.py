@@ -83,9 +83,7 @@ def score_plot(counts: Calibration) -> str:
         edges = np.linspace(0, 1, len(counts.right) + 1)
         width = edges[1]
         axes.bar(edges[:-1], counts.right, width, align="edge", color=RIGHT_COLOR, label="right (IoU 0.5 or more)")
-        axes.bar(
-            edges[:-1], counts.wrong, width, bottom=counts.right, align="edge", color=WRONG_COLOR, label="wrong"
-        )
+        axes.bar(edges[:-1], counts.wrong, width, bottom=counts.right, align="edge", color=WRONG_COLOR, label="wrong")
         axes.legend(fontsize=8, frameon=False)
         return _svg_uri(figure)
 

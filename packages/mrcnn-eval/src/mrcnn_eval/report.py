@@ -103,7 +103,8 @@ def metrics_content(result: EvalResult, *, settings: Mapping[str, Any]) -> dict[
 
 def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]) -> None:
     """Write `metrics_content` as JSON."""
-    write_replacing(path, msgspec.json.format(msgspec.json.encode(metrics_content(result, settings=settings)), indent=2))
+    content = metrics_content(result, settings=settings)
+    write_replacing(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
 
 
 def write_results(path: Path, results: list[dict[str, Any]]) -> None:
