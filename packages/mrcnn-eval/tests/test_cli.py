@@ -123,6 +123,8 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--checkpoint", "a", "--images", "b", "--honor-ignore"], "--honor-ignore does not go with --images"),
         (["--checkpoint", "a", "--images", "b", "--backend", "hotcoco"], "--backend does not go with --images"),
         (["--checkpoint", "a", "--images", "b", "--report"], "--report does not go with --images"),
+        (["--checkpoint", "a", "--images", "b", "--compare", "c"], "--compare does not go with --images"),
+        (["--checkpoint", "a", "--compare", "c"], "--compare: c/evaluation/metrics.json: cannot be read"),
         (["--checkpoint", "a", "--images", "{files}/none.jpg"], "none.jpg: does not exist"),
         (["--checkpoint", "a", "--annotations", "b"], "--annotations and --image-dir go together"),
         (["--checkpoint", "a", "--annotations", "b", "--image-dir", "c", "--split", "d"], "take the place of"),
@@ -200,6 +202,6 @@ def test_help_explains_each_option_without_tensorflow():
     )
     text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     options = "checkpoint results data-root split annotations image-dir output limit batch-size max-dets"
-    for option in [*options.split(), "images", "score-threshold", "honor-ignore", "backend", "report"]:
+    for option in [*options.split(), "images", "score-threshold", "honor-ignore", "backend", "report", "compare"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"  --{option} ")]
         assert len(line.split()) > 4  # the option, its value and an explanation

@@ -17,10 +17,13 @@ from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
     from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
+    from mrcnn_eval.comparison import OtherRun
     from mrcnn_model import MaskRCNN, ModelCard
 
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size")
-NOT_WITH_IMAGES = ("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend", "report")
+NOT_WITH_IMAGES = (
+    *("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend", "report", "compare"),
+)
 DEFAULT_BATCH_SIZE = 4
 PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
 
@@ -44,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
     """
     from mrcnn_data import DatasetError
+    from mrcnn_eval.comparison import ComparisonError, read_other_run
     from mrcnn_eval.ground_truth import GroundTruthError
     from mrcnn_eval.image_results import ResultsError
 
@@ -51,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         _check_options(arguments)
+        other = None if arguments.compare is None else read_other_run(arguments.compare)  # before hours of inference
         if arguments.results is not None:
-            score_results_file(arguments)
+            score_results_file(arguments, other)
         elif arguments.images is not None:
             predict_pictures(arguments)
         else:
-            score_checkpoint(arguments)
-    except (UsageError, DatasetError, GroundTruthError, ResultsError) as error:
+            score_checkpoint(arguments, other)
+    except (UsageError, DatasetError, GroundTruthError, ResultsError, ComparisonError) as error:
         print(f"mrcnn-eval: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -94,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
         help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
     )
     add("--report", action="store_true", help="write report.html too: one page to look at in a browser")
+    add(
+        "--compare",
+        type=Path,
+        metavar="DIR",
+        help="another run or evaluation directory: what differs, by class and image",
+    )
     return parser
 
 
@@ -150,7 +161,7 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> 
             raise UsageError(f"--{name.replace('_', '-')} does not go with {owner}")
 
 
-def score_results_file(arguments: argparse.Namespace) -> None:
+def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Score a results JSON without a model; with `--image-dir`, draw pictures too."""
     from mrcnn_eval.coco_evaluator import IOU_TYPES, CocoEvaluator
 
@@ -172,7 +183,9 @@ def score_results_file(arguments: argparse.Namespace) -> None:
     settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
     settings |= {"annotations": str(arguments.annotations), "backend": evaluator.backend}
     settings |= {"honor_ignore": arguments.honor_ignore}
-    _write(evaluator, evaluator.evaluate(), arguments, output=output, images=arguments.image_dir, settings=settings)
+    _write(
+        evaluator, evaluator.evaluate(), arguments, other, output=output, images=arguments.image_dir, settings=settings
+    )
 
 
 def _scores_below(entry: dict[str, Any], threshold: float) -> bool:
@@ -191,7 +204,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
         raise UsageError(f"{path}: not a COCO results file: {error}") from error
 
 
-def score_checkpoint(arguments: argparse.Namespace) -> None:
+def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
     model, card = _load(arguments.checkpoint)
     dataset = _open_dataset(arguments, card)
@@ -227,7 +240,7 @@ def score_checkpoint(arguments: argparse.Namespace) -> None:
         "honor_ignore": arguments.honor_ignore,
     }
     result = evaluator.evaluate(image_ids=evaluator.image_results)
-    _write(evaluator, result, arguments, output=output, images=Path(dataset.image_dir), settings=settings)
+    _write(evaluator, result, arguments, other, output=output, images=Path(dataset.image_dir), settings=settings)
 
 
 def predict_pictures(arguments: argparse.Namespace) -> None:
@@ -343,6 +356,7 @@ def _write(
     evaluator: CocoEvaluator,
     result: EvalResult,
     arguments: argparse.Namespace,
+    other: OtherRun | None,
     *,
     output: Path,
     images: Path | None,
@@ -350,12 +364,23 @@ def _write(
 ) -> None:
     from rich.console import Console
 
-    from mrcnn_eval.report import ap_tables, metrics_content, write_ap_table, write_metrics, write_results
+    from mrcnn_eval.report import ap_tables, metrics_content, write_ap_table, write_json, write_results
 
-    write_metrics(output / "metrics.json", result, settings=settings)
+    metrics = metrics_content(result, settings=settings)
+    write_json(output / "metrics.json", metrics)
     write_results(output / "detections.json", evaluator.results())
     write_ap_table(output / "ap_table.txt", result)
     names = ["metrics.json", "detections.json", "ap_table.txt"]
+    console = Console()
+    console.print(ap_tables(result))
+    comparison = None
+    if other is not None:
+        from mrcnn_eval.comparison import compare, comparison_content, comparison_table
+
+        comparison = compare(evaluator, metrics, other)
+        write_json(output / "comparison.json", comparison_content(comparison))
+        names.append("comparison.json")
+        console.print(comparison_table(comparison))
     if images is not None:
         from mrcnn_eval.pictures import draw_contact_sheet
 
@@ -364,9 +389,8 @@ def _write(
     if arguments.report:
         from mrcnn_eval.html_report import write_html_report
 
-        metrics = metrics_content(result, settings=settings)
-        write_html_report(output / "report.html", evaluator, result, metrics=metrics, images=images)
+        write_html_report(
+            output / "report.html", evaluator, result, metrics=metrics, images=images, comparison=comparison
+        )
         names.append("report.html")
-    console = Console()
-    console.print(ap_tables(result))
     console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)

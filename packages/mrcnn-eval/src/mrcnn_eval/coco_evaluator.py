@@ -5,6 +5,7 @@ Legend: n detections of one image, D in all, G ground-truth objects.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,6 +94,13 @@ class CocoEvaluator:
         self.ground_truth = load_ground_truth(annotations, image_sizes=image_sizes)
         self._image_indices = {image_id: index for index, image_id in enumerate(self.ground_truth.image_ids)}
         self.image_results: dict[Any, ImageResults] = {}  # by image id, in the order of adding
+
+    @classmethod
+    def of(cls, other: CocoEvaluator) -> CocoEvaluator:
+        """Make an evaluator with the ground truth and the settings of another, and no detections."""
+        evaluator = copy.copy(other)
+        evaluator.image_results = {}
+        return evaluator
 
     def add(
         self,

@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult, IouType
+from mrcnn_eval.comparison import Comparison, most_changed
 from mrcnn_eval.error_counts import best_threshold, calibration, class_errors, confusion
 from mrcnn_eval.gallery import Exhibit, false_detections, missed_objects
 from mrcnn_eval.outcomes import WRONG_KINDS, Outcomes, outcomes
@@ -25,6 +26,7 @@ EXHIBITS = 12  # of false detections, and of missed objects
 SCORE_BINS = 20
 MAX_MATRIX = 12  # classes; a larger matrix cannot be read, and the list of pairs says more
 MAX_PAIRS = 15
+MAX_CHANGED_IMAGES = 200
 CURVE_SIZE = (100, 32)  # of the small curve of a class, units of its SVG
 
 
@@ -57,7 +59,13 @@ class Pair(NamedTuple):
 
 
 def write_html_report(
-    path: Path, evaluator: CocoEvaluator, result: EvalResult, *, metrics: dict[str, Any], images: Path | None
+    path: Path,
+    evaluator: CocoEvaluator,
+    result: EvalResult,
+    *,
+    metrics: dict[str, Any],
+    images: Path | None,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write the page: numbers, curves, what went wrong in which way, and the worst mistakes as pictures.
 
@@ -67,6 +75,7 @@ def write_html_report(
         result: its numbers.
         metrics: content of `metrics.json`, whose numbers the page shows.
         images: folder that the file names of the ground truth are relative to; without it there are no pictures.
+        comparison: with another evaluation, to be shown too.
 
     Raises:
         DatasetError: an image file that is missing, broken, or of another size than the ground truth says.
@@ -89,7 +98,9 @@ def write_html_report(
             compared=HEADINGS[judged.iou_type],
             threshold=threshold,
             rows=rows,
-        wrong_kinds=list(WRONG_KINDS.values()),
+            comparison=comparison,
+            changed_images=[] if comparison is None else most_changed(comparison.images)[:MAX_CHANGED_IMAGES],
+            wrong_kinds=list(WRONG_KINDS.values()),
             error_counts=_error_counts(rows),
             matrix=matrix.tolist() if len(rows) <= MAX_MATRIX else None,
             class_names=judged.class_names,

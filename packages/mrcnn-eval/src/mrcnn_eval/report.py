@@ -103,7 +103,11 @@ def metrics_content(result: EvalResult, *, settings: Mapping[str, Any]) -> dict[
 
 def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]) -> None:
     """Write `metrics_content` as JSON."""
-    content = metrics_content(result, settings=settings)
+    write_json(path, metrics_content(result, settings=settings))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON to be read by people too."""
     write_replacing(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
 
 
