@@ -124,7 +124,7 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--checkpoint", "a", "--images", "b", "--backend", "hotcoco"], "--backend does not go with --images"),
         (["--checkpoint", "a", "--images", "b", "--report"], "--report does not go with --images"),
         (["--checkpoint", "a", "--images", "b", "--compare", "c"], "--compare does not go with --images"),
-        (["--checkpoint", "a", "--compare", "c"], "--compare: c/evaluation/metrics.json: cannot be read"),
+        (["--checkpoint", "a", "--compare", "c"], "--compare c/evaluation/metrics.json: cannot be read"),
         (["--checkpoint", "a", "--images", "{files}/none.jpg"], "none.jpg: does not exist"),
         (["--checkpoint", "a", "--annotations", "b"], "--annotations and --image-dir go together"),
         (["--checkpoint", "a", "--annotations", "b", "--image-dir", "c", "--split", "d"], "take the place of"),

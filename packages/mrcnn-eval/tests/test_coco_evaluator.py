@@ -111,7 +111,7 @@ def test_missing_area_is_the_masks(scene, backend):
 
 
 def test_size_class_of_a_mask_is_the_masks_area_not_the_boxes(scene, backend):
-    # KNOWN-FAILURES 69: an L of 2 px width in an 80 x 80 box: 80*2 + 78*2 = 316 px is small, the box 6,400 px medium.
+    # An L of 2 px width in an 80 x 80 box: 80*2 + 78*2 = 316 px is small, the box 6,400 px medium.
     mask = np.zeros((100, 100), np.uint8)
     mask[10:90, 10:12] = mask[88:90, 10:90] = 1
     assert mask.sum() == 316
@@ -127,7 +127,7 @@ def test_size_class_of_a_mask_is_the_masks_area_not_the_boxes(scene, backend):
 
 
 def test_ignore_counts_for_nothing_by_default_as_in_pycocotools(scene, reference_stats, backend):
-    # KNOWN-FAILURES 26: one of two objects is ignored, the other found.
+    # One of two objects is ignored, the other found.
     other = [60, 20, 30, 40]
     example = scene().truth(BOX).truth(other, ignore=1).detection(BOX)
     stats = evaluate(example, backend=backend).stats["bbox"]
@@ -162,7 +162,7 @@ def grid_of_150_objects(scene):
 
 @pytest.mark.parametrize(("max_dets", "recall"), [(100, 100 / 150), (150, 1.0), (300, 1.0)])
 def test_max_dets_beyond_100(scene, backend, max_dets, recall):
-    # KNOWN-FAILURES 70: all 150 objects found; pycocotools' summarize says 0.663 at 100, and -1 at anything else.
+    # All 150 objects found; pycocotools' summarize says 0.663 at 100, and -1 at anything else.
     stats = evaluate(grid_of_150_objects(scene), backend=backend, max_dets=max_dets).stats["bbox"]
     assert stats["AP"] == pytest.approx({100: 67 / 101}.get(max_dets, 1.0))
     assert (stats["AR1"], stats["AR10"]) == (pytest.approx(1 / 150), pytest.approx(10 / 150))
@@ -230,7 +230,7 @@ def test_an_image_added_twice_is_an_error(scene):
 
 
 def test_low_scores_count(scene, backend):
-    # KNOWN-FAILURES 74: a threshold on the scores costs AP, so the evaluator has none.
+    # A threshold on the scores costs AP, so the evaluator has none.
     example = (
         scene().truth(BOX).truth([60, 20, 30, 40]).detection(BOX, score=0.9).detection([60, 20, 30, 40], score=0.01)
     )
@@ -345,7 +345,7 @@ def test_box_that_is_none_comes_from_the_mask(scene, backend, caplog, box):
 @pytest.mark.parametrize("part", [[0, 0, 5, 5], [float("nan"), 1, 9, 1, 9, 9], [0, 0, 1e9, 0, 5, 5], []])
 @pytest.mark.parametrize("first", [True, False])
 def test_polygon_parts_without_area_are_dropped_and_counted(scene, backend, caplog, part, first):
-    # KNOWN-FAILURES 1: pycocotools looks at the first part only, and takes four numbers for a box; 12: NaN, 1e9.
+    # pycocotools looks at the first part only, and takes four numbers for a box; NaN and 1e9 make it take all memory.
     whole = scene.polygon(BOX)[0]
     example = scene().truth(BOX, segmentation=[part, whole] if first else [whole, part]).detection(BOX)
     assert evaluate(example, backend=backend).stats["segm"]["AP"] == pytest.approx(1.0)

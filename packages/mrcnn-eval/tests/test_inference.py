@@ -195,7 +195,7 @@ def test_ranks_together_are_one_process(dataset, num_ranks, batch_size):
 
 
 def test_an_error_of_the_encoder_ends_the_evaluation(dataset, monkeypatch):
-    # KNOWN-FAILURES 78: what fails beside the main thread must not be lost.
+    # What fails beside the main thread must not be lost.
     def broken(*_, **__):
         raise RuntimeError("the encoder broke")
 
@@ -311,7 +311,7 @@ def tiny_model():
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8])
 def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, batch_size):
-    # KNOWN-FAILURES 77. The images have four sizes and share canvases; batches are filled up with padding rows.
+    # The images have four sizes and share canvases; batches are filled up with padding rows.
     one, many = (detect_dataset(tiny_model, dataset, batch_size=size, **PREPROCESSING) for size in (1, batch_size))
     assert len(one.results()) == len(many.results()) > 20
     for image_id, results in one.image_results.items():

@@ -85,9 +85,9 @@ def _read(path: Path, kind: Any) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
-        raise ComparisonError(f"--compare: {path}: cannot be read: {error.strerror}") from error
+        raise ComparisonError(f"--compare {path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise ComparisonError(f"--compare: {path}: damaged: {error}") from error
+        raise ComparisonError(f"--compare {path}: damaged: {error}") from error
 
 
 def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRun) -> Comparison:
@@ -115,7 +115,7 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
         notes=[
             f"{name.replace('_', ' ')}: {metrics[name]} here, {other.metrics.get(name)} there"
             for name in CONDITIONS
-            if msgspec.to_builtins(metrics[name]) != other.metrics.get(name)
+            if _as_read(metrics[name]) != other.metrics.get(name)
         ],
         numbers={
             iou_type: [
@@ -133,6 +133,10 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
         },
         images=_image_differences(evaluator, theirs, images),
     )
+
+
+def _as_read(value: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value))  # a tuple as a list, for one
 
 
 def _scored_images(evaluator: CocoEvaluator, num_images: int) -> list[Any]:
