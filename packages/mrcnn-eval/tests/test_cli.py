@@ -116,6 +116,8 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--results", "{files}/results.json", "--annotations", "{files}/none.json"], "none.json: cannot be read"),
         (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
         (["--results", "a", "--annotations", "b", "--batch-size", "3"], "--batch-size does not go with --results"),
+        (["--results", "a", "--annotations", "b", "--tta", "flip"], "--tta does not go with --results"),
+        (["--checkpoint", "a", "--tta", "flop"], "argument --tta: expected flip or a scale, got 'flop'"),
         (["--results", "a", "--annotations", "b", "--data-root", "c"], "--data-root does not go with --results"),
         (["--results", "a", "--annotations", "b", "--images", "c"], "the folder of scored images is --image-dir"),
         (["--checkpoint", "a", "--images", "b", "--annotations", "c"], "--annotations does not go with --images"),
@@ -202,6 +204,15 @@ def test_help_explains_each_option_without_tensorflow():
     )
     text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     options = "checkpoint results data-root split annotations image-dir output limit batch-size max-dets"
-    for option in [*options.split(), "images", "score-threshold", "honor-ignore", "backend", "report", "compare"]:
+    for option in [
+        *options.split(),
+        "images",
+        "score-threshold",
+        "honor-ignore",
+        "backend",
+        "report",
+        "compare",
+        "tta",
+    ]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"  --{option} ")]
         assert len(line.split()) > 4  # the option, its value and an explanation

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
     from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
     from mrcnn_eval.comparison import OtherRun
+    from mrcnn_eval.inference import DetectFunction
     from mrcnn_model import MaskRCNN, ModelCard
 
-NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size")
+NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 NOT_WITH_IMAGES = (
     *("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend", "report", "compare"),
 )
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
     add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
+    add(
+        "--tta",
+        nargs="+",
+        type=_view,
+        metavar="VIEW",
+        help="look several times: flip, or scales, or both: flip 0.75 1.5",
+    )
     add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
     add(
         "--backend",
@@ -134,6 +142,15 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return value
+
+
+def _view(text: str) -> str | float:
+    if text == "flip":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected flip or a scale, got {text!r}") from None
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -226,6 +243,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             backend=arguments.backend or "hotcoco",
             honor_ignore=arguments.honor_ignore,
             progress=progress,
+            detect=_detect_function(model, arguments.tta),
         )
     settings = {
         "checkpoint": str(arguments.checkpoint),
@@ -236,6 +254,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "detections_per_image": model.config.detections_per_image,
         "short_edge": card.short_edge,
         "max_size": card.max_size,
+        "tta": arguments.tta,
         "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
     }
@@ -266,6 +285,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
                 max_size=card.max_size,
                 batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
                 progress=progress,
+                detect=_detect_function(model, arguments.tta),
             )
         shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
         names = write_predictions(output, evaluator, dataset, score_threshold=shown_from)
@@ -279,6 +299,19 @@ def _apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:
         model.config.score_threshold = arguments.score_threshold
     if arguments.max_dets is not None:
         model.config.detections_per_image = arguments.max_dets
+
+
+def _detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFunction | None:
+    """Return what detects with the views asked for, None for the model's own way."""
+    if tta is None:
+        return None
+    from mrcnn_eval.tta import augmented_detect, views
+
+    try:
+        scales = [view for view in tta if isinstance(view, float)]
+        return augmented_detect(model, views(flip="flip" in tta, scales=scales))
+    except ValueError as error:
+        raise UsageError(f"--tta: {error}") from error
 
 
 def _load(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:

@@ -113,9 +113,9 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
     return Comparison(
         other=str(other.directory),
         notes=[
-            f"{name.replace('_', ' ')}: {metrics[name]} here, {other.metrics.get(name)} there"
+            f"{name.replace('_', ' ')}: {metrics[name]} here, {other.metrics[name]} there"
             for name in CONDITIONS
-            if _as_read(metrics[name]) != other.metrics.get(name)
+            if name in other.metrics and _as_read(metrics[name]) != other.metrics[name]
         ],
         numbers={
             iou_type: [

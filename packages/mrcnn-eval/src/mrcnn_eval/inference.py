@@ -105,7 +105,7 @@ def detect_dataset(
         rank, num_ranks: the share of this process; the others do the rest.
         gather: exchanges the shares (see `mrcnn_eval.ranks`).
         progress: called after each batch, with the images of this process.
-        detect: from `compiled_detect(model)`, to compile only once over many evaluations.
+        detect: from `compiled_detect(model)`, to compile only once over many evaluations, or from `augmented_detect`.
 
     Returns:
         An evaluator that holds, on every rank, the detections of every image, each exactly once; score it with
