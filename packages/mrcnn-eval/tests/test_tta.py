@@ -62,7 +62,7 @@ class Seer:
         height, width = pyramid[0].shape[1:3]
         x1, y1, x2, y2 = tf.unstack(tf.reshape(boxes, [-1, 4]), axis=1)
         # crop_and_resize samples from corner to corner, in pixel centres: half a cell inside the box on every side.
-        half_y, half_x = (y2 - y1) / 56 - 0.5, (x2 - x1) / 56 + -0.5
+        half_y, half_x = (y2 - y1) / 56 - 0.5, (x2 - x1) / 56 - 0.5
         corners = tf.stack(
             [
                 (y1 + half_y) / (height - 1),
