@@ -236,7 +236,7 @@ def test_masks_alone_have_pictures_too(files):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser to test in")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no browser to test in: playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
