@@ -77,8 +77,11 @@ def main() -> None:
     ours, theirs = run("ours", folder), run("pycocotools", folder)
     show("score, ours", ours)
     show("score, pycocotools", theirs)
-    ratios = {what: theirs[what] / ours[what] for what in ("seconds", "from file")}
-    print(f"  pycocotools takes {ratios['seconds']:.1f} x as long, {ratios['from file']:.1f} x from file")
+    ratios = {what: theirs[what] / ours[what] for what in ("seconds", "from file", "cpu")}
+    print(
+        f"  pycocotools takes {ratios['seconds']:.1f} x as long, {ratios['from file']:.1f} x from file, "
+        f"{ratios['cpu']:.1f} x the CPU"
+    )
     difference = max(abs(a - b) for a, b in zip(ours["numbers"], theirs["numbers"], strict=True))
     print(
         f"  the 24 numbers differ by at most {difference:.1e}; AP {ours['numbers'][0]:.4f}, {ours['numbers'][12]:.4f}"
@@ -86,7 +89,8 @@ def main() -> None:
     ours, theirs = run("network-ours", folder), run("network-pasted", folder)
     show("network to AP, ours", ours)
     show("network to AP, paste + encode + pycocotools", theirs)
-    print(f"  paste + encode + pycocotools takes {theirs['seconds'] / ours['seconds']:.1f} x as long")
+    ratios = {what: theirs[what] / ours[what] for what in ("seconds", "cpu")}
+    print(f"  paste + encode + pycocotools takes {ratios['seconds']:.1f} x as long, {ratios['cpu']:.1f} x the CPU")
     print(f"  mask AP {ours['numbers'][12]:.4f} and {theirs['numbers'][12]:.4f} (another interpolation at the border)")
 
 
@@ -102,7 +106,8 @@ def run(what: str, folder: Path, *counts: int) -> dict[str, Any]:
 
 def show(what: str, result: dict[str, Any]) -> None:
     from_file = f", from file {result['from file']:.2f} s" if "from file" in result else ""
-    print(f"{what:44} {result['seconds']:7.2f} s{from_file}, peak {result['peak']:.0f} MB", flush=True)
+    cpu, peak = f"{result['cpu']:.2f} s of CPU", f"peak {result['peak']:.0f} MB"
+    print(f"{what:44} {result['seconds']:7.2f} s ({cpu}){from_file}, {peak}", flush=True)
 
 
 # ---- Measured, each in a process of its own --------------------------------------------------------------------------
@@ -187,12 +192,12 @@ MEASURES: dict[str, Callable[[Path], None]] = {
 
 
 def report(work: Callable[[], list[float]], *, started: float | None = None, out: Any = None) -> None:
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     numbers = work()
-    ended = time.perf_counter()
+    ended, cpu = time.perf_counter(), time.process_time() - cpu
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e6
-    result: dict[str, Any] = {"seconds": ended - begun, "peak": peak, "numbers": numbers}
+    result: dict[str, Any] = {"seconds": ended - begun, "cpu": cpu, "peak": peak, "numbers": numbers}
     if started is not None:
         result["from file"] = ended - started
     print(json.dumps(result), file=out or sys.stdout, flush=True)
