@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, build_parser, check_options
 from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -21,21 +22,7 @@ if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction
     from mrcnn_model import MaskRCNN, ModelCard
 
-NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
-NOT_WITH_IMAGES = (
-    *("data_root", "split", "annotations", "image_dir", "limit", "honor_ignore", "backend", "report", "compare"),
-)
-DEFAULT_BATCH_SIZE = 4
 PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
-
-
-class UsageError(ValueError):
-    """Options that contradict each other or the checkpoint; one line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mrcnn_eval.image_results import ResultsError
 
     logging.basicConfig(format="mrcnn-eval: %(levelname)s: %(message)s", level=logging.WARNING)
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
-        _check_options(arguments)
+        check_options(arguments)
         other = None if arguments.compare is None else read_other_run(arguments.compare)  # before hours of inference
         if arguments.results is not None:
             score_results_file(arguments, other)
@@ -70,112 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mrcnn-eval: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="mrcnn-eval",
-        description="Score a Mask R-CNN checkpoint, or a COCO results file, by COCO AP of boxes and masks; "
-        "or let a checkpoint find the objects in pictures.",
-        formatter_class=_one_line_per_option,
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score or to predict with")
-    add("--results", type=Path, metavar="FILE", help="COCO results JSON to score instead; needs --annotations")
-    add("--data-root", type=Path, metavar="DIR", help="data set with annotations/ in it (default: the run's)")
-    add("--split", metavar="NAME", help="split of the data set (default: the run's validation split)")
-    add("--annotations", type=Path, metavar="FILE", help="COCO instances file, in place of root and split")
-    add("--image-dir", type=Path, metavar="DIR", help="folder of the images that --annotations names")
-    add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of them, to predict; no score")
-    add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ or predictions/ at the input)")
-    add("--limit", type=_positive, metavar="N", help="score the first N images only")
-    add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
-    add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
-    add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
-    add(
-        "--tta",
-        nargs="+",
-        type=_view,
-        metavar="VIEW",
-        help="look several times: flip, or scales, or both: flip 0.75 1.5",
-    )
-    add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
-    add(
-        "--backend",
-        choices=("hotcoco", "pycocotools"),
-        metavar="NAME",
-        help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
-    )
-    add("--report", action="store_true", help="write report.html too: one page to look at in a browser")
-    add(
-        "--compare",
-        type=Path,
-        metavar="DIR",
-        help="another run or evaluation directory: what differs, by class and image",
-    )
-    return parser
-
-
-def _one_line_per_option(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=28, width=110)
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-
-
-def _positive(text: str) -> int:
-    value = _whole(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}") from None
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
-    return value
-
-
-def _view(text: str) -> str | float:
-    if text == "flip":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected flip or a scale, got {text!r}") from None
-
-
-def _check_options(arguments: argparse.Namespace) -> None:
-    if (arguments.checkpoint is None) == (arguments.results is None):
-        raise UsageError("give either --checkpoint or --results")
-    if arguments.results is not None:
-        if arguments.images is not None:
-            raise UsageError("--images predicts with a --checkpoint; the folder of scored images is --image-dir")
-        if arguments.annotations is None:
-            raise UsageError("--results needs --annotations, the ground truth to score against")
-        _refuse(arguments, NOT_WITH_RESULTS, "--results")
-        return
-    if arguments.images is not None:
-        _refuse(arguments, NOT_WITH_IMAGES, "--images, which predicts without scoring")
-        return
-    if (arguments.annotations is None) != (arguments.image_dir is None):
-        raise UsageError("--annotations and --image-dir go together")
-    if arguments.annotations is not None and (arguments.data_root is not None or arguments.split is not None):
-        raise UsageError("--annotations and --image-dir take the place of --data-root and --split")
-
-
-def _refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> None:
-    for name in names:
-        if getattr(arguments, name) not in (None, False):
-            raise UsageError(f"--{name.replace('_', '-')} does not go with {owner}")
 
 
 def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) -> None:
