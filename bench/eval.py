@@ -114,10 +114,12 @@ def show(what: str, result: dict[str, Any]) -> None:
 
 
 def score_ours(folder: Path) -> None:
+    import msgspec
+
     from mrcnn_eval import CocoEvaluator
 
     started = time.perf_counter()
-    results = json.loads((folder / "results.json").read_bytes())
+    results = msgspec.json.decode((folder / "results.json").read_bytes())  # as the command reads it
     evaluator = CocoEvaluator(folder / "truth.json")
     evaluator.add_results(results)
     report(lambda: stats_of(evaluator), started=started)
