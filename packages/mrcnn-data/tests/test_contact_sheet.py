@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import Augmentation, CocoDataset
+from mrcnn_data import Augmentation, CocoDataset, draw_contact_sheet
 from mrcnn_data.cli import main
-from mrcnn_data.contact_sheet import choose_images, draw_contact_sheet
+from mrcnn_data.contact_sheet import choose_images
 from mrcnn_data.drawing import GAP, TITLE_HEIGHT, class_color
 
 HEIGHT, WIDTH = 480, 600  # drawn as they are: neither enlarged nor reduced

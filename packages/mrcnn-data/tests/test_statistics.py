@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import CocoDataset
+from mrcnn_data import CocoDataset, dataset_statistics
 from mrcnn_data.cli import main
-from mrcnn_data.statistics import dataset_statistics
 from mrcnn_data.statistics_report import statistics_record, suggestions_for
 from mrcnn_data.suggestions import fit_of_anchors, padding_share, suggest_anchors, suggest_canvases
 
