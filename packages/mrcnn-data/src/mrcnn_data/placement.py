@@ -66,4 +66,5 @@ def place(instances: Instances, geometry: Geometry) -> PlacedObjects:
 
 def clip_boxes(boxes: np.ndarray, limits: tuple[int, int, int, int]) -> np.ndarray:
     """Clip boxes [..., 4] to one (x1, y1, x2, y2)."""
-    return np.clip(boxes, np.tile(limits[:2], 2), np.tile(limits[2:], 2))
+    x1, y1, x2, y2 = limits
+    return np.clip(boxes, (x1, y1, x1, y1), (x2, y2, x2, y2))

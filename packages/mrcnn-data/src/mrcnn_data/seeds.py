@@ -31,6 +31,8 @@ def quarter_turns(seeds: np.ndarray, probability: float) -> np.ndarray:
 
     Separate from the generator of a sample because the sampler needs it for the whole epoch, to know the canvas.
     """
+    if probability == 0:  # most runs; 0.04 ms an image
+        return np.zeros(len(seeds), np.int64)
     words = seeds.view(np.uint32).astype(np.uint64)
     state = _mix(words[:, 0] ^ (words[:, 1] << np.uint64(32)) ^ _mix(np.uint64(_TURN_STREAM)))
     turns = (state & np.uint64(3)).astype(np.int64)
