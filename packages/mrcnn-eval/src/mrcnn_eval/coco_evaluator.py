@@ -92,6 +92,7 @@ class CocoEvaluator:
         self.iou_types = tuple(iou_types)
         self.honor_ignore = honor_ignore
         self.ground_truth = load_ground_truth(annotations, image_sizes=image_sizes)
+        self._category_ids = set(self.ground_truth.category_ids)
         self._image_indices = {image_id: index for index, image_id in enumerate(self.ground_truth.image_ids)}
         self.image_results: dict[Any, ImageResults] = {}  # by image id, in the order of adding
 
@@ -222,9 +223,9 @@ class CocoEvaluator:
     def _add(self, image_id: Any, results: ImageResults) -> None:
         if image_id in self.image_results:
             raise ResultsError(f"image {image_id!r} was added before; its detections would count twice")
-        unknown = np.setdiff1d(results.category_ids, self.ground_truth.category_ids)
-        if unknown.size:
-            raise ResultsError(f"image {image_id!r}: category_id {unknown[0]} is not in the ground truth")
+        unknown = set(results.category_ids.tolist()) - self._category_ids
+        if unknown:
+            raise ResultsError(f"image {image_id!r}: category_id {min(unknown)} is not in the ground truth")
         self.image_results[image_id] = results
 
     def _scored_images(self, image_ids: Iterable[Any] | None) -> list[Any]:
