@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from html.parser import HTMLParser
@@ -214,8 +215,6 @@ def test_pictures_show_truth_blue_and_detections_orange(files):
 
 
 def colors(exhibit):
-    import base64
-
     data = np.frombuffer(base64.b64decode(exhibit.picture.split(",")[1]), np.uint8)
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB).astype(int)
     red, blue = picture[..., 0], picture[..., 2]
@@ -229,6 +228,20 @@ def test_masks_alone_have_pictures_too(files):
     (files / "masks.json").write_text(json.dumps(results))
     page = Page(write_report(files, "--image-dir", files / "images", results="masks.json"))
     assert len([tag for tag, attributes in page.elements if attributes.get("class") == "exhibit"]) == 4
+
+
+def test_real_results_of_80_classes(shared_data, tmp_path):
+    folder = shared_data / "eval_cocoapi_val2014_100"
+    results = folder / "results/instances_val2014_fakesegm100_results.json"
+    command = ["--results", results, "--annotations", folder / "annotations/instances_val2014_100.json", "--report"]
+    assert main([*map(str, command), "--output", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text()
+    page, expected = Page(text), json.loads((tmp_path / "metrics.json").read_text())
+    assert len(text) < 5e6
+    assert page.numbers("numbers") == [{f"segm {name}": value} for name, value in expected["segm"].items()]
+    assert page.numbers("classes") == [
+        {f"segm {name}": numbers[name] for name in ("AP", "AP50")} for numbers in expected["per_class"]["segm"].values()
+    ]
 
 
 # ---- In a browser ----------------------------------------------------------------------------------------------------
