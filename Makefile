@@ -3,13 +3,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
 
-.PHONY: help setup lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## Create .venv with the locked dependencies and the five packages
 	@PYTHON=$(PYTHON) infra/setup.sh
+
+horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes once, then a cached wheel)
+	@infra/horovod/build.sh
 
 lock: ## Renew poetry.lock from the pyproject files
 	@PYTHON=$(PYTHON) infra/setup.sh lock
@@ -20,7 +23,8 @@ demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
 test: setup ## The fast tests of every package and of the workspace
 	$(PY) tests/run_suites.py -m "not slow"
 
-test-slow: setup ## The long ones: training to an AP, packages apart, faults, fuzzing
+test-slow: setup ## The long ones: training to an AP, jobs of two processes, packages apart, faults, fuzzing
+	@infra/horovod/build.sh || echo "no Horovod: the tests of jobs of two processes are skipped"
 	$(PY) tests/run_suites.py -m slow
 
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers

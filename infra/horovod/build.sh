@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Builds the wheel of Horovod against the TensorFlow of an environment, keeps it in .horovod/wheels/, installs it there.
+# `make horovod` calls it for .venv. Minutes the first time (3.5 on two cores), seconds with a wheel in the cache,
+# nothing to do where that wheel is installed.
+#
+# Environment: PYTHON  the interpreter whose TensorFlow counts, default .venv/bin/python
+#              CACHE   where wheels are kept, default .horovod/wheels of this repository
+#              HOROVOD_GPU_OPERATIONS=NCCL and what else Horovod reads go through to its build
+#              JOBS    of the compiler, default 2
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+version=0.28.1  # of 2023, the last one
+python=${PYTHON:-$root/.venv/bin/python}
+cache=${CACHE:-$root/.horovod/wheels}
+jobs=${JOBS:-2}
+
+say() { printf 'horovod: %s\n' "$*"; }
+fail() { printf 'horovod: %s\n' "$*" >&2; exit 1; }
+
+"$python" -c 'from importlib.metadata import version; version("tensorflow")' 2>/dev/null ||
+  fail "$python has no TensorFlow: make setup"
+
+with_mpi=0
+command -v mpicxx >/dev/null && command -v mpirun >/dev/null && with_mpi=1
+
+# A wheel fits one Python, one TensorFlow, one way to build it.
+key=$("$python" -c "
+import hashlib, os, sys
+from importlib.metadata import version
+environment = sorted(f'{k}={v}' for k, v in os.environ.items() if k.startswith('HOROVOD_'))
+script = open(sys.argv[1], 'rb').read()
+print(hashlib.sha256(repr((sys.version_info[:2], version('tensorflow'), environment, script, sys.argv[2])).encode()).hexdigest()[:16])
+" "${BASH_SOURCE[0]}" "$with_mpi")
+wheels=$cache/$version-$key
+
+# Where this very wheel is installed there is nothing to do.
+"$python" - "$key" <<'END' 2>/dev/null && exit
+import sys
+from importlib.metadata import distribution
+sys.exit(distribution("horovod").locate_file("horovod/build-key").read_text() != sys.argv[1])
+END
+
+install_wheel() {
+  "$python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps "$wheels"/horovod-*.whl
+  # What its launcher needs; the rest it has from TensorFlow.
+  "$python" -m pip install -q --disable-pip-version-check cloudpickle psutil pyyaml packaging
+  "$python" - "$key" <<'END'
+import sys
+from importlib.metadata import distribution
+distribution("horovod").locate_file("horovod/build-key").write_text(sys.argv[1])
+END
+  say "installed from $wheels"
+}
+
+# Horovod's CMake files want a CMake before 4.
+find_cmake() {
+  local found
+  for found in "$(command -v cmake || true)" "$root/.horovod/cmake/bin/cmake"; do
+    [ -n "$found" ] && "$found" --version 2>/dev/null | grep -q 'version 3\.' && { echo "$found"; return; }
+  done
+  "$python" -m venv --clear "$root/.horovod/cmake"
+  "$root/.horovod/cmake/bin/python" -m pip install -q --disable-pip-version-check 'cmake>=3.13,<4'
+  echo "$root/.horovod/cmake/bin/cmake"
+}
+
+if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
+  command -v g++ >/dev/null || fail "g++ is missing (Debian: g++)"
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  cmake=$(find_cmake)
+  say "building $version for TensorFlow $("$python" -c 'from importlib.metadata import version; print(version("tensorflow"))'), MPI: $with_mpi"
+  "$python" -m pip download -q --disable-pip-version-check --no-deps --no-build-isolation --no-binary horovod \
+    --dest "$work" "horovod==$version"
+  tar -xzf "$work/horovod-$version.tar.gz" -C "$work"
+  # The one source that wants XLA's headers, which TensorFlow's wheel does not have.
+  sed -i '/xla_mpi_ops\.cc/d' "$work/horovod-$version/horovod/tensorflow/CMakeLists.txt"
+  mkdir -p "$wheels"
+  (
+    cd "$work/horovod-$version"
+    export HOROVOD_CMAKE=$cmake MAKEFLAGS=-j$jobs
+    export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1
+    if [ "$with_mpi" = 1 ]; then export HOROVOD_WITH_MPI=1; else export HOROVOD_WITHOUT_MPI=1; fi
+    PATH="$(dirname "$python"):$PATH" "$python" -m pip wheel -q --disable-pip-version-check --no-deps \
+      --no-build-isolation --wheel-dir "$work/done" . >"$work/log" 2>&1 ||
+      { tail -n 40 "$work/log" >&2; fail "the build failed"; }
+  )
+  mv "$work/done"/horovod-*.whl "$wheels"/
+fi
+install_wheel
