@@ -22,7 +22,8 @@ from mrcnn_train.checkpoint import (
     save_checkpoint,
 )
 from mrcnn_train.config import model_config
-from mrcnn_train.optimizer import Sgd
+from mrcnn_train.errors import SaveError
+from mrcnn_train.optimizer import Optimizer, Sgd
 
 CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, buckets=[[64, 64]])
 
@@ -33,8 +34,11 @@ class Parts:
     def __init__(self, config, *, seed: int) -> None:
         keras.utils.set_random_seed(seed)
         self.model = build_model(model_config(config.model, num_classes=7))
-        self.optimizer = Sgd(self.model.trainable_variables, decayed=[], momentum=0.9, weight_decay=0.0, clip_norm=None)
-        for number, momentum in enumerate(self.optimizer.momenta):
+        self.optimizer = Optimizer(
+            self.model.trainable_variables, rule=Sgd(momentum=0.9), decayed=[], weight_decay=0.0, clip_norm=None
+        )
+        self.momenta = self.optimizer.slots["momentum"]
+        for number, momentum in enumerate(self.momenta):
             momentum.assign(np.full(momentum.shape, seed + number / 64, np.float32))
 
     def save(self, checkpoints: Path, step: int) -> Path:
@@ -42,7 +46,7 @@ class Parts:
         return save_checkpoint(checkpoints, model=self.model, card=CARD, optimizer=self.optimizer, state=state)
 
     def arrays(self) -> list[np.ndarray]:
-        return [v.numpy() for v in (*self.model.variables, *self.optimizer.momenta)]
+        return [v.numpy() for v in (*self.model.variables, *self.momenta)]
 
 
 @pytest.fixture
@@ -82,8 +86,9 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(parts: Parts, tmp_path: P
 
     with monkeypatch.context() as patched:
         patched.setattr(Path if stage == "rename" else checkpoint_module, stage, fail)
-        with pytest.raises(DiskFullError):
+        with pytest.raises(SaveError, match=r"step-00000004 .*no space left.*the last whole one is .*step-00000003"):
             parts.save(tmp_path, 4)
+    assert list(tmp_path.glob("partial-*")) == []  # a full disk is not filled further
     assert complete_checkpoints(tmp_path) == [good]
     parts.save(tmp_path, 4)  # and once there is space again, nothing is in its way
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]

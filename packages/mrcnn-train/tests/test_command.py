@@ -78,6 +78,17 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "data.augmentation.contrast=x"], ["data.augmentation.contrast", "'x'"]),
         (["+experiment=demo", "data.repeat_threshold=2"], ["data.repeat_threshold", "0 to 1"]),
         (["+experiment=demo", "data.on_error=ignore"], ["data.on_error", "'ignore'", "'raise' or 'skip'"]),
+        (["+experiment=demo", "precision=fp16"], ["precision", "'fp16'", "mixed_float16, mixed_bfloat16"]),
+        (["+experiment=demo", "optimizer.name=adam"], ["optimizer.name", "'adam'", "sgd, lars, novograd"]),
+        (["+experiment=demo", "optimizer.decay=cosine"], ["optimizer.decay=cosine", "optimizer.drop_fractions=[]"]),
+        (["+experiment=demo", "optimizer.ema_decay=1"], ["optimizer.ema_decay", "less than 1"]),
+        (["+experiment=demo", "distributed.wire=bfloat16"], ["distributed.wire", "null, float16"]),
+        (["+experiment=demo", "stop_at.box_ap=0.4"], ["stop_at", "eval.every_epochs"]),
+        (["+experiment=demo", "profile.steps=[3]"], ["profile.steps", "[first, last]"]),
+        (["+experiment=demo", "launch.hosts=a"], ["launch.hosts"]),
+        (["+experiment=demo", "launch.processes=3"], ["train.global_batch=4", "3 processes", "one of 1"]),
+        (["+experiment=demo", "launch.processes=2"], ["2 processes", "one of 1, or train.images_per_gpu one of 1, 2"]),
+        (["+experiment=demo", "launch.processes=2", "launch.hosts=['a:1']"], ["give one of them"]),
         (["+experiment=small"], ["data.root is not set"]),
         (["+experiment=small", "data.root=gone"], ["gone", "data root does not exist"]),
         (["+experiment=small", "data.train_annotations=a.json"], ["data.train_images"]),
@@ -196,6 +207,45 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(command, shapes: Path, tmp_p
     for words in ("12 images", "3 images", "6: crescent", "4 images a step = 2 x 2", "30 = 10.00 epochs", "0.02 from"):
         assert words in outcome.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_of_many_processes_starts_none(command, shapes: Path, tmp_path: Path) -> None:
+    options = ["+experiment=8x4_12ep", f"data.root={shapes}", "data.train=train", "data.val=val", "model.weights=null"]
+    outcome = command(*options, "launch.hosts=['a:2','b:2']", "dry_run=true")
+    assert outcome.exit_code == 0, outcome.err
+    assert "32 images a step = 4 processes x 2 x 4 (gradients accumulated)" in outcome.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_processes_without_horovod(command, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "horovod", None)  # what makes an import fail
+    assert_refused(command("+experiment=small", f"data.root={shapes}", "launch.processes=2"), "make horovod")
+
+
+def test_a_launcher_of_another_size(command, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    outcome = command("+experiment=small", f"data.root={shapes}", "launch.processes=4")
+    assert ended == [2]
+    assert "process 1: launch asks for 4 processes, and a launcher has started 2" in outcome.err
+
+
+def test_multirun_gives_every_job_a_process(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    codes = iter([0, 1, 0])
+    monkeypatch.setattr("mrcnn_train.app.run_job", lambda arguments: started.append(arguments) or next(codes))
+    outcome = command("--multirun", "+experiment=demo", "optimizer.base_lr=0.001,0.002,0.003")
+    assert started == [["+experiment=demo", f"optimizer.base_lr={rate}"] for rate in ("0.001", "0.002", "0.003")]
+    assert outcome.exit_code == 1
+
+
+def test_a_signal_ends_a_multirun(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("mrcnn_train.app.run_job", lambda arguments: started.append(arguments) or 143)
+    assert command("--multirun", "+experiment=demo", "train.seed=0,1").exit_code == 143
+    assert len(started) == 1
 
 
 def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:

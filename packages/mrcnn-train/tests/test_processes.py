@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mrcnn_train import run
+from mrcnn_train.composition import known_experiments
 from mrcnn_train.metrics_log import read_rows
 
 pytestmark = pytest.mark.slow
@@ -65,6 +67,42 @@ def test_killed_and_resumed_equals_unbroken(tiny_overrides: list[str], tmp_path:
         other = load_file(tmp_path / "broken" / "checkpoints" / "step-00000300" / file)
         for key in one:
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+# Of a network that takes seconds: a narrow ResNet on photographs of 128 px.
+REDUCED = (
+    "data.synthetic=null",
+    "data.train=train",
+    "data.val=val",
+    "data.short_edge=96",
+    "data.max_size=128",
+    "data.buckets=null",
+    "model.weights=null",
+    "model.backbone=resnet50",
+    "model.backbone_width=32",
+    "model.fpn_channels=32",
+    "model.rpn_channels=32",
+    "model.box_head_channels=32",
+    "model.mask_head_channels=32",
+    "model.roi_samples=16",
+    "train.images_per_gpu=1",
+    "train.global_batch=2",
+    "train.max_steps=3",
+    "log.every=1",
+    "eval.limit=1",
+)
+
+
+@pytest.mark.parametrize("experiment", known_experiments())
+def test_every_experiment_takes_three_steps(compose, shared_data: Path, tmp_path: Path, experiment: str) -> None:
+    config = compose(f"+experiment={experiment}", f"data.root={shared_data / 'coco_open'}", *REDUCED)
+    config.run.dir = str(tmp_path / "run")
+    if config.data.augmentation.crop_size:
+        config.data.augmentation.crop_size = 128
+    assert run(config) == 0
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
 
 
 def test_full_recipe_on_photographs(shared_data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The learning rate as numbers that can be checked by hand."""
 
+import math
+
 import pytest
 
+from mrcnn_train.composition import known_experiments
 from mrcnn_train.config import check
 from mrcnn_train.plan import make_plan
 from mrcnn_train.schedule import crosses, learning_rate, make_schedule, steps_of_epochs
@@ -103,6 +106,83 @@ def test_recipes(compose, experiment, micro_batches, total_steps, drop_steps, pe
     assert model.weights == "/coco/pretrained-models/ImageNet-R50-AlignPadding.npz"
     assert (config.data.short_edge, config.data.max_size) == (800, 1333)
     assert (config.data.train, config.data.val) == ("train2017", "val2017")
+
+
+def rates_at(config, *steps: int) -> list[float]:
+    schedule = make_plan(config, num_images=117266).schedule
+    return [learning_rate(step, schedule) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "rates"),
+    # Step: rate. At the first step, in the middle of warm-up, at its end, before and after each drop.
+    [
+        ("8x1_12ep", {0: 0.00333, 500: 0.006665, 1000: 0.01, 117265: 0.01, 117266: 0.001, 146583: 0.0001}),
+        ("8x4_12ep", {0: 0.00333, 500: 0.021665, 1000: 0.04, 29316: 0.04, 29317: 0.004, 36646: 0.0004}),
+        ("16x4_12ep", {0: 0.00333, 500: 0.041665, 1000: 0.08, 14658: 0.08, 14659: 0.008, 18323: 0.0008}),
+        ("32x4_12ep", {0: 0.00333, 500: 0.081665, 1000: 0.16, 7329: 0.16, 7330: 0.016, 9162: 0.0016}),
+        ("8x4_24ep", {0: 0.00333, 500: 0.021665, 1000: 0.04, 58632: 0.04, 58633: 0.004, 73292: 0.0004}),
+        ("16x4_24ep", {0: 0.00333, 500: 0.041665, 1000: 0.08, 29316: 0.08, 29317: 0.008, 36646: 0.0008}),
+        ("32x4_24ep", {0: 0.00333, 500: 0.081665, 1000: 0.16, 14658: 0.16, 14659: 0.016, 18323: 0.0016}),
+        ("1gpu_12ep", {0: 0.00333, 500: 0.006665, 1000: 0.01, 117265: 0.01, 117266: 0.001, 146583: 0.0001}),
+        ("256x1", {0: 0.0001333, 900: 0.12006665, 1800: 0.24, 5496: 0.24, 5497: 0.024, 7330: 0.0024}),
+        ("cascade_8x4_12ep", {0: 0.00333, 500: 0.021665, 1000: 0.04, 29317: 0.004, 36646: 0.0004}),
+        ("gn_scratch_8x4_72ep", {0: 0.00333, 1000: 0.04, 234531: 0.04, 234532: 0.004, 253955: 0.0004}),
+        ("lsj_16x4_100ep", {0: 0.00333, 250: 0.041665, 500: 0.08, 162889: 0.08, 162890: 0.008, 176450: 0.0008}),
+        ("demo", {0: 0.001, 50: 0.0105, 100: 0.02, 899: 0.02, 900: 0.002, 1116: 0.0002}),
+        ("nuclei", {0: 0.001, 50: 0.0105, 100: 0.02}),
+        ("small", {0: 0.001, 50: 0.0105, 100: 0.02, 849: 0.02, 850: 0.002}),
+    ],
+)
+def test_rates_of_every_experiment(compose, experiment: str, rates: dict[int, float]) -> None:
+    actual = rates_at(compose(f"+experiment={experiment}", "data.root=/coco"), *rates)
+    print(experiment, dict(zip(rates, actual, strict=True)))
+    assert actual == pytest.approx(list(rates.values()))
+
+
+def test_no_experiment_is_forgotten() -> None:
+    (parameters,) = (mark.args[1] for mark in test_rates_of_every_experiment.pytestmark if mark.name == "parametrize")
+    assert {experiment for experiment, _ in parameters} == set(known_experiments())
+
+
+def test_cosine_falls_from_the_peak_to_zero() -> None:
+    schedule = coco_schedule(8)._replace(drop_steps=(), cosine_end=3000)
+    # A half at the middle; cos(pi / 4) = 0.7071 at a quarter.
+    assert [learning_rate(step, schedule) for step in (500, 1000, 1500, 2000, 3000)] == pytest.approx(
+        [0.006665, 0.01, 0.01 * (1 + 0.70710678) / 2, 0.005, 0.0]
+    )
+
+
+def test_cosine_ends_with_the_run(compose) -> None:
+    cosine = ["optimizer.decay=cosine", "optimizer.drop_fractions=[]", "train.max_steps=200"]
+    config = compose("+experiment=small", "data.root=/x", *cosine)
+    check(config)
+    assert make_plan(config, num_images=10).schedule.cosine_end == 200
+
+
+def test_a_rate_per_epoch_changes_where_an_epoch_begins() -> None:
+    # Epochs of 2.5 steps begin at steps 3, 5, 8, 10; the first drop lies in the middle of one.
+    schedule = make_schedule(
+        base_lr=1.0,
+        global_batch=1,
+        warmup_steps=0,
+        warmup_start_lr=0.0,
+        drop_steps=[4],
+        drop_factor=0.5,
+        epoch_steps=2.5,
+    )
+    assert [learning_rate(step, schedule) for step in range(7)] == [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
+    cosine = schedule._replace(drop_steps=(), cosine_end=10)
+    rates = [learning_rate(step, cosine) for step in range(10)]
+    assert rates[0] == rates[1] == rates[2] == 1.0
+    assert rates[3] == rates[4] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.3)))
+    assert len(set(rates)) == 4
+
+
+def test_warmup_is_per_step_whatever_the_period() -> None:
+    schedule = coco_schedule(8)._replace(epoch_steps=600.0)
+    assert learning_rate(500, schedule) == pytest.approx(0.006665)
+    assert learning_rate(1100, schedule) == pytest.approx(0.01)  # the epoch that began at step 600, in the warm-up
 
 
 def test_max_steps_cuts_a_recipe_without_moving_its_drops(compose) -> None:

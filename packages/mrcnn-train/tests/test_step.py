@@ -9,7 +9,7 @@ from mrcnn_data import Batch
 from mrcnn_model import MaskRCNN, build_model
 from mrcnn_train.config import model_config
 from mrcnn_train.data import make_loader, open_train
-from mrcnn_train.optimizer import Sgd
+from mrcnn_train.optimizer import Optimizer, Sgd
 from mrcnn_train.step import TrainStep
 
 
@@ -17,7 +17,12 @@ def variables(*values: list[float]) -> list[keras.Variable]:
     return [keras.Variable(np.array(v, np.float32), name=f"v{i}") for i, v in enumerate(values)]
 
 
-def apply(optimizer: Sgd, *gradients: list[float], rate: float = 0.1, is_finite: bool = True) -> float:
+def momentum_sgd(values: list[keras.Variable], *, momentum: float = 0.9, **options) -> Optimizer:
+    options = {"decayed": [], "weight_decay": 0.0, "clip_norm": None} | options
+    return Optimizer(values, rule=Sgd(momentum=momentum), **options)
+
+
+def apply(optimizer: Optimizer, *gradients: list[float], rate: float = 0.1, is_finite: bool = True) -> float:
     tensors = [tf.constant(g, tf.float32) for g in gradients]
     return float(optimizer.apply(tensors, learning_rate=tf.constant(rate), is_finite=tf.constant(is_finite)))
 
@@ -25,17 +30,17 @@ def apply(optimizer: Sgd, *gradients: list[float], rate: float = 0.1, is_finite:
 def test_two_steps_by_hand() -> None:
     # v1 = 2, w = 1 - 0.1 * 2 = 0.8; v2 = 0.9 * 2 + 1 = 2.8, w = 0.8 - 0.1 * 2.8 = 0.52
     (w,) = variables([1.0])
-    optimizer = Sgd([w], decayed=[], momentum=0.9, weight_decay=0.5, clip_norm=None)
+    optimizer = momentum_sgd([w], weight_decay=0.5)
     assert apply(optimizer, [2.0]) == pytest.approx(2.0)
     assert w.numpy() == pytest.approx(0.8)
     apply(optimizer, [1.0])
     assert w.numpy() == pytest.approx(0.52)
-    assert optimizer.momenta[0].numpy() == pytest.approx(2.8)
+    assert optimizer.slots["momentum"][0].numpy() == pytest.approx(2.8)
 
 
 def test_weight_decay_reaches_kernels_only() -> None:
     kernel, bias = variables([10.0], [10.0])
-    optimizer = Sgd([kernel, bias], decayed=[kernel], momentum=0.0, weight_decay=0.5, clip_norm=None)
+    optimizer = momentum_sgd([kernel, bias], decayed=[kernel], momentum=0.0, weight_decay=0.5)
     apply(optimizer, [0.0], [0.0])
     assert kernel.numpy() == pytest.approx(10 - 0.1 * 5)
     assert bias.numpy() == pytest.approx(10)
@@ -44,7 +49,7 @@ def test_weight_decay_reaches_kernels_only() -> None:
 @pytest.mark.parametrize(("clip_norm", "moved"), [(5.0, [3.0, 4.0]), (1.0, [0.6, 0.8]), (None, [3.0, 4.0])])
 def test_clipping_by_the_norm_of_all_gradients(clip_norm: float | None, moved: list[float]) -> None:
     a, b = variables([0.0], [0.0])
-    optimizer = Sgd([a, b], decayed=[], momentum=0.0, weight_decay=0.0, clip_norm=clip_norm)
+    optimizer = momentum_sgd([a, b], momentum=0.0, clip_norm=clip_norm)
     assert apply(optimizer, [-3.0], [-4.0], rate=1.0) == pytest.approx(5.0)  # the norm before clipping
     assert [a.numpy()[0], b.numpy()[0]] == pytest.approx(moved)
 
@@ -52,10 +57,10 @@ def test_clipping_by_the_norm_of_all_gradients(clip_norm: float | None, moved: l
 @pytest.mark.parametrize(("gradient", "is_finite"), [(1.0, False), (np.nan, True), (np.inf, True)])
 def test_what_is_not_finite_changes_nothing(gradient: float, is_finite: bool) -> None:
     (w,) = variables([1.0])
-    optimizer = Sgd([w], decayed=[], momentum=0.9, weight_decay=0.0, clip_norm=1.0)
+    optimizer = momentum_sgd([w], clip_norm=1.0)
     apply(optimizer, [gradient], is_finite=is_finite)
     assert w.numpy() == 1.0
-    assert optimizer.momenta[0].numpy() == 0.0
+    assert optimizer.slots["momentum"][0].numpy() == 0.0
 
 
 # The network
@@ -66,14 +71,8 @@ def tiny_model(config) -> MaskRCNN:
     return build_model(model_config(config.model, num_classes=7))
 
 
-def sgd(model: MaskRCNN) -> Sgd:
-    return Sgd(
-        model.trainable_variables,
-        decayed=model.decayed_variables,
-        momentum=0.9,
-        weight_decay=1e-4,
-        clip_norm=5.0,
-    )
+def sgd(model: MaskRCNN) -> Optimizer:
+    return momentum_sgd(model.trainable_variables, decayed=model.decayed_variables, weight_decay=1e-4, clip_norm=5.0)
 
 
 def first_batches(config, count: int) -> list[Batch]:

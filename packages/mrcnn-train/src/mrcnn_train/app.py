@@ -1,9 +1,13 @@
-"""The command: compose, check, run. Exit codes: 0, 1 diverged, 2 bad input, 130 and 143 stopped by a signal."""
+"""The command: compose, check, run, or start the processes that do.
+
+Exit codes: 0; 1 diverged, or the disk is full; 2 bad input; 3 another process failed; 130 and 143 stopped by a signal.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import hydra
 from hydra.errors import HydraException
@@ -11,18 +15,24 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mrcnn_data import DatasetError
-from mrcnn_eval import GroundTruthError, ResultsError
+from mrcnn_eval import GroundTruthError, RankError, ResultsError
 from mrcnn_train.composition import (
     CONFIG_NAME,
     CONFIG_PATH,
     HYDRA_VERSION_BASE,
     explain,
+    is_multirun,
+    job_arguments,
     launched_config,
 )
-from mrcnn_train.errors import ConfigError, DivergedError
+from mrcnn_train.config import RunConfig, asked_processes, check
+from mrcnn_train.errors import ConfigError, DivergedError, PeerLostError, SaveError
+from mrcnn_train.launch import EXIT_PEER_LOST, launch, run_job
+from mrcnn_train.place import Place, launched_place
 
-EXIT_DIVERGED = 1
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_SIGNAL = 128  # plus the number of the signal
 EXIT_INTERRUPTED = 130
 
 
@@ -30,31 +40,68 @@ def main() -> int:
     """Run the command with the arguments of the process; what is wrong with them is one line on stderr."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through instead of printing pages of its own
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # has to precede the import of TensorFlow
+    exit_codes: list[int] = []  # of the jobs, one or, with --multirun, several
+
+    @hydra.main(version_base=HYDRA_VERSION_BASE, config_path=CONFIG_PATH, config_name=CONFIG_NAME)
+    def run_composed(composed: DictConfig) -> None:
+        if any(code > EXIT_SIGNAL for code in exit_codes):
+            return  # a signal means all jobs
+        exit_codes.append(_job(composed))
+
     try:
-        _launch()
+        run_composed()
     except (HydraException, OmegaConfBaseException) as error:  # while the config is composed
         return _fail(explain(error), EXIT_BAD_INPUT)
-    return 0
+    return max(exit_codes, default=0)
 
 
-@hydra.main(version_base=HYDRA_VERSION_BASE, config_path=CONFIG_PATH, config_name=CONFIG_NAME)
-def _launch(composed: DictConfig) -> None:
-    # Everything is caught in here: Hydra announces what leaves this function with lines of its own.
+def _job(composed: DictConfig) -> int:
+    # Everything is caught in here: Hydra announces what leaves its function with lines of its own.
+    place = Place()
     try:
-        config = launched_config(composed)
-        from mrcnn_train.runner import run
-
-        exit_code = run(config)
+        place = launched_place()
+        exit_code = _run_or_start(launched_config(composed), place)
     except (ConfigError, DatasetError, GroundTruthError, ResultsError) as error:
-        exit_code = _fail(str(error), EXIT_BAD_INPUT)
-    except DivergedError as error:
-        exit_code = _fail(str(error), EXIT_DIVERGED)
+        exit_code = _fail(str(error), EXIT_BAD_INPUT, place)
+    except DivergedError as error:  # on all processes, and rank 0 says it
+        exit_code = _fail(str(error) if place.rank == 0 else "", EXIT_FAILED, place)
+    except SaveError as error:
+        exit_code = _fail(str(error), EXIT_FAILED, place)
+    except (PeerLostError, RankError) as error:
+        exit_code = _fail(str(error), EXIT_PEER_LOST, place)
     except KeyboardInterrupt:  # pressed twice, or before the run could note it
-        exit_code = _fail("interrupted", EXIT_INTERRUPTED)
-    if exit_code:
-        sys.exit(exit_code)
+        exit_code = _fail("interrupted", EXIT_INTERRUPTED, place)
+    except Exception:
+        if place.size == 1:
+            raise
+        traceback.print_exc()
+        exit_code = _fail("the error above ends the job", EXIT_FAILED, place)
+    if exit_code and place.size > 1:
+        # Not sys.exit: on its way out Horovod would wait for processes that are gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    return exit_code
 
 
-def _fail(message: str, exit_code: int) -> int:
-    print(f"mrcnn_train: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def _run_or_start(config: RunConfig, place: Place) -> int:
+    if is_multirun():  # TensorFlow keeps memory and settings until its process ends
+        if place.size > 1:
+            raise ConfigError("--multirun starts jobs one by one: give launch.processes in place of a launcher")
+        return run_job(job_arguments())
+    if place.size == 1 and not config.dry_run:
+        processes = asked_processes(config.launch)
+        if processes > 1 or config.launch.hosts is not None:
+            check(config, processes=processes)
+            return launch(config.launch, sys.argv[1:])
+    from mrcnn_train.runner import run
+
+    return run(config)
+
+
+def _fail(message: str, exit_code: int, place: Place | None = None) -> int:
+    """Print an error in one line, and which process has it; an empty one was printed by another process."""
+    if message:
+        who = f"process {place.rank}: " if place is not None and place.size > 1 else ""
+        print(f"mrcnn_train: error: {who}{' '.join(message.split())}", file=sys.stderr, flush=True)
     return exit_code

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -53,6 +54,16 @@ def launched_config(composed: DictConfig) -> RunConfig:
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
     return typed_config(composed)
+
+
+def is_multirun() -> bool:
+    """Whether this is one job of several, of `--multirun`."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_arguments() -> list[str]:
+    """The command line of this job alone."""
+    return list(HydraConfig.get().overrides.task)
 
 
 def require_known(keys: Sequence[str]) -> None:

@@ -96,8 +96,10 @@ def _given(data: DataOptions) -> list[tuple[int, int]]:
     return [(height, width) for height, width in data.buckets or []]
 
 
-def make_loader(data: DataOptions, train: TrainOptions, dataset: CocoDataset) -> TrainLoader:
-    """Make the loader of training batches.
+def make_loader(
+    data: DataOptions, train: TrainOptions, dataset: CocoDataset, *, rank: int = 0, num_ranks: int = 1
+) -> TrainLoader:
+    """Make the loader of this process's training batches.
 
     Raises:
         ConfigError: sizes that do not go together.
@@ -115,6 +117,8 @@ def make_loader(data: DataOptions, train: TrainOptions, dataset: CocoDataset) ->
             max_gt=data.max_gt,
             max_crowds=data.max_crowds,
             num_threads=data.num_threads,
+            rank=rank,
+            num_ranks=num_ranks,
             on_error=data.on_error,
             filter_empty=data.filter_empty,
             repeat_threshold=data.repeat_threshold,

@@ -7,3 +7,11 @@ class ConfigError(ValueError):
 
 class DivergedError(RuntimeError):
     """A loss that is not finite: the message names step, loss and images, in one line."""
+
+
+class PeerLostError(RuntimeError):
+    """Another process of the job ended or froze: whatever happened, it happened there first."""
+
+
+class SaveError(RuntimeError):
+    """The run directory cannot be written any more; checkpoints written before are whole."""

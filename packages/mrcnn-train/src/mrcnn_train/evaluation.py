@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mrcnn_data import CocoDataset
-from mrcnn_eval import EvalResult
+from mrcnn_eval import CocoEvaluator, EvalResult
 from mrcnn_eval.inference import compiled_detect, detect_dataset
 from mrcnn_eval.pictures import draw_contact_sheet
 from mrcnn_eval.report import write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.checkpoint import step_name
 from mrcnn_train.config import EvalOptions
+from mrcnn_train.distributed import Processes
 
 AP_TABLE = "ap_table.txt"
 CONTACT_SHEET = "contact_sheet.png"
@@ -28,19 +29,27 @@ class Evaluation:
     """
 
     def __init__(
-        self, model: MaskRCNN, dataset: CocoDataset, card: ModelCard, options: EvalOptions, *, on_error: str = "raise"
+        self,
+        model: MaskRCNN,
+        dataset: CocoDataset,
+        card: ModelCard,
+        options: EvalOptions,
+        *,
+        processes: Processes,
+        on_error: str = "raise",
     ) -> None:
         self._model = model
         self._dataset = dataset
         self._card = card
         self._options = options
+        self._processes = processes
         self._on_error = on_error
         self._detect = compiled_detect(model)
 
-    def run(self, run_dir: Path, *, step: int, progress: Callable[[int, int], None]) -> EvalResult:
-        """Evaluate, and write the AP table, the contact sheet and evaluation/step-XXXXXXXX.json."""
+    def detect(self, *, progress: Callable[[int, int], None]) -> CocoEvaluator:
+        """Detect on this process's share of the images; all processes get all detections."""
         card, options = self._card, self._options
-        evaluator = detect_dataset(
+        return detect_dataset(
             self._model,
             self._dataset,
             buckets=[(height, width) for height, width in card.buckets],
@@ -49,11 +58,17 @@ class Evaluation:
             batch_size=options.batch_size,
             limit=options.limit,
             on_error=self._on_error,
+            rank=self._processes.rank,
+            num_ranks=self._processes.size,
+            gather=self._processes.gather,
             progress=progress,
             detect=self._detect,
         )
+
+    def score(self, evaluator: CocoEvaluator, run_dir: Path, *, step: int) -> EvalResult:
+        """Score, and write the AP table, the contact sheet and evaluation/step-XXXXXXXX.json; in any thread."""
         result = evaluator.evaluate(image_ids=evaluator.image_results)
-        settings = {"step": step, "annotations": str(self._dataset.annotation_path), "limit": options.limit}
+        settings = {"step": step, "annotations": str(self._dataset.annotation_path), "limit": self._options.limit}
         (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
         write_metrics(run_dir / EVALUATION_DIR / f"{step_name(step)}.json", result, settings=settings)
         write_ap_table(run_dir / AP_TABLE, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,17 @@ class MetricsLog:
             for name, value in values.items():
                 tf.summary.scalar(f"{kind}/{name}", value)
         self._writer.flush()
+
+    def histograms(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
+        """Show distributions in TensorBoard."""
+        with self._writer.as_default(step=step):
+            for name, sample in values.items():
+                tf.summary.histogram(f"train/{name}", sample)
+
+    def picture(self, step: int, name: str, png: Path) -> None:
+        """Show a PNG file in TensorBoard."""
+        with self._writer.as_default(step=step):
+            tf.summary.image(name, tf.io.decode_png(png.read_bytes(), channels=3)[None])
 
     def close(self) -> None:
         self._writer.close()

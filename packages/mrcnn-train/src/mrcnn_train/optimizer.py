@@ -1,40 +1,188 @@
-"""SGD with momentum on plain TensorFlow variables."""
+"""Optimizers on plain TensorFlow variables: what all share, and the rules SGD, NovoGrad and LARS.
+
+Written here and not taken from Keras: the step decides what is finite, momenta are saved under the variables' names,
+and the ancestor's order (clip after weight decay) is none of Keras'. The tests compare each rule with a NumPy twin.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
 
+NORMS = ("gamma", "beta")  # names of the scales and shifts of norms
+
+
+class Parameter(NamedTuple):
+    """A variable that trains, with what its kind asks for.
+
+    Attributes:
+        value: float32.
+        weight_decay: what is added to the gradient is this times the value.
+        rate_factor: its learning rate is this times that of the step.
+        is_kernel: LARS and NovoGrad treat biases and norms as plain SGD would.
+    """
+
+    value: tf.Variable
+    weight_decay: float
+    rate_factor: float
+    is_kernel: bool
+
+
+class Rule(Protocol):
+    """How one parameter follows its gradient.
+
+    Attributes:
+        clips_decay: whether weight decay is part of the gradient that is clipped.
+    """
+
+    clips_decay: bool
+
+    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+        """Make the variables that the rule keeps for a parameter."""
+        ...
+
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
+        """Change the parameter and its slots."""
+        ...
+
 
 class Sgd:
-    """v = momentum v + g; w = w - rate v, where g is clipped after weight decay was added to it, as in the ancestor.
+    """v = momentum v + g; w = w - rate v; as in the ancestor, g is clipped after weight decay was added to it."""
+
+    clips_decay = True
+
+    def __init__(self, *, momentum: float) -> None:
+        self._momentum = momentum
+
+    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+        return {"momentum": zeros_like(parameter.value)}
+
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
+        momentum = slots["momentum"]
+        momentum.assign(self._momentum * momentum + gradient)
+        parameter.value.assign_sub(rate * momentum)
+
+
+class Lars:
+    """Layer-wise adaptive rates (You et al. 2017): v = momentum v + rate local (g + decay w); w = w - v.
+
+    local = trust |w| / (|g| + decay |w|) for kernels, where both norms are positive; 1 for biases and norms.
+    """
+
+    clips_decay = False
+
+    def __init__(self, *, momentum: float, trust: float) -> None:
+        self._momentum = momentum
+        self._trust = trust
+
+    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+        return {"momentum": zeros_like(parameter.value)}
+
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
+        value, momentum = parameter.value, slots["momentum"]
+        local = tf.constant(1.0)
+        if parameter.is_kernel:
+            weight_norm, gradient_norm = tf.norm(value), tf.norm(gradient)
+            share = self._trust * weight_norm / (gradient_norm + parameter.weight_decay * weight_norm)
+            local = tf.where((weight_norm > 0) & (gradient_norm > 0), share, 1.0)
+        momentum.assign(self._momentum * momentum + rate * local * (gradient + parameter.weight_decay * value))
+        value.assign_sub(momentum)
+
+
+class NovoGrad:
+    """Gradients over their layer's norm (Ginsburg et al. 2019, algorithm 1): m = b1 m + (g / sqrt(v) + decay w).
+
+    v is the moving mean of the layer's squared gradient norm; the first one is taken as it is.
+    """
+
+    clips_decay = False
+    EPSILON = 1e-8  # of a layer without gradient
+
+    def __init__(self, *, beta_1: float, beta_2: float) -> None:
+        self._beta_1 = beta_1
+        self._beta_2 = beta_2
+
+    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+        return {"momentum": zeros_like(parameter.value), "squared_norm": tf.Variable(-1.0, trainable=False)}
+
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
+        value, momentum, squared_norm = parameter.value, slots["momentum"], slots["squared_norm"]
+        square = tf.reduce_sum(tf.square(gradient))
+        is_first = squared_norm < 0
+        squared_norm.assign(tf.where(is_first, square, self._beta_2 * squared_norm + (1 - self._beta_2) * square))
+        direction = gradient / (tf.sqrt(squared_norm) + self.EPSILON) + parameter.weight_decay * value
+        momentum.assign(self._beta_1 * momentum + direction)
+        value.assign_sub(rate * momentum)
+
+
+class Optimizer:
+    """A rule over all parameters, with clipping by the global norm and a moving average of the weights.
 
     Args:
         variables: those that train.
-        decayed: those of them whose gradient gets weight_decay w.
+        decayed: those of them whose gradient gets weight_decay w: the kernels.
+        bias_decay, norm_decay: weight decay of biases and of the scales and shifts of norms.
+        bias_rate_factor: learning rate of biases over that of the rest (2 in Caffe's and Detectron's recipes).
         clip_norm: limit of the global norm of all gradients; None for none.
+        ema_decay: d of average = d average + (1 - d) w after every update; None for no average.
 
     Attributes:
-        momenta: v of each variable, float32, starting at zero.
+        variables: as given.
+        slots: variables of the rule by name, one for each variable; with "average", that of the weights.
     """
 
     def __init__(
         self,
         variables: Sequence[keras.Variable],
         *,
+        rule: Rule,
         decayed: Sequence[keras.Variable],
-        momentum: float,
         weight_decay: float,
         clip_norm: float | None,
+        bias_decay: float = 0.0,
+        norm_decay: float = 0.0,
+        bias_rate_factor: float = 1.0,
+        ema_decay: float | None = None,
     ) -> None:
         self.variables = list(variables)
-        decayed_paths = {v.path for v in decayed}
-        self._decays = [weight_decay if v.path in decayed_paths else 0.0 for v in self.variables]
-        self._momentum = momentum
+        self._rule = rule
         self._clip_norm = clip_norm
-        self.momenta = [tf.Variable(tf.zeros(v.shape), trainable=False, name="momentum") for v in self.variables]
+        self._ema_decay = ema_decay
+        decayed_paths = {v.path for v in decayed}
+        self._parameters = []
+        for variable in self.variables:
+            is_kernel = variable.path in decayed_paths
+            is_norm = variable.name in NORMS
+            self._parameters.append(
+                Parameter(
+                    value=variable.value,
+                    weight_decay=weight_decay if is_kernel else norm_decay if is_norm else bias_decay,
+                    rate_factor=bias_rate_factor if not is_kernel and not is_norm else 1.0,
+                    is_kernel=is_kernel,
+                )
+            )
+        self._slots = [rule.slots(parameter) for parameter in self._parameters]
+        if ema_decay is not None:
+            for parameter, slots in zip(self._parameters, self._slots, strict=True):
+                slots["average"] = tf.Variable(parameter.value, trainable=False)
+
+    @property
+    def slots(self) -> dict[str, list[tf.Variable]]:
+        names = self._slots[0] if self._slots else {}
+        return {name: [slots[name] for slots in self._slots] for name in names}
+
+    @property
+    def has_average(self) -> bool:
+        return self._ema_decay is not None
+
+    def start_average(self) -> None:
+        """Let the average begin at the weights as they are now, which were filled after it was made."""
+        for parameter, slots in zip(self._parameters, self._slots, strict=True):
+            if "average" in slots:
+                slots["average"].assign(parameter.value)
 
     def apply(self, gradients: Sequence[tf.Tensor], *, learning_rate: tf.Tensor, is_finite: tf.Tensor) -> tf.Tensor:
         """Update the variables, unless the loss or the gradient is not finite.
@@ -45,21 +193,38 @@ class Sgd:
             is_finite: bool scalar, whether the loss is.
 
         Returns:
-            Global norm of the gradient before clipping, weight decay included, float32 scalar.
+            Global norm of the gradient before clipping (of SGD with weight decay in it), float32 scalar.
         """
-        values = [v.value for v in self.variables]
-        gradients = [g + decay * w if decay else g for g, w, decay in zip(gradients, values, self._decays, strict=True)]
+        if self._rule.clips_decay:
+            gradients = [
+                g + p.weight_decay * p.value if p.weight_decay else g
+                for g, p in zip(gradients, self._parameters, strict=True)
+            ]
         norm = tf.linalg.global_norm(gradients)
         scale = tf.constant(1.0)
         if self._clip_norm is not None:
             scale = tf.minimum(1.0, self._clip_norm / tf.maximum(norm, 1e-12))
 
         def update() -> tf.Tensor:
-            for value, momentum, gradient in zip(values, self.momenta, gradients, strict=True):
-                momentum.assign(self._momentum * momentum + scale * gradient)
-                value.assign_sub(learning_rate * momentum)
+            for parameter, slots, gradient in zip(self._parameters, self._slots, gradients, strict=True):
+                self._rule.update(parameter, scale * gradient, slots, parameter.rate_factor * learning_rate)
+                if self._ema_decay is not None:
+                    average = slots["average"]
+                    average.assign(self._ema_decay * average + (1.0 - self._ema_decay) * parameter.value)
             return tf.constant(True)
 
         # The host looks at the losses only when it logs: until then a NaN must not get into the weights.
         tf.cond(is_finite & tf.math.is_finite(norm), update, lambda: tf.constant(False))
         return norm
+
+    def swap_average(self) -> None:
+        """Exchange the weights and their average; a second call takes it back. Without an average nothing happens."""
+        for parameter, slots in zip(self._parameters, self._slots, strict=True):
+            if "average" in slots:
+                weights = tf.identity(parameter.value)
+                parameter.value.assign(slots["average"])
+                slots["average"].assign(weights)
+
+
+def zeros_like(value: tf.Variable) -> tf.Variable:
+    return tf.Variable(tf.zeros(value.shape), trainable=False)

@@ -14,13 +14,15 @@ class Plan(NamedTuple):
 
     Attributes:
         num_images: images of an epoch.
-        micro_batches: forward and backward passes of a step.
+        processes: that share a step.
+        micro_batches: forward and backward passes of a step, of each process.
         steps_per_epoch: may be fractional, as epochs end within a step.
         total_steps: updates of the whole run.
         schedule: learning rate.
     """
 
     num_images: int
+    processes: int
     global_batch: int
     micro_batches: int
     steps_per_epoch: float
@@ -28,8 +30,8 @@ class Plan(NamedTuple):
     schedule: Schedule
 
 
-def make_plan(config: RunConfig, *, num_images: int) -> Plan:
-    """Work out the numbers for a data set of so many images."""
+def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan:
+    """Work out the numbers for a data set of so many images and a job of so many processes, which divide a step."""
     train, optimizer = config.train, config.optimizer
 
     def to_steps(epochs: float) -> int:
@@ -43,8 +45,9 @@ def make_plan(config: RunConfig, *, num_images: int) -> Plan:
     drops += [round(share * total_steps) for share in optimizer.drop_fractions]
     return Plan(
         num_images=num_images,
+        processes=processes,
         global_batch=train.global_batch,
-        micro_batches=train.global_batch // train.images_per_gpu,
+        micro_batches=train.global_batch // train.images_per_gpu // processes,
         steps_per_epoch=num_images / train.global_batch,
         total_steps=total_steps,
         schedule=make_schedule(
@@ -54,6 +57,8 @@ def make_plan(config: RunConfig, *, num_images: int) -> Plan:
             warmup_start_lr=optimizer.warmup_start_lr,
             drop_steps=drops,
             drop_factor=optimizer.drop_factor,
+            cosine_end=total_steps if optimizer.decay == "cosine" else None,
+            epoch_steps=num_images / train.global_batch if optimizer.rate_per == "epoch" else None,
         ),
     )
 
@@ -66,8 +71,12 @@ def describe_plan(
     left_out = len(train) - plan.num_images
     shown = ", ".join(train.class_names[:8]) + (", ..." if len(train.class_names) > 8 else "")
     rates = f"{learning_rate(0, schedule):.6g} at step 0, {schedule.peak:.6g} from step {schedule.warmup_steps}"
+    if schedule.cosine_end is not None:
+        rates += f", along a cosine to 0 at step {schedule.cosine_end}"
     for number, step in enumerate((s for s in schedule.drop_steps if s < plan.total_steps), start=1):
         rates += f", {schedule.peak * schedule.drop_factor**number:.6g} from step {step}"
+    if schedule.epoch_steps is not None:
+        rates += ", changing where epochs begin"
     lines = {
         "experiment": str(config.run.name),
         "training data": f"{train.annotation_path}: {plan.num_images} images"
@@ -75,12 +84,23 @@ def describe_plan(
         + f", {int(train.num_objects().sum())} objects",
         "validation data": "none" if val is None else f"{val.annotation_path}: {len(val)} images",
         "classes": f"{train.num_classes - 1}: {shown}",
-        "batch": f"{plan.global_batch} images a step = {plan.micro_batches} x {config.train.images_per_gpu}"
+        "processes": str(plan.processes),
+        "batch": f"{plan.global_batch} images a step = "
+        + (f"{plan.processes} processes x " if plan.processes > 1 else "")
+        + f"{plan.micro_batches} x {config.train.images_per_gpu}"
         + (" (gradients accumulated)" if plan.micro_batches > 1 else ""),
         "batch shapes": ", ".join(f"{height} x {width}" for height, width in canvases),
         "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
         f" of {plan.steps_per_epoch:.2f} steps",
+        "optimizer": _describe_optimizer(config),
         "learning rate": rates,
         "weights": f"of {config.resume}" if config.resume else str(config.model.weights or "none, from scratch"),
     }
     return "\n".join(f"{what + ':':17} {text}" for what, text in lines.items())
+
+
+def _describe_optimizer(config: RunConfig) -> str:
+    options = config.optimizer
+    clip = f", gradients clipped at norm {options.clip_norm:g}" if options.clip_norm is not None else ""
+    average = f", weights averaged with decay {options.ema_decay:g}" if options.ema_decay is not None else ""
+    return f"{options.name}{clip}{average}, {config.precision}"

@@ -43,24 +43,29 @@ class ProgressDisplay:
         """Note that so many steps are done."""
         self._bar.update(self._task, completed=done)
 
-    def log(self, done: int, row: Mapping[str, float], *, images_per_step: int, is_first: bool) -> None:
+    def log(self, done: int, row: Mapping[str, float], *, epoch: float, images_per_step: int, is_first: bool) -> None:
         """Show the numbers of the last window; the first step's time holds the compilation, and predicts nothing."""
         remaining = (self._total_steps - done) * images_per_step / row["images_per_second"]
         left = "compiling" if is_first else f"{_duration(remaining)} left"
+        skipped = f"{row['skipped_steps']:.0f} skipped  " if row.get("skipped_steps") else ""
         numbers = (
-            f"loss {row['total']:.3f}  lr {row['learning_rate']:.2e}  {row['images_per_second']:.2f} img/s  {left}"
+            f"loss {row['total']:.3f}  lr {row['learning_rate']:.2e}  {row['images_per_second']:.2f} img/s  "
+            f"{skipped}{left}"
         )
         self._bar.update(self._task, completed=done, numbers=numbers)
         if not self._console.is_terminal:
-            print(f"step {done}/{self._total_steps}  epoch {row['epoch']:.2f}  {numbers}", flush=True)
+            print(f"step {done}/{self._total_steps}  epoch {epoch:.2f}  {numbers}", flush=True)
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""
         self._bar.update(self._task, description=f"evaluate {done}/{total}")
 
+    def detected(self) -> None:
+        """Note that an evaluation is through its images."""
+        self._bar.update(self._task, description="train")
+
     def evaluated(self, step: int, result: EvalResult) -> None:
         """Print the two numbers of an evaluation that matter most."""
-        self._bar.update(self._task, description="train")
         box, mask = result.stats["bbox"]["AP"], result.stats["segm"]["AP"]
         self._console.print(f"evaluation after {step} steps: box AP {box:.3f}, mask AP {mask:.3f}", highlight=False)
 

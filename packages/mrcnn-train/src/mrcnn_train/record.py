@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from mrcnn_eval import EvalResult
+from mrcnn_eval import CocoEvaluator, EvalResult
 from mrcnn_train.checkpoint import (
+    CHECKPOINTS_DIR,
     TrainerState,
     mark_best,
     prune_checkpoints,
@@ -18,10 +21,27 @@ from mrcnn_train.curves import draw_curves
 from mrcnn_train.evaluation import AP_TABLE, CONTACT_SHEET, Evaluation, headline
 from mrcnn_train.initial_weights import WEIGHTS_FILE
 from mrcnn_train.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
+from mrcnn_train.run_report import write_run_report
 from mrcnn_train.start import Trainer
+from mrcnn_train.window import Numbers
 
-CHECKPOINTS_DIR = "checkpoints"
 CURVES = "curves.png"
+REPORT = "report.md"
+
+
+class Scored(NamedTuple):
+    """The numbers of the weights after `step` updates."""
+
+    step: int
+    result: EvalResult
+
+
+class _Scoring(NamedTuple):
+    """An evaluation whose images are detected, while a thread scores it."""
+
+    step: int
+    epoch: float
+    result: Future[EvalResult]
 
 
 class RunRecord:
@@ -41,13 +61,20 @@ class RunRecord:
         self._keep_last = keep_last
         self._began = time.perf_counter() - trainer.elapsed_seconds
         self._log = MetricsLog(run_dir, start_step=trainer.start_step)
+        self._scorer = ThreadPoolExecutor(1, thread_name_prefix="mrcnn-score")
+        self._scoring: _Scoring | None = None
 
-    def training(self, step: int, row: Mapping[str, float]) -> None:
+    def training(self, step: int, numbers: Numbers, *, epoch: float) -> None:
         """Log the numbers of the last steps."""
-        self._log.write("train", step, {**row, "minutes": self._minutes()})
+        self._log.histograms(step, numbers.counts)
+        self._log.write("train", step, {**numbers.means, "epoch": epoch, "minutes": self._minutes()})
 
     def save(self, step: int, *, epoch: float, learning_rate: float) -> None:
-        """Write a checkpoint of the weights after `step` updates; drop the oldest."""
+        """Write a checkpoint of the weights after `step` updates; drop the oldest.
+
+        Raises:
+            SaveError: the disk refuses.
+        """
         state = TrainerState(
             step=step,
             seed=self._seed,
@@ -58,22 +85,49 @@ class RunRecord:
         )
         trainer = self._trainer
         save_checkpoint(
-            self._checkpoints, model=trainer.model, card=trainer.card, optimizer=trainer.optimizer, state=state
+            self._checkpoints,
+            model=trainer.model,
+            card=trainer.card,
+            optimizer=trainer.optimizer,
+            loss_scale=trainer.loss_scale,
+            state=state,
         )
-        prune_checkpoints(self._checkpoints, keep_last=self._keep_last)
+        scoring = None if self._scoring is None else step_name(self._scoring.step)
+        prune_checkpoints(self._checkpoints, keep_last=self._keep_last, also=scoring)
 
-    def evaluate(
-        self, evaluation: Evaluation, step: int, *, epoch: float, progress: Callable[[int, int], None]
-    ) -> EvalResult:
-        """Evaluate the weights after `step` updates, which are saved; log, and mark them where they are the best."""
-        result = evaluation.run(self.run_dir, step=step, progress=progress)
+    def score(self, evaluation: Evaluation, evaluator: CocoEvaluator, *, step: int, epoch: float) -> None:
+        """Begin to score what was detected with the weights after `step` updates, which are saved."""
+        assert self._scoring is None
+        future = self._scorer.submit(evaluation.score, evaluator, self.run_dir, step=step)
+        self._scoring = _Scoring(step, epoch, future)
+
+    @property
+    def is_scoring(self) -> bool:
+        return self._scoring is not None
+
+    @property
+    def has_scored(self) -> bool:
+        """Whether `scored` would not have to wait."""
+        return self._scoring is not None and self._scoring.result.done()
+
+    def scored(self) -> Scored:
+        """Wait for the score; log it, and mark the weights where they are the best.
+
+        Raises:
+            Whatever the scorer raised.
+        """
+        assert self._scoring is not None
+        step, epoch, future = self._scoring
+        self._scoring = None
+        result = future.result()
         values = {**headline(result), "epoch": epoch, "minutes": self._minutes()}
         earlier = self.best
+        self._log.picture(step, "evaluation/predictions", self.run_dir / CONTACT_SHEET)
         self._log.write("evaluation", step, values)
         if earlier is None or _score(values) > _score(earlier):
             mark_best(self._checkpoints, self._checkpoints / step_name(step))
         draw_curves(self.run_dir / CURVES, self._log.rows)
-        return result
+        return Scored(step, result)
 
     @property
     def best(self) -> Row | None:
@@ -89,8 +143,21 @@ class RunRecord:
 
     def close(self) -> None:
         """Draw the curves to the end and close the logs."""
+        self._scorer.shutdown(wait=False, cancel_futures=True)
         draw_curves(self.run_dir / CURVES, self._log.rows)
         self._log.close()
+
+    def report(self, *, name: str, plan: str) -> None:
+        """Write report.md, of a run that has finished."""
+        write_run_report(
+            self.run_dir / REPORT,
+            name=name,
+            plan=plan,
+            rows=self._log.rows,
+            curves=CURVES,
+            ap_table=AP_TABLE,
+            contact_sheet=CONTACT_SHEET,
+        )
 
     def contents(self) -> str:
         """Say where things are, a line each, for what there is."""
@@ -99,6 +166,7 @@ class RunRecord:
             WEIGHTS_FILE: "weights that did not fit",
             METRICS_FILE: "metrics",
             TENSORBOARD_DIR: "TensorBoard",
+            REPORT: "report",
             CURVES: "loss and AP over minutes",
             AP_TABLE: "AP table",
             CONTACT_SHEET: "predictions beside ground truth",

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, TrainLoader
 from mrcnn_train.composition import SAVED_CONFIG, save_config
-from mrcnn_train.config import RunConfig, check
+from mrcnn_train.config import RunConfig, asked_processes, check
 from mrcnn_train.data import check_evaluation, draw_synthetic, make_loader, open_train, open_val
+from mrcnn_train.distributed import Processes, connect
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.place import launched_place
 from mrcnn_train.plan import Plan, describe_plan, make_plan
 from mrcnn_train.signals import StopSignals
+
+if TYPE_CHECKING:
+    from mrcnn_train.start import Trainer
 
 # Decoding every segmentation takes about 0.2 ms an object: minutes for train2017, which is known to be sound.
 MAX_OBJECTS_CHECKED = 20_000
 PATH_OPTIONS = ("root", "train_annotations", "train_images", "val_annotations", "val_images")
 
 
+class Data(NamedTuple):
+    """The data sets of a run, and what follows from them."""
+
+    plan: Plan
+    described: str  # the plan, as printed
+    loader: TrainLoader
+    train: CocoDataset
+    val: CocoDataset | None
+
+
 def run(config: RunConfig) -> int:
-    """Do what a config asks for.
+    """Do what a config asks for, alone or as one of the processes that a launcher started.
 
     Returns:
         The exit code: 0, or 128 + signal where one ended the run.
@@ -31,47 +48,83 @@ def run(config: RunConfig) -> int:
         ConfigError, DatasetError: an option cannot work, the run cannot start, or an image cannot be read.
         GroundTruthError: the validation split cannot be scored against.
         DivergedError: a loss is not finite.
+        SaveError: the run directory cannot be written any more.
+        PeerLostError: another process of the job ended; without a message where that one has said all there is.
     """
-    check(config)
+    place = launched_place()
+    asked = asked_processes(config.launch)
+    if place.size > 1 and asked not in (1, place.size):
+        raise ConfigError(f"launch asks for {asked} processes, and a launcher has started {place.size}")
+    size = max(place.size, asked)
+    check(config, processes=size)
     make_paths_absolute(config)
-    with StopSignals() as stop:
-        draw_synthetic(config.data)
-        train = open_train(config.data)
-        val = open_val(config.data, train)
-        with make_loader(config.data, config.train, train) as loader:
-            plan = make_plan(config, num_images=loader.num_images)
-            print(describe_plan(config, plan, train=train, val=val, canvases=list(loader.canvases)), flush=True)
-            print_findings(train)
-            check_weights(config)
-            if val is not None:
-                print_findings(val)
-                check_evaluation(config.data, config.eval, val)
-            if config.dry_run:
-                return 0
-            return _run_with_tensorflow(config, plan, loader, train=train, val=val, stop=stop)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
+        if place.rank > 0:  # what there is to say, rank 0 says
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if config.dry_run:
+            if place.rank == 0:
+                draw_synthetic(config.data)
+                open_data(config, rank=0, size=size).loader.close()
+            return 0
+        processes = connect(place)
+        processes.together(lambda: draw_synthetic(config.data) if place.rank == 0 else None)
+        data = processes.together(lambda: open_data(config, rank=place.rank, size=place.size))
+        with data.loader:
+            return _run_with_tensorflow(config, data, processes=processes, stop=stop)
 
 
-def _run_with_tensorflow(
-    config: RunConfig,
-    plan: Plan,
-    loader: TrainLoader,
-    *,
-    train: CocoDataset,
-    val: CocoDataset | None,
-    stop: StopSignals,
-) -> int:
+def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
+    """Open and check the data of one process of so many, and print what the run is going to do."""
+    train = open_train(config.data)
+    val = open_val(config.data, train)
+    loader = make_loader(config.data, config.train, train, rank=rank, num_ranks=size)
+    plan = make_plan(config, num_images=loader.num_images, processes=size)
+    described = describe_plan(config, plan, train=train, val=val, canvases=list(loader.canvases))
+    print(described, flush=True)
+    print_findings(train)
+    check_weights(config, warn=rank == 0)
+    if val is not None:
+        print_findings(val)
+        check_evaluation(config.data, config.eval, val)
+    return Data(plan, described, loader, train, val)
+
+
+def _run_with_tensorflow(config: RunConfig, data: Data, *, processes: Processes, stop: StopSignals) -> int:
     try:
-        from mrcnn_train.initial_weights import write_weights_report
+        from mrcnn_train.disk import disk_errors
         from mrcnn_train.loop import train_loop
-        from mrcnn_train.start import prepare
+        from mrcnn_train.start import prepare, share
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
         raise ConfigError(str(error)) from error
-    trainer = prepare(config, train=train, val=val)
-    run_dir = resumed_run_dir(config) or new_run_dir(config)
+    trainer = processes.together(lambda: prepare(config, train=data.train, val=data.val, processes=processes))
+    trainer = share(trainer, processes)
+    made = processes.together(lambda: _make_run_dir(config, trainer) if processes.rank == 0 else None)
+    run_dir = processes.broadcast(made)
+    assert run_dir is not None
     print(f"{'run directory:':17} {run_dir}", flush=True)
+    with disk_errors(run_dir):
+        return train_loop(
+            config,
+            data.plan,
+            data.loader,
+            described_plan=data.described,
+            trainer=trainer,
+            val=data.val,
+            run_dir=run_dir,
+            processes=processes,
+            stop=stop,
+        )
+
+
+def _make_run_dir(config: RunConfig, trainer: Trainer) -> Path:
+    from mrcnn_train.initial_weights import write_weights_report
+
+    run_dir = resumed_run_dir(config) or new_run_dir(config)
     if trainer.weights_report is not None:
         write_weights_report(run_dir, trainer.weights_report)
-    return train_loop(config, plan, loader, trainer=trainer, val=val, run_dir=run_dir, stop=stop)
+    return run_dir
 
 
 def make_paths_absolute(config: RunConfig) -> None:
@@ -92,8 +145,8 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))  # shells leave the ~ of option=~/x as it is
 
 
-def check_weights(config: RunConfig) -> None:
-    """Find out about missing weights before TensorFlow is loaded.
+def check_weights(config: RunConfig, *, warn: bool = True) -> None:
+    """Find out about missing weights before the model is made.
 
     Raises:
         ConfigError: the file that model.weights names does not exist.
@@ -102,7 +155,7 @@ def check_weights(config: RunConfig) -> None:
     if config.resume is not None:
         return  # a checkpoint of the run takes their place
     if weights is None:
-        if config.model.norm == "frozen_bn":
+        if config.model.norm == "frozen_bn" and warn:
             print(
                 "WARNING: model.norm is frozen_bn and model.weights is null: random weights under a norm that cannot "
                 "learn train badly. Give model.weights, or model.norm=gn.",

@@ -10,7 +10,7 @@ MAX_START_SHARE = 1 / 3
 
 
 class Schedule(NamedTuple):
-    """Linear warm-up, then a constant rate that drops at some steps.
+    """Linear warm-up, then a rate that drops at some steps, or falls along a cosine.
 
     Attributes:
         peak: rate after warm-up.
@@ -18,6 +18,9 @@ class Schedule(NamedTuple):
         warmup_steps: step at which the peak is reached.
         drop_steps: steps from which on the rate is multiplied once more by `drop_factor`.
         drop_factor: of every drop.
+        cosine_end: step at which a cosine that starts after warm-up reaches 0 (Loshchilov and Hutter 2017, without
+            restarts); None for a rate that only drops.
+        epoch_steps: length of an epoch; after warm-up the rate is that of the epoch's first step. None: of each step.
     """
 
     peak: float
@@ -25,6 +28,8 @@ class Schedule(NamedTuple):
     warmup_steps: int
     drop_steps: tuple[int, ...]
     drop_factor: float
+    cosine_end: int | None = None
+    epoch_steps: float | None = None
 
 
 def make_schedule(
@@ -35,6 +40,8 @@ def make_schedule(
     warmup_start_lr: float,
     drop_steps: Sequence[int],
     drop_factor: float,
+    cosine_end: int | None = None,
+    epoch_steps: float | None = None,
 ) -> Schedule:
     """Scale the rate linearly with the global batch (Goyal et al. 2017).
 
@@ -49,17 +56,27 @@ def make_schedule(
         warmup_steps=warmup_steps,
         drop_steps=tuple(drop_steps),
         drop_factor=drop_factor,
+        cosine_end=cosine_end,
+        epoch_steps=epoch_steps,
     )
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
     """Return the rate of step number `step`, the first being 0."""
-    num_drops = sum(step >= drop for drop in schedule.drop_steps)
-    rate = schedule.peak * schedule.drop_factor**num_drops
-    if step >= schedule.warmup_steps:
-        return rate
-    progress = step / schedule.warmup_steps
-    return min(rate, schedule.warmup_start + (schedule.peak - schedule.warmup_start) * progress)
+    if step < schedule.warmup_steps:
+        progress = step / schedule.warmup_steps
+        risen = schedule.warmup_start + (schedule.peak - schedule.warmup_start) * progress
+        return min(_dropped(step, schedule), risen)
+    if schedule.epoch_steps is not None:
+        step = max(schedule.warmup_steps, math.ceil(math.floor(step / schedule.epoch_steps) * schedule.epoch_steps))
+    if schedule.cosine_end is None:
+        return _dropped(step, schedule)
+    progress = (step - schedule.warmup_steps) / max(1, schedule.cosine_end - schedule.warmup_steps)
+    return schedule.peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _dropped(step: int, schedule: Schedule) -> float:
+    return schedule.peak * schedule.drop_factor ** sum(step >= drop for drop in schedule.drop_steps)
 
 
 def steps_of_epochs(epochs: float, *, num_images: int, global_batch: int) -> int:

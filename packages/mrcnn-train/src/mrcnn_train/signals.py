@@ -7,7 +7,16 @@ from types import FrameType
 
 
 class StopRequested(Exception):
-    """Raised where an evaluation is given up for a signal."""
+    """Raised to end a run for a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal, as shells report it: 143 and 130. A pre-empted job must not look finished."""
+        return 128 + self.number
 
 
 class StopSignals:
@@ -23,15 +32,9 @@ class StopSignals:
         self.received: int | None = None
         self._previous: dict[int, object] = {}
 
-    @property
-    def exit_code(self) -> int:
-        """128 + signal, as shells report it: 143 and 130. A pre-empted job must not look finished."""
-        assert self.received is not None
-        return 128 + self.received
-
     def raise_if_received(self) -> None:
         if self.received is not None:
-            raise StopRequested
+            raise StopRequested(self.received)
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,12 +18,15 @@ from mrcnn_model import (
     read_card,
     resolve_checkpoint,
 )
-from mrcnn_train.checkpoint import complete_checkpoints, read_state, restore_checkpoint
-from mrcnn_train.config import RunConfig, eval_sizes, model_config
+from mrcnn_train.checkpoint import CHECKPOINTS_DIR, complete_checkpoints, read_state, restore_checkpoint
+from mrcnn_train.config import OptimizerOptions, RunConfig, eval_sizes, model_config
 from mrcnn_train.data import eval_buckets, require_same_classes
+from mrcnn_train.devices import use_own_gpu
+from mrcnn_train.distributed import Processes
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.initial_weights import fill_from
-from mrcnn_train.optimizer import Sgd
+from mrcnn_train.loss_scale import LossScale
+from mrcnn_train.optimizer import Lars, NovoGrad, Optimizer, Rule, Sgd
 
 
 class Trainer(NamedTuple):
@@ -31,40 +34,86 @@ class Trainer(NamedTuple):
 
     model: MaskRCNN
     card: ModelCard
-    optimizer: Sgd
-    start_step: int  # updates done before
-    elapsed_seconds: float  # of earlier parts of the run
+    optimizer: Optimizer
+    loss_scale: LossScale | None  # of float16 only
+    start_step: int = 0  # updates done before
+    elapsed_seconds: float = 0.0  # of earlier parts of the run
     weights_report: WeightsReport | None = None  # of the file that a new run starts from
 
 
-def prepare(config: RunConfig, *, train: CocoDataset, val: CocoDataset | None) -> Trainer:
-    """Build model and optimizer and fill them.
+def prepare(config: RunConfig, *, train: CocoDataset, val: CocoDataset | None, processes: Processes) -> Trainer:
+    """Build model and optimizer; rank 0 fills them, and `share` tells the others.
 
     Raises:
         ConfigError: weights or checkpoint are missing, torn, or of another model or other classes.
     """
+    if processes.size == 1:
+        use_own_gpu(processes.place)  # of many, each has taken its own before they met
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    model = build_model(model_config(config.model, num_classes=train.num_classes))
-    options = config.optimizer
-    optimizer = Sgd(
-        model.trainable_variables,
-        decayed=model.decayed_variables,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        clip_norm=options.clip_norm,
+    model = build_model(
+        model_config(config.model, num_classes=train.num_classes),
+        precision=config.precision,
+        mean_over_processes=processes.mean_in_order,
     )
-    card = make_card(config, train, val)
-    report = None
+    trainer = Trainer(
+        model=model,
+        card=make_card(config, train, val),
+        optimizer=make_optimizer(model, config.optimizer),
+        loss_scale=LossScale() if config.precision == "mixed_float16" else None,
+    )
+    if processes.rank == 0:
+        trainer = _fill(config, trainer)
+    return trainer
+
+
+def share(trainer: Trainer, processes: Processes) -> Trainer:
+    """Make every process stand where rank 0 stands."""
+    variables = [v.value for v in trainer.model.variables]
+    variables += [variable for of_slot in trainer.optimizer.slots.values() for variable in of_slot]
+    if trainer.loss_scale is not None:
+        variables += trainer.loss_scale.variables.values()
+    processes.broadcast_variables(variables)
+    start_step, elapsed_seconds = processes.broadcast((trainer.start_step, trainer.elapsed_seconds))
+    return trainer._replace(start_step=start_step, elapsed_seconds=elapsed_seconds)
+
+
+def make_rule(options: OptimizerOptions) -> Rule:
+    """Make the rule that `optimizer.name` names."""
+    if options.name == "lars":
+        return Lars(momentum=options.momentum, trust=options.lars_trust)
+    if options.name == "novograd":
+        return NovoGrad(beta_1=options.momentum, beta_2=options.novograd_beta_2)
+    return Sgd(momentum=options.momentum)
+
+
+def make_optimizer(model: MaskRCNN, options: OptimizerOptions) -> Optimizer:
+    """Make the optimizer of a model; its variables have to exist."""
+    return Optimizer(
+        model.trainable_variables,
+        rule=make_rule(options),
+        decayed=model.decayed_variables,
+        weight_decay=options.weight_decay,
+        bias_decay=options.bias_weight_decay,
+        norm_decay=options.norm_weight_decay,
+        bias_rate_factor=options.bias_lr_factor,
+        clip_norm=options.clip_norm,
+        ema_decay=options.ema_decay,
+    )
+
+
+def _fill(config: RunConfig, trainer: Trainer) -> Trainer:
     try:
         if config.resume is not None:
-            return _resume(Path(config.resume), model, optimizer, card)
-        if config.model.weights is not None:
-            report = _load_initial_weights(Path(config.model.weights), model, card)
+            return _resume(Path(config.resume), trainer)
+        if config.model.weights is None:
+            return trainer
+        report = _load_initial_weights(Path(config.model.weights), trainer.model, trainer.card)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    return Trainer(model, card, optimizer, start_step=0, elapsed_seconds=0.0, weights_report=report)
+    trainer.optimizer.start_average()
+    return trainer._replace(weights_report=report)
 
 
 def make_card(config: RunConfig, train: CocoDataset, val: CocoDataset | None) -> ModelCard:
@@ -86,16 +135,20 @@ def make_card(config: RunConfig, train: CocoDataset, val: CocoDataset | None) ->
     )
 
 
-def _resume(run_dir: Path, model: MaskRCNN, optimizer: Sgd, card: ModelCard) -> Trainer:
-    checkpoints = complete_checkpoints(run_dir / "checkpoints")
+def _resume(run_dir: Path, trainer: Trainer) -> Trainer:
+    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
     if not checkpoints:
-        raise ConfigError(f"resume={run_dir}: no complete checkpoint in {run_dir / 'checkpoints'}")
+        raise ConfigError(f"resume={run_dir}: no complete checkpoint in {run_dir / CHECKPOINTS_DIR}")
     newest = checkpoints[-1]
-    _require_classes_of(newest, card, option=f"resume={run_dir}")
-    restore_checkpoint(newest, model=model, optimizer=optimizer)
-    state = read_state(newest)
+    _require_classes_of(newest, trainer.card, option=f"resume={run_dir}")
+    try:
+        restore_checkpoint(newest, model=trainer.model, optimizer=trainer.optimizer, loss_scale=trainer.loss_scale)
+        state = read_state(newest)
+    except CheckpointError as error:
+        older = f"; without {newest.name} the run resumes from {checkpoints[-2].name}" if checkpoints[1:] else ""
+        raise ConfigError(f"{error}{older}") from error
     print(f"{'resumed from:':17} {newest}", flush=True)
-    return Trainer(model, card, optimizer, start_step=state.step, elapsed_seconds=state.elapsed_seconds)
+    return trainer._replace(start_step=state.step, elapsed_seconds=state.elapsed_seconds)
 
 
 def _load_initial_weights(path: Path, model: MaskRCNN, card: ModelCard) -> WeightsReport:

@@ -1,0 +1,41 @@
+"""Dynamic loss scaling for float16 (Micikevicius et al. 2018): gradients below its range are kept by a larger loss."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+INITIAL = 2.0**15
+GROWTH_STEPS = 2000  # finite steps after which the scale doubles
+MAXIMUM = 2.0**24
+MINIMUM = 2.0**-10  # below 1: losses that overflow at 1 are rare, not impossible
+
+
+class LossScale:
+    """A scale that halves when a gradient overflows, in which case the step is skipped, and doubles after long peace.
+
+    All processes decide by the averaged gradient, which is the same on all of them, so their scales stay equal.
+
+    Attributes:
+        scale: float32.
+        good_steps: since the scale changed, int32.
+        skipped: steps, in all, int32.
+    """
+
+    def __init__(self, *, initial: float = INITIAL, growth_steps: int = GROWTH_STEPS) -> None:
+        self._growth_steps = growth_steps
+        self.scale = tf.Variable(initial, trainable=False, dtype=tf.float32)
+        self.good_steps = tf.Variable(0, trainable=False, dtype=tf.int32)
+        self.skipped = tf.Variable(0, trainable=False, dtype=tf.int32)
+
+    @property
+    def variables(self) -> dict[str, tf.Variable]:
+        return {"scale": self.scale, "good_steps": self.good_steps, "skipped": self.skipped}
+
+    def update(self, is_finite: tf.Tensor) -> None:
+        """Note how a step went, inside a `tf.function`."""
+        good = tf.where(is_finite, self.good_steps + 1, 0)
+        grows = good >= self._growth_steps
+        changed = tf.where(grows, tf.minimum(self.scale * 2.0, MAXIMUM), self.scale)
+        self.scale.assign(tf.where(is_finite, changed, tf.maximum(self.scale / 2.0, MINIMUM)))
+        self.good_steps.assign(tf.where(grows, 0, good))
+        self.skipped.assign_add(tf.cast(~is_finite, tf.int32))

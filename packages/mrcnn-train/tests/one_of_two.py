@@ -1,0 +1,129 @@
+"""What one process of a job of two does in test_ranks.py: `one_of_two.py TASK OVERRIDES...`.
+
+`compare` trains on exchanged gradients and on its own and compares; the other tasks are the command with a fault.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import hydra
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_data import Batch
+from mrcnn_model import MaskRCNN, build_model
+from mrcnn_train import RunConfig
+from mrcnn_train.app import main
+from mrcnn_train.composition import typed_config
+from mrcnn_train.config import model_config
+from mrcnn_train.data import make_loader, open_train
+from mrcnn_train.distributed import Processes, connect
+from mrcnn_train.evaluation import Evaluation
+from mrcnn_train.optimizer import Optimizer, Sgd
+from mrcnn_train.place import launched_place
+from mrcnn_train.step import TrainStep
+
+STEPS = 5
+
+
+class Contestant:
+    """A tiny model that trains on some of the batches of each step."""
+
+    def __init__(self, config: RunConfig, processes: Processes, *, micro_batches: int) -> None:
+        keras.utils.set_random_seed(3)
+        self.model: MaskRCNN = build_model(
+            model_config(config.model, num_classes=7), mean_over_processes=processes.mean_in_order
+        )
+        self.optimizer = Optimizer(
+            self.model.trainable_variables,
+            rule=Sgd(momentum=0.9),
+            decayed=self.model.decayed_variables,
+            weight_decay=1e-4,
+            clip_norm=5.0,
+        )
+        self.step = TrainStep(self.model, self.optimizer, micro_batches=micro_batches, processes=processes)
+
+    def weights(self) -> list[np.ndarray]:
+        return [v.numpy() for v in self.model.variables]
+
+    def momenta(self) -> list[np.ndarray]:
+        return [v.numpy() for v in self.optimizer.slots["momentum"]]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    return Batch(
+        *(
+            [image_id for ids in values for image_id in ids] if name == "image_ids" else np.concatenate(values)
+            for name, values in zip(Batch._fields, zip(*batches, strict=True), strict=True)
+        )
+    )
+
+
+def furthest(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def compare(overrides: Sequence[str]) -> None:
+    processes = connect(launched_place())
+    with hydra.initialize_config_module("mrcnn_train.conf", version_base="1.3"):
+        config = typed_config(hydra.compose("config", overrides=[*overrides, "train.global_batch=4"]))
+    has_shared_statistics = config.model.norm == "sync_bn"
+    exchanging = Contestant(config, processes, micro_batches=1)
+    batched = Contestant(config, Processes(), micro_batches=1)
+    accumulating = batched if has_shared_statistics else Contestant(config, Processes(), micro_batches=2)
+    with make_loader(config.data, config.train, open_train(config.data)) as loader:
+        steps = loader.steps()
+        for step in range(STEPS):
+            batches = next(steps)
+            exchanging.step([batches[processes.rank]], 0.01)
+            batched.step([joined(batches)], 0.01)
+            if not has_shared_statistics:
+                accumulating.step(batches, 0.01)
+            if step == 0:  # momentum is the gradient then
+                print("gradients:", furthest(exchanging.momenta(), accumulating.momenta()), flush=True)
+                assert furthest(exchanging.momenta(), accumulating.momenta()) < 1e-5
+                assert furthest(exchanging.momenta(), batched.momenta()) < 1e-5
+    apart = furthest(exchanging.weights(), accumulating.weights()), furthest(exchanging.weights(), batched.weights())
+    print(f"weights: {apart[0]:.2e} from accumulated, {apart[1]:.2e} from batched", flush=True)
+    assert max(apart) < 1e-5
+    assert (
+        len(set(processes.gather(tf.concat([tf.reshape(w, [-1]) for w in exchanging.weights()], 0).numpy().tobytes())))
+        == 1
+    )
+    assert furthest(exchanging.weights(), Contestant(config, Processes(), micro_batches=1).weights()) > 1e-3
+
+
+def spoil_gradients() -> None:
+    honest = TrainStep._gradients
+
+    def infinite(self: TrainStep, inputs: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        gradients, metrics = honest(self, inputs)
+        return [gradients[0] / 0.0, *gradients[1:]], metrics
+
+    TrainStep._gradients = infinite
+
+
+def spoil_scores() -> None:
+    def fail(self: Evaluation, *args: object, **options: object) -> None:
+        raise ZeroDivisionError("no scores today")
+
+    Evaluation.score = fail
+
+
+FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
+    "gradients": (1, spoil_gradients),
+    "scores": (0, spoil_scores),
+}
+
+if __name__ == "__main__":
+    task, *arguments = sys.argv[1:]
+    if task == "compare":
+        compare(arguments)
+        sys.exit()
+    rank, spoil = FAULTS[task]
+    if int(os.environ["HOROVOD_RANK"]) == rank:
+        spoil()
+    sys.argv = ["mrcnn_train", *arguments]
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Which process this is, what a single one exchanges, and how a step is shared. Jobs of two are in test_ranks.py."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mrcnn_train import ConfigError
+from mrcnn_train.config import asked_processes, check
+from mrcnn_train.data import make_loader, open_train
+from mrcnn_train.devices import limit_to_local_cpus
+from mrcnn_train.distributed import Processes, connect, is_of_horovod, peer_errors
+from mrcnn_train.errors import PeerLostError
+from mrcnn_train.launch import run_here
+from mrcnn_train.place import Place, launched_place
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place(0, 1, 0, 1)),
+        ({"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1"}, Place(3, 8, 1, 1)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, (1, 2, 0, 2)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, Place()),
+        ({"HOROVOD_RANK": "1"}, Place()),  # a rank alone says nothing
+    ],
+)
+def test_place(environment: dict[str, str], place: Place) -> None:
+    assert launched_place(environment) == place
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0")])
+def test_a_place_that_cannot_be(rank: str, size: str) -> None:
+    with pytest.raises(ConfigError, match="HOROVOD_RANK"):
+        launched_place({"HOROVOD_RANK": rank, "HOROVOD_SIZE": size})
+
+
+def test_a_single_process_gets_back_what_it_gives() -> None:
+    processes = connect(Place())
+    assert (processes.rank, processes.size) == (0, 1)
+    value = object()
+    assert processes.mean(value, name="x", wire="float16") is value
+    assert processes.broadcast(value) is value
+    assert processes.gather(value) == [value]
+    assert processes.together(lambda: value) is value
+
+
+def test_a_single_process_fails_with_its_own_error() -> None:
+    def fail() -> None:
+        raise ConfigError("mine")
+
+    with pytest.raises(ConfigError, match="mine"):
+        Processes().together(fail)
+
+
+class PretendedPair(Processes):
+    """Rank `rank` of two, of which the other one reports `other` in every gather."""
+
+    def __init__(self, rank: int, other: object) -> None:
+        super().__init__(Place(rank, 2))
+        self._other = other
+
+    def gather(self, value):
+        return [value, self._other] if self.rank == 0 else [self._other, value]
+
+
+@pytest.mark.parametrize(("rank", "other_failed", "raised"), [(0, True, ConfigError), (1, True, PeerLostError)])
+def test_the_first_process_that_failed_tells_its_error(rank: int, other_failed: bool, raised: type) -> None:
+    def fail() -> None:
+        raise ConfigError("mine")
+
+    with pytest.raises(raised):
+        PretendedPair(rank, other_failed).together(fail)
+
+
+def test_a_process_that_did_not_fail_ends_without_a_message() -> None:
+    with pytest.raises(PeerLostError) as caught:
+        PretendedPair(0, True).together(lambda: 1)
+    assert str(caught.value) == ""
+
+
+def test_whose_error_it_is() -> None:
+    assert is_of_horovod(RuntimeError("Horovod has been shut down"))
+    assert not is_of_horovod(RuntimeError("out of memory"))
+    assert not is_of_horovod(ConfigError("horovod is not installed"))
+    with pytest.raises(PeerLostError), peer_errors():
+        raise RuntimeError("HorovodAllreduce failed")
+    with pytest.raises(ValueError, match="other"), peer_errors():
+        raise ValueError("other")
+
+
+def test_cores_of_a_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[int]] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: given.append(cores))
+    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
+    assert given == [[2, 3]]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})  # bound by the launcher
+    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
+    assert given == [[2, 3]]
+
+
+def test_a_step_that_processes_cannot_share(tiny) -> None:
+    config = tiny("train.global_batch=12")  # six batches of two
+    check(config, processes=3)
+    with pytest.raises(ConfigError, match=r"4 processes.*one of 1, 2, 3, 6, or train\.images_per_gpu one of 1, 3"):
+        check(config, processes=4)
+    with pytest.raises(ConfigError, match=r"5 processes.*one of 1, 2, 3, 6$"):
+        check(config, processes=5)
+
+
+def test_ranks_together_load_what_one_process_loads(tiny) -> None:
+    config = tiny("train.global_batch=8")
+    dataset = open_train(config.data)
+
+    def image_ids(rank: int, num_ranks: int) -> list[list[object]]:
+        with make_loader(config.data, config.train, dataset, rank=rank, num_ranks=num_ranks) as loader:
+            return [batch.image_ids for batch in next(loader.steps(start_step=3))]
+
+    alone, first, second = image_ids(0, 1), image_ids(0, 2), image_ids(1, 2)
+    assert (len(alone), len(first), len(second)) == (4, 2, 2)
+    assert sorted(alone, key=str) == sorted(first + second, key=str)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [([], 1), (["launch.processes=3"], 3), (["launch.hosts=['a:8','10.0.0.2:4']"], 12)],
+)
+def test_asked_processes(tiny, overrides: list[str], count: int) -> None:
+    assert asked_processes(tiny(*overrides).launch) == count
+
+
+@pytest.mark.parametrize("hosts", ["[]", "['a']", "['a:0']", "['a:x']", "[':2']"])
+def test_hosts_without_a_count(tiny, hosts: str) -> None:
+    with pytest.raises(ConfigError, match=r"launch\.hosts"):
+        asked_processes(tiny(f"launch.hosts={hosts}").launch)
+
+
+@pytest.fixture
+def no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that do not talk need no Horovod to be started."""
+
+    @contextlib.contextmanager
+    def numbers(size: int) -> Iterator[list[dict[str, str]]]:
+        yield [{"RANK": str(rank)} for rank in range(size)]
+
+    monkeypatch.setattr("mrcnn_train.launch.rendezvous", numbers)
+
+
+@pytest.mark.parametrize(
+    ("body", "exit_code", "words"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(143 if rank else 0)", 143, ""),
+        ("os.kill(os.getpid(), 9) if rank else None", 137, "process 1 of 2 was ended by SIGKILL"),
+    ],
+)
+def test_exit_code_of_a_job(no_rendezvous, capfd, body: str, exit_code: int, words: str) -> None:
+    code = f"import os, sys; rank = int(os.environ['RANK']); {body}"
+    assert run_here([sys.executable, "-c", code], count=2) == exit_code
+    assert words in capfd.readouterr().err
+
+
+def test_who_hangs_when_another_failed_is_killed(no_rendezvous, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setattr("mrcnn_train.launch.GRACE", 0.5)
+    code = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '0' else time.sleep(600)"
+    assert run_here([sys.executable, "-c", code], count=2) == 3
+    assert "process 1 did not end" in capfd.readouterr().err
+
+
+def test_sigterm_reaches_all_processes(no_rendezvous, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, sys, time; mark = os.environ['RANK'] + '-ended'\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(mark).touch(), sys.exit(143)))\n"
+        "pathlib.Path(os.environ['RANK']).touch()\n"
+        "time.sleep(600)"
+    )
+    monkeypatch.chdir(tmp_path)
+    sleep, sent = time.sleep, []
+
+    def sleep_and_terminate(seconds: float) -> None:
+        sleep(seconds)
+        if {path.name for path in tmp_path.iterdir()} == {"0", "1"} and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    monkeypatch.setattr("mrcnn_train.launch.time.sleep", sleep_and_terminate)
+    assert run_here([sys.executable, "-c", code], count=2) == 143
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "0-ended", "1-ended"}

@@ -1,0 +1,177 @@
+"""Jobs of two processes on this machine, which exchange over Gloo: equal to one, and ended together. Minutes."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mrcnn_train.launch import run_here
+from mrcnn_train.metrics_log import read_rows
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: `make horovod` builds it"
+    ),
+]
+ONE_OF_TWO = str(Path(__file__).with_name("one_of_two.py"))
+
+
+@pytest.fixture
+def two(tiny_overrides: list[str]) -> list[str]:
+    """A tiny run of two micro-batches a step, whose rate does not depend on its length."""
+    return [*tiny_overrides, "train.global_batch=4", "optimizer.drop_fractions=[]", "optimizer.warmup_steps=0"]
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mrcnn_train", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, *, exit_code: int) -> str:
+    output, _ = process.communicate(timeout=1800)
+    assert process.returncode == exit_code, output
+    return output
+
+
+def train(*arguments: str, cwd: Path, exit_code: int = 0) -> str:
+    return finish(start(*arguments, cwd=cwd), exit_code=exit_code)
+
+
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    """Process ids of a job's ranks, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {}
+    for pid in children:
+        for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if entry.startswith(b"HOROVOD_RANK="):
+                ranks[int(entry.partition(b"=")[2])] = int(pid)
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
+    for _ in range(18000):
+        assert process.poll() is None, process.communicate()[0]
+        if any(row["step"] >= step for row in read_rows(run_dir / "metrics.jsonl")):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"no step {step} in {run_dir}")
+
+
+def furthest(one: Path, other: Path) -> float:
+    """The largest difference between two checkpoints, optimizer included."""
+    files = ("model.safetensors", "trainer.safetensors")
+    pairs = [(load_file(one / file), load_file(other / file)) for file in files]
+    assert all(ours.keys() == theirs.keys() for ours, theirs in pairs)
+    return max(float(np.abs(ours[key] - theirs[key]).max()) for ours, theirs in pairs for key in ours)
+
+
+@pytest.mark.parametrize("norm", ["gn", "sync_bn"])
+def test_two_processes_equal_one(two: list[str], norm: str, capfd) -> None:
+    exit_code = run_here([sys.executable, ONE_OF_TWO, "compare", *two, f"model.norm={norm}"], count=2)
+    assert exit_code == 0, capfd.readouterr()
+
+
+def test_resume_with_another_number_of_processes(two: list[str], tmp_path: Path) -> None:
+    """2 -> 1 -> 2 processes as the straight run of 2; 2 -> 2 with the same bits."""
+    pair = "launch.processes=2"
+    output = train(*two, pair, "train.max_steps=6", "run.dir=straight", cwd=tmp_path)
+    assert "4 images a step = 2 processes x 1 x 2" in output
+    assert output.count("step 6/6") == 1  # only rank 0 speaks
+    train(*two, pair, "train.max_steps=2", "run.dir=mixed", cwd=tmp_path)
+    shutil.copytree(tmp_path / "mixed", tmp_path / "same")
+    train("resume=mixed", "launch.processes=null", "train.max_steps=4", cwd=tmp_path)
+    train("resume=mixed", pair, "train.max_steps=6", cwd=tmp_path)
+    train("resume=same", "train.max_steps=6", cwd=tmp_path)
+    last = Path("checkpoints", "step-00000006")
+    assert furthest(tmp_path / "straight" / last, tmp_path / "mixed" / last) < 1e-5
+    assert furthest(tmp_path / "straight" / last, tmp_path / "same" / last) == 0.0
+    scores = [
+        [row["box_AP"] for row in read_rows(tmp_path / name / "metrics.jsonl") if row["kind"] == "evaluation"][-1]
+        for name in ("straight", "same")
+    ]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_of_one_process_ends_all_with_a_checkpoint(two: list[str], tmp_path: Path, rank: int) -> None:
+    process = start(*two, "launch.processes=2", "train.max_steps=100000", "run.dir=run", cwd=tmp_path)
+    wait_for_step(process, tmp_path / "run", 3)
+    os.kill(ranks_of(process)[rank], signal.SIGTERM)
+    output = finish(process, exit_code=143)
+    assert output.count("Stopped by signal 15") == 1
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    step = int(checkpoint.name.partition("-")[2])
+    output = train("resume=run", f"train.max_steps={step + 1}", "data.val=null", cwd=tmp_path)
+    assert f"step {step + 1}/{step + 1}" in output
+
+
+def test_killed_process_ends_the_other(two: list[str], tmp_path: Path) -> None:
+    process = start(*two, "launch.processes=2", "train.max_steps=100000", "run.dir=run", cwd=tmp_path)
+    wait_for_step(process, tmp_path / "run", 3)
+    killed = time.monotonic()
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    output = finish(process, exit_code=137)
+    assert time.monotonic() - killed < 60
+    assert "process 1 of 2 was ended by SIGKILL" in output
+    assert "process 0: another process of the job ended or froze" in output
+    assert "Traceback" not in output
+
+
+def test_unreadable_image_in_the_loader_of_one_process(two: list[str], shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "data")
+    (tmp_path / "data" / "train" / "000005.png").write_bytes(b"no image")
+    output = train(*two, "data.root=data", "launch.processes=2", "run.dir=run", cwd=tmp_path, exit_code=2)
+    assert "000005.png" in output
+    assert "another process of the job ended" in output
+    assert "Traceback" not in output
+
+
+def test_infinite_gradient_in_one_process(two: list[str], tmp_path: Path, capfd) -> None:
+    command = [sys.executable, ONE_OF_TWO, "gradients", *two, f"run.dir={tmp_path / 'run'}"]
+    assert run_here(command, count=2) == 1
+    error = capfd.readouterr().err
+    assert error.count("diverged at step 1: gradient_norm is inf") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_infinite_gradient_in_one_process_is_skipped_with_a_loss_scale(two: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, ONE_OF_TWO, "gradients", *two, f"run.dir={tmp_path / 'run'}"]
+    options = ["precision=mixed_float16", "train.max_steps=3", "data.val=null"]
+    assert run_here([*command, *options], count=2) == 0
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [(row["skipped_steps"], row["loss_scale"]) for row in rows] == [(1, 2**15), (2, 2**14), (3, 2**13)]
+
+
+def test_evaluator_that_raises(two: list[str], tmp_path: Path, capfd) -> None:
+    command = [sys.executable, ONE_OF_TWO, "scores", *two, f"run.dir={tmp_path / 'run'}", "eval.every_epochs=1"]
+    assert run_here([*command, "eval.background=true"], count=2) == 1
+    error = capfd.readouterr().err
+    assert "no scores today" in error
+    assert "process 1: another process of the job ended" in error
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))  # saved before
+
+
+def test_a_wrong_option_is_told_once(two: list[str], tmp_path: Path) -> None:
+    output = train(*two, "model.weights=gone.npz", "launch.processes=2", cwd=tmp_path, exit_code=2)
+    assert output.count("gone.npz") == 1
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun here")
+def test_under_mpirun(two: list[str]) -> None:
+    bind = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"]
+    done = subprocess.run([*bind, sys.executable, ONE_OF_TWO, "compare", *two], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
