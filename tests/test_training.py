@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -38,6 +39,16 @@ def test_the_demo_learns_shapes_it_never_saw(tmp_path: Path) -> None:
     row = best_evaluation("demo", run_dir=tmp_path / "run")
     assert row["box_AP"] >= 0.40
     assert row["mask_AP"] >= 0.35
+
+
+@pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: make horovod")
+def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+    one, two = (
+        best_evaluation("demo", "train.images_per_gpu=2", f"launch.processes={count}", run_dir=tmp_path / str(count))
+        for count in (1, 2)
+    )
+    assert abs(one["box_AP"] - two["box_AP"]) <= 0.03
+    assert abs(one["mask_AP"] - two["mask_AP"]) <= 0.03
 
 
 def test_nuclei_from_scratch(tmp_path: Path) -> None:

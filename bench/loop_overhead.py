@@ -1,0 +1,124 @@
+"""What the training loop costs outside of the compiled step: waiting for data, feeding, logging, checkpoints.
+
+ResNet-50 on canvases of 320 x 480, one image a step, float32, on `../shared/data/coco_open` (or --data-root):
+
+    make bench-loop_overhead        or        python bench/loop_overhead.py --steps 40 --data-root DIR
+
+Every step is waited for, so its time is that of the device. The first steps, which compile, do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from mrcnn_data import TrainLoader
+from mrcnn_train import run
+from mrcnn_train.composition import typed_config
+from mrcnn_train.progress import ProgressDisplay
+from mrcnn_train.record import RunRecord
+from mrcnn_train.step import TrainStep
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_OVERHEAD = 0.03  # share of the time
+
+
+class Clock:
+    """Seconds by what they went to, since the first `warm_up` steps were done."""
+
+    def __init__(self, *, warm_up: int) -> None:
+        self._warm_up = warm_up
+        self.steps = 0
+        self.began = 0.0
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def timed(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def measure(*args: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **options)
+            if self.steps >= self._warm_up:
+                self.seconds[what] += time.perf_counter() - began
+            return result
+
+        return measure
+
+    def step_done(self) -> None:
+        self.steps += 1
+        if self.steps == self._warm_up:
+            self.began = time.perf_counter()
+
+
+def measure_run(overrides: list[str], *, warm_up: int) -> Clock:
+    clock = Clock(warm_up=warm_up)
+    update, steps = TrainStep.__call__, TrainLoader.steps
+
+    def finished_update(*args: Any, **options: Any) -> Any:
+        metrics = update(*args, **options)
+        metrics["total"].numpy()
+        return metrics
+
+    def counted_update(*args: Any, **options: Any) -> Any:
+        metrics = clock.timed("compiled step", finished_update)(*args, **options)
+        clock.step_done()
+        return metrics
+
+    def timed_steps(self: TrainLoader, start_step: int = 0) -> Iterator[Any]:
+        batches = steps(self, start_step)
+        while True:
+            yield clock.timed("waiting for data", next)(batches)
+
+    TrainStep.__call__ = counted_update  # type: ignore[method-assign]
+    TrainLoader.steps = timed_steps  # type: ignore[method-assign]
+    RunRecord.training = clock.timed("metrics and TensorBoard", RunRecord.training)  # type: ignore[method-assign]
+    RunRecord.save = clock.timed("checkpoint", RunRecord.save)  # type: ignore[method-assign]
+    ProgressDisplay.log = clock.timed("progress line", ProgressDisplay.log)  # type: ignore[method-assign]
+    ended = RunRecord.close
+
+    def close(self: RunRecord) -> None:
+        clock.seconds["all"] = time.perf_counter() - clock.began
+        ended(self)
+
+    RunRecord.close = close  # type: ignore[method-assign]
+    with hydra.initialize_config_module("mrcnn_train.conf", version_base="1.3"):
+        config = typed_config(hydra.compose("config", overrides=overrides))
+    assert run(config) == 0
+    return clock
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--warm-up", type=int, default=8)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as run_dir:
+        clock = measure_run(
+            [
+                *("+experiment=8x4_12ep", f"data.root={options.data_root}", "data.train=train", "data.val=null"),
+                *("data.short_edge=320", "data.max_size=480", "model.weights=null", f"run.dir={run_dir}"),
+                *("train.images_per_gpu=1", "train.global_batch=1", f"train.max_steps={options.steps}"),
+                "checkpoint.every_epochs=null",
+            ],
+            warm_up=options.warm_up,
+        )
+    seconds, num_steps = clock.seconds, clock.steps - options.warm_up
+    whole = seconds.pop("all") - seconds.pop("checkpoint")  # of the end of the run
+    seconds["the rest of the loop"] = whole - sum(seconds.values())
+    print(f"{'':26} ms a step    share")
+    for what, spent in seconds.items():
+        print(f"{what:26} {1000 * spent / num_steps:9.1f} {spent / whole:8.2%}")
+    overhead = 1 - seconds["compiled step"] / whole
+    print(f"outside of the compiled step: {overhead:.2%}, to be below {MOST_OVERHEAD:.0%}")
+
+
+if __name__ == "__main__":
+    main()
