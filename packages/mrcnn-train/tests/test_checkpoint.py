@@ -8,8 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint
+from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint, variable_key
 from mrcnn_train import checkpoint as checkpoint_module
 from mrcnn_train.checkpoint import (
     TrainerState,
@@ -31,11 +32,16 @@ CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, bu
 class Parts:
     """Model and optimizer with values that tell which checkpoint they came from."""
 
-    def __init__(self, config, *, seed: int) -> None:
+    def __init__(self, config, *, seed: int, ema_decay: float | None = None) -> None:
         keras.utils.set_random_seed(seed)
         self.model = build_model(model_config(config.model, num_classes=7))
         self.optimizer = Optimizer(
-            self.model.trainable_variables, rule=Sgd(momentum=0.9), decayed=[], weight_decay=0.0, clip_norm=None
+            self.model.trainable_variables,
+            rule=Sgd(momentum=0.9),
+            decayed=[],
+            weight_decay=0.0,
+            clip_norm=None,
+            ema_decay=ema_decay,
         )
         self.momenta = self.optimizer.slots["momentum"]
         for number, momentum in enumerate(self.momenta):
@@ -69,6 +75,21 @@ def test_round_trip(parts: Parts, tiny, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
     assert read_state(folder) == TrainerState(3, 0, 2, 0.5, 0.1, 1.5)
     assert load_model(folder)[1] == CARD
+
+
+def test_the_average_is_the_model_and_the_weights_are_beside_it(tiny, tmp_path: Path) -> None:
+    parts, other = Parts(tiny(), seed=1, ema_decay=0.5), Parts(tiny(), seed=2, ema_decay=0.5)
+    variable, average = parts.optimizer.variables[0], parts.optimizer.slots["average"][0]
+    weights = variable.numpy()
+    average.assign(weights + 1.0)
+    folder = parts.save(tmp_path, 3)
+    np.testing.assert_array_equal(variable.numpy(), weights)  # saving changes nothing
+    np.testing.assert_array_equal(load_file(folder / "model.safetensors")[variable_key(variable)], weights + 1.0)
+    restore_checkpoint(folder, model=other.model, optimizer=other.optimizer)
+    np.testing.assert_array_equal(other.optimizer.variables[0].numpy(), weights)
+    np.testing.assert_array_equal(other.optimizer.slots["average"][0].numpy(), weights + 1.0)
+    with pytest.raises(CheckpointError, match="another model, optimizer or precision"):
+        restore_checkpoint(folder, model=parts.model, optimizer=Parts(tiny(), seed=3).optimizer)
 
 
 class DiskFullError(OSError):

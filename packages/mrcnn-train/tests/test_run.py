@@ -1,6 +1,5 @@
 """Whole runs of a tiny network, in this process: what they leave, and that stopping and going on changes nothing."""
 
-import errno
 import json
 import math
 import os
@@ -16,13 +15,8 @@ from safetensors.numpy import load_file
 from mrcnn_data import DatasetError
 from mrcnn_model import load_model, variable_key
 from mrcnn_train import ConfigError, DivergedError, RunConfig, run
-from mrcnn_train.checkpoint import save_checkpoint
 from mrcnn_train.composition import resumed_config
-from mrcnn_train.config import StopOptions
-from mrcnn_train.errors import SaveError
-from mrcnn_train.loop import _reaches
 from mrcnn_train.metrics_log import read_rows
-from mrcnn_train.record import Scored
 from mrcnn_train.runner import new_run_dir
 from mrcnn_train.step import TrainStep
 
@@ -185,93 +179,6 @@ def test_interrupt_saves_and_exits_with_130(tiny, tmp_path: Path, stop_after, ca
     out = capsys.readouterr().out
     assert f"resume={tmp_path / 'run'}" in out
     assert "left out of the training batches: " in out
-
-
-def test_background_evaluation_scores_the_same(finished: Path, tiny, tmp_path: Path) -> None:
-    options = ["checkpoint.every_steps=1", "checkpoint.keep_last=1", "checkpoint.every_epochs=null"]
-    assert run(tiny("eval.every_epochs=0.5", "eval.background=true", *options)) == 0
-    scores, background_scores = (
-        [(row["step"], row["box_AP"], row["mask_AP"]) for row in rows_of(path, "evaluation")]
-        for path in (finished, tmp_path / "run")
-    )
-    assert background_scores == scores
-    # The evaluated step is kept for as long as it may turn out to be the best.
-    best = (tmp_path / "run" / "checkpoints" / "best").read_text().strip()
-    assert best in checkpoints_of(tmp_path / "run")
-
-
-@pytest.mark.parametrize("is_in_background", [False, True])
-def test_an_evaluator_that_raises_ends_the_run(tiny, tmp_path: Path, monkeypatch, is_in_background: bool) -> None:
-    def fail(*args: object, **options: object) -> None:
-        raise ZeroDivisionError("no scores today")
-
-    monkeypatch.setattr("mrcnn_train.evaluation.Evaluation.score", fail)
-    with pytest.raises(ZeroDivisionError, match="no scores today"):
-        run(tiny("eval.every_epochs=0.5", f"eval.background={is_in_background}"))
-    assert checkpoints_of(tmp_path / "run")[0] == "step-00000003"
-
-
-@pytest.mark.parametrize(("is_in_background", "last"), [(False, 3), (True, 4)])
-def test_target_ends_the_run(tiny, tmp_path: Path, monkeypatch, capsys, is_in_background: bool, last: int) -> None:
-    """In the background the score is there one step later at the soonest; here the loop waits for it."""
-    monkeypatch.setattr("mrcnn_train.loop.headline", lambda result: {"box_AP": 0.4, "mask_AP": 0.3})
-    monkeypatch.setattr("mrcnn_train.record.RunRecord.has_scored", property(lambda record: record.is_scoring))
-    options = ["eval.every_epochs=0.5", "stop_at.box_ap=0.4", f"eval.background={is_in_background}"]
-    assert run(tiny(*options)) == 0
-    assert "target reached: box AP 0.4" in capsys.readouterr().out
-    assert [row["step"] for row in rows_of(tmp_path / "run", "train")][-1] == last
-    assert checkpoints_of(tmp_path / "run")[-1] == f"step-{last:08d}"
-    assert [row["step"] for row in rows_of(tmp_path / "run", "evaluation")] == [3]
-
-
-@pytest.mark.parametrize(
-    ("target", "reached"),
-    [((0.4, None), True), ((0.41, None), False), ((0.4, 0.3), True), ((0.4, 0.31), False), ((None, None), False)],
-)
-def test_targets(monkeypatch, target: tuple[float | None, float | None], reached: bool) -> None:
-    monkeypatch.setattr("mrcnn_train.loop.headline", lambda result: {"box_AP": 0.4, "mask_AP": 0.3})
-    assert _reaches(StopOptions(*target), Scored(3, None)) == reached  # type: ignore[arg-type]
-
-
-def test_profile_of_some_steps(tiny, tmp_path: Path) -> None:
-    assert run(tiny("profile.steps=[2,3]", "train.max_steps=4", "data.val=null")) == 0
-    assert list((tmp_path / "run" / "tensorboard").rglob("*.xplane.pb"))
-
-
-@pytest.mark.parametrize("where", ["metrics", "checkpoint", "curves"])
-def test_a_full_disk_is_one_line(tiny, tmp_path: Path, monkeypatch, where: str) -> None:
-    calls: list[int] = []
-
-    def fill_up(*args: object, **options: object) -> None:
-        calls.append(1)
-        if len(calls) > 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    name = {"metrics": "MetricsLog.write", "checkpoint": "save_checkpoint", "curves": "draw_curves"}[where]
-    original = {"checkpoint": save_checkpoint}.get(where)
-    monkeypatch.setattr(
-        f"mrcnn_train.record.{name}",
-        lambda *a, **k: (fill_up(), original(*a, **k) if original is not None else None)[1],
-    )
-    monkeypatch.setattr("mrcnn_train.record.prune_checkpoints", lambda *a, **k: None)
-    with pytest.raises(SaveError, match=r"run cannot be written: No space left on device; resume=.* from step-0000000"):
-        run(tiny("checkpoint.every_steps=1", "eval.every_epochs=0.5"))
-
-
-def test_average_of_weights_survives_a_resume(compose, tiny, tmp_path: Path) -> None:
-    options = ["optimizer.ema_decay=0.5", "data.val=null", "train.max_steps=4", "optimizer.drop_fractions=[]"]
-    assert run(tiny(*options, f"run.dir={tmp_path / 'straight'}")) == 0
-    assert run(tiny(*options, "train.max_steps=2")) == 0
-    assert run(resume(compose, tmp_path / "run", "train.max_steps=4")) == 0
-    for file in ("model.safetensors", "trainer.safetensors"):
-        one, other = (
-            load_file(tmp_path / name / "checkpoints" / "step-00000004" / file) for name in ("straight", "run")
-        )
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
-    average = load_file(tmp_path / "run" / "checkpoints" / "step-00000004" / "model.safetensors")
-    weights = load_file(tmp_path / "run" / "checkpoints" / "step-00000004" / "trainer.safetensors")
-    assert not np.array_equal(average["rpn.logits.kernel"], weights["weights/rpn.logits.kernel"])
 
 
 def test_resume_of_a_finished_run_only_reports(finished: Path, compose, capsys) -> None:

@@ -1,0 +1,173 @@
+"""The loop around steps and evaluations that cost nothing: background, targets, full disks, profiles, votes."""
+
+import errno
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_train import SaveError, run
+from mrcnn_train.checkpoint import save_checkpoint
+from mrcnn_train.config import StopOptions
+from mrcnn_train.distributed import Processes
+from mrcnn_train.evaluation import CONTACT_SHEET, Evaluation
+from mrcnn_train.loop import _reaches
+from mrcnn_train.metrics_log import read_rows
+from mrcnn_train.place import Place
+from mrcnn_train.progress import ProgressDisplay
+from mrcnn_train.record import RunRecord, Scored
+from mrcnn_train.signals import StopSignals
+from mrcnn_train.step import LOSS_NAMES
+from mrcnn_train.stop_votes import StopVotes
+from mrcnn_train.window import COUNTS
+
+
+def result_of(box_ap: float, mask_ap: float) -> SimpleNamespace:
+    return SimpleNamespace(
+        stats={name: {"AP": ap, "AP50": ap, "AP75": ap} for name, ap in (("bbox", box_ap), ("segm", mask_ap))}
+    )
+
+
+class HollowStep:
+    """Changes nothing, and measures ones."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        pass
+
+    def __call__(self, batches: object, learning_rate: float, stop_flags: list[bool]) -> dict[str, tf.Tensor]:
+        names = (*LOSS_NAMES, *COUNTS, "total", "gradient_norm", *(f"stop{i}" for i in range(len(stop_flags))))
+        return {name: tf.constant(1.0) for name in names}
+
+
+@pytest.fixture
+def hollow(monkeypatch: pytest.MonkeyPatch, tiny):
+    """Compose runs of six steps whose evaluations, after steps 3 and 6, find box AP 0.4 and mask AP 0.3."""
+
+    def score(self: Evaluation, evaluator: None, run_dir: Path, *, step: int) -> SimpleNamespace:
+        time.sleep(0.01)
+        cv2.imwrite(str(run_dir / CONTACT_SHEET), np.zeros((4, 4, 3), np.uint8))
+        return result_of(0.4, 0.3)
+
+    monkeypatch.setattr("mrcnn_train.loop.TrainStep", HollowStep)
+    monkeypatch.setattr(Evaluation, "detect", lambda self, progress: None)
+    monkeypatch.setattr(Evaluation, "score", score)
+    monkeypatch.setattr(ProgressDisplay, "tables", lambda self, result: None)
+    return lambda *overrides: tiny("eval.every_epochs=0.5", *overrides)
+
+
+def steps_of(run_dir: Path, kind: str) -> list[int]:
+    return [row["step"] for row in read_rows(run_dir / "metrics.jsonl") if row["kind"] == kind]
+
+
+def checkpoints_of(run_dir: Path) -> list[str]:
+    return sorted(folder.name for folder in (run_dir / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("is_in_background", [False, True])
+def test_evaluations_are_recorded(hollow, tmp_path: Path, is_in_background: bool) -> None:
+    saves_often = ["checkpoint.every_steps=1", "checkpoint.keep_last=1"]
+    assert run(hollow(f"eval.background={is_in_background}", *saves_often)) == 0
+    assert steps_of(tmp_path / "run", "train") == [1, 2, 3, 4, 5, 6]
+    assert steps_of(tmp_path / "run", "evaluation") == [3, 6]
+    # What is being scored is kept for as long as it may turn out to be the best; of equals the first is.
+    assert checkpoints_of(tmp_path / "run") == ["step-00000003", "step-00000006"]
+    assert (tmp_path / "run" / "checkpoints" / "best").read_text() == "step-00000003\n"
+
+
+@pytest.mark.parametrize("is_in_background", [False, True])
+def test_an_evaluator_that_raises_ends_the_run(hollow, tmp_path: Path, monkeypatch, is_in_background: bool) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ZeroDivisionError("no scores today")
+
+    monkeypatch.setattr(Evaluation, "score", fail)
+    with pytest.raises(ZeroDivisionError, match="no scores today"):
+        run(hollow(f"eval.background={is_in_background}"))
+    assert checkpoints_of(tmp_path / "run")[0] == "step-00000003"
+
+
+@pytest.mark.parametrize(("is_in_background", "last"), [(False, 3), (True, 4)])
+def test_target_ends_the_run(hollow, tmp_path: Path, monkeypatch, capsys, is_in_background: bool, last: int) -> None:
+    """In the background the score is there one step later at the soonest; here the loop waits for it."""
+    monkeypatch.setattr(RunRecord, "has_scored", property(lambda record: record.is_scoring))
+    assert run(hollow("stop_at.box_ap=0.4", f"eval.background={is_in_background}")) == 0
+    assert f"target reached: box AP 0.4; stopped after {last} steps" in capsys.readouterr().out
+    assert steps_of(tmp_path / "run", "train")[-1] == last
+    assert checkpoints_of(tmp_path / "run")[-1] == f"step-{last:08d}"
+    assert steps_of(tmp_path / "run", "evaluation") == [3]
+
+
+@pytest.mark.parametrize(
+    ("target", "reached"),
+    [((0.4, None), True), ((0.41, None), False), ((0.4, 0.3), True), ((0.4, 0.31), False), ((None, None), False)],
+)
+def test_targets(target: tuple[float | None, float | None], reached: bool) -> None:
+    assert _reaches(StopOptions(*target), Scored(3, result_of(0.4, 0.3))) == reached
+
+
+def test_profile_of_some_steps(hollow, tmp_path: Path) -> None:
+    assert run(hollow("profile.steps=[2,3]", "train.max_steps=4", "data.val=null")) == 0
+    assert list((tmp_path / "run" / "tensorboard").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("where", ["metrics", "checkpoint", "curves"])
+def test_a_full_disk_is_one_line(hollow, monkeypatch, where: str) -> None:
+    calls: list[int] = []
+
+    def fill_up() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def save(*args: object, **options: object) -> None:
+        fill_up()
+        save_checkpoint(*args, **options)
+
+    target, replacement = {
+        "metrics": ("MetricsLog.write", lambda *args: fill_up()),
+        "checkpoint": ("save_checkpoint", save),
+        "curves": ("draw_curves", lambda *args: fill_up()),
+    }[where]
+    monkeypatch.setattr(f"mrcnn_train.record.{target}", replacement)
+    with pytest.raises(SaveError, match=r"run cannot be written: No space left on device; resume=.* from step-0000000"):
+        run(hollow("checkpoint.every_steps=1"))
+
+
+def votes_of(size: int) -> tuple[StopVotes, StopSignals]:
+    stop = StopSignals()
+    return StopVotes(Processes(Place(0, size)), stop), stop
+
+
+def shares(*values: float) -> dict[str, tf.Tensor]:
+    return {f"stop{number}": tf.constant(value) for number, value in enumerate(values)}
+
+
+def test_a_single_process_obeys_at_once() -> None:
+    votes, stop = votes_of(1)
+    votes.count(shares(0, 0, 0))
+    assert (votes.signal, votes.target) == (None, False)
+    stop.received = 15
+    votes.count(shares(0, 0, 0))
+    assert votes.signal == 15
+
+
+def test_many_obey_what_all_have_heard_one_step_later() -> None:
+    votes, stop = votes_of(2)
+    stop.received = 15  # this process alone knows
+    assert votes.mine() == [True, False, False]
+    metrics = shares(0.5, 0, 0) | {"total": tf.constant(1.0)}
+    votes.count(metrics)
+    assert metrics.keys() == {"total"}
+    assert votes.signal is None
+    votes.count(shares(0.5, 0, 0))
+    assert votes.signal == 15
+
+
+def test_many_agree_on_the_interrupt_and_the_target() -> None:
+    votes, _ = votes_of(2)
+    for _ in range(2):
+        votes.count(shares(0, 0.5, 0.5))
+    assert (votes.signal, votes.target) == (2, True)
