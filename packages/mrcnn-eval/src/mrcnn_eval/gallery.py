@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 from mrcnn_data import load_image
+from mrcnn_data.drawing import Instance, draw_instances
 from mrcnn_eval.coco_evaluator import CocoEvaluator
 from mrcnn_eval.ground_truth import GroundTruthError
 from mrcnn_eval.outcomes import DUPLICATE, WRONG_KINDS, Outcomes
-from mrcnn_eval.pictures import Instance, corners, draw_instances
+from mrcnn_eval.pictures import corners
 from mrcnn_eval.segmentation import Segmentation, to_mask
 
 TRUTH_COLOR, FOUND_COLOR = (51, 136, 255), (255, 149, 0)  # blue and orange: told apart by all kinds of eyes

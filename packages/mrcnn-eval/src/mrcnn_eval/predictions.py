@@ -14,8 +14,9 @@ import numpy as np
 from rich.table import Table
 
 from mrcnn_data import CocoDataset, DatasetError, load_image
+from mrcnn_data.drawing import draw_instances, write_png
 from mrcnn_eval.coco_evaluator import CocoEvaluator
-from mrcnn_eval.pictures import detected_instances, draw_instances, write_png
+from mrcnn_eval.pictures import detected_instances
 from mrcnn_eval.report import write_results
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
