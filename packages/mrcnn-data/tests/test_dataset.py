@@ -1,4 +1,4 @@
-"""Opening files: what is used, what is reported, what is refused (KNOWN-FAILURES A1, A2)."""
+"""Opening files: what is used, what is reported, what is refused."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every kind of image file to RGB, or an error that names it (KNOWN-FAILURES A3)."""
+"""Every kind of image file to RGB, or an error that names it."""
 
 import re
 import struct

@@ -1,4 +1,4 @@
-"""Polygons and run lengths as files bring them, good and bad (KNOWN-FAILURES A1)."""
+"""Polygons and run lengths as files bring them, good and bad."""
 
 import json
 

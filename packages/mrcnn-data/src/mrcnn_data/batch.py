@@ -36,9 +36,9 @@ class Batch(NamedTuple):
 class BufferPool:
     """Memory that comes back when the last array on it is gone.
 
-    A fresh batch array costs a page fault per 4 kB: reuse doubles a loader's speed (340 to 730 images/s, see
-    BUILD-FACTS.md). Nobody has to hand anything back or to copy: while a batch, a slice of it or a tensor that shares
-    its memory is alive, its buffer is not reused.
+    A fresh batch array costs a page fault per 4 kB: reuse doubles a loader's speed (340 to 730 images/s: 640 x 480 to
+    short edge 800, batches of 4, two Zen 3 cores). Nobody has to hand anything back or to copy: while a batch, a slice
+    of it or a tensor that shares its memory is alive, its buffer is not reused.
     """
 
     def __init__(self) -> None:
