@@ -23,9 +23,9 @@ demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
 test: setup ## The fast tests of every package and of the workspace
 	$(PY) tests/run_suites.py -m "not slow"
 
-test-slow: setup ## The long ones: training to an AP, jobs of two processes, packages apart, faults, fuzzing
+test-slow: setup .bench/ready ## The long ones: training to an AP, jobs of two processes, faults, fuzzing, beside torchvision
 	@infra/horovod/build.sh || echo "no Horovod: the tests of jobs of two processes are skipped"
-	$(PY) tests/run_suites.py -m slow
+	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
@@ -39,17 +39,21 @@ format: setup ## Let ruff rewrite what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: setup .bench/ready ## Every benchmark in bench/
-	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) $$script; done
+# Those that fail, or miss what is wanted of them, do not keep the others from running.
+RUN_EACH = status=0; for script in $(1); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
 
-bench-data: setup ## Reading and loading of data sets: bench/data_*.py
-	@status=0; for script in bench/data_*.py; do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
+bench: setup .bench/ready ## Every benchmark in bench/
+	@$(call RUN_EACH,bench/*.py)
+
+bench-data: setup .bench/ready ## Reading and loading of data sets: bench/data_*.py
+	@$(call RUN_EACH,bench/data_*.py)
 
 bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
 	$(PY) bench/$*.py
 
 bench-ops: .bench/ready
 
+# torch in an environment of its own, for comparisons.
 .bench/ready: pyproject.toml
 	$(PYTHON) -m venv --clear .bench
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
@@ -64,6 +68,6 @@ wheels: setup ## Build the five wheels into dist/
 	$(PY) -m pip wheel -qq --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
 	@ls -l dist
 
-clean: ## Remove what was built, and caches; keeps .venv, .poetry and outputs
+clean: ## Remove what was built, and caches; keeps .venv, .bench, .poetry and outputs
 	rm -rf dist packages/*/build packages/*/dist .mypy_cache .ruff_cache .hypothesis
-	find . -path ./.venv -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf
+	find . -path ./.venv -prune -o -path ./.bench -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf

@@ -11,8 +11,6 @@ the same losses before anything is timed; then they take turns.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +21,7 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+from machine import machine
 
 import mrcnn_model.targets
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
@@ -100,7 +99,8 @@ def check_same(before: Step, after: Step) -> None:
 def seconds(step: Step) -> float:
     start = time.perf_counter()
     losses, grads = step()
-    _ = [losses.numpy(), grads[-1].numpy()]
+    for tensor in (losses, *grads):
+        memoryview(tensor)  # waits for the values
     return time.perf_counter() - start
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     check_same(before, after)
     times = [(seconds(before), seconds(after)) for _ in range(options.steps)]
     medians = [statistics.median(side) for side in zip(*times, strict=True)]
-    print(f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {THREADS} threads")
+    print(f"machine: {machine()}, {THREADS} threads")
     print(f"{options.images} x {height} x {width}, median of {options.steps} steps each:")
     print(
         f"before (stock TensorFlow ops) {medians[0]:.2f} s, after (compiled ops) {medians[1]:.2f} s: "

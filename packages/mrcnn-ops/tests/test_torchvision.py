@@ -16,10 +16,13 @@ from mrcnn_ops import multiclass_nms, multilevel_roi_align
 
 PYTHON = os.environ.get("MRCNN_TORCH_PYTHON", sys.executable)
 
-pytestmark = pytest.mark.skipif(
-    "MRCNN_TORCH_PYTHON" not in os.environ and importlib.util.find_spec("torchvision") is None,
-    reason="torchvision is not installed here, and MRCNN_TORCH_PYTHON names no Python that has it",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "MRCNN_TORCH_PYTHON" not in os.environ and importlib.util.find_spec("torchvision") is None,
+        reason="torchvision is not installed here, and MRCNN_TORCH_PYTHON names no Python that has it",
+    ),
+]
 
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH = 192, 256
