@@ -52,6 +52,9 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=dmo"], ["'dmo'", "'demo'", *known_experiments()]),
         ([], ["+experiment=NAME", *known_experiments()]),
         (["experiment=demo"], ["+experiment=NAME"]),
+        (["--experiment", "demo"], ["--experiment", "+experiment=NAME"]),
+        (["--resume", "runs/1"], ["--resume", "resume=VALUE"]),
+        (["+experiment=demo", "--train.max-steps=3"], ["train.max_steps=VALUE"]),
         (["+experiment=demo", "trian.max_steps=3"], ["'trian.max_steps'", "'train.max_steps'"]),
         (["+experiment=demo", "train.maxsteps=3"], ["'train.maxsteps'", "'train.max_steps'"]),
         (["+experiment=demo", "+train.foo=3"], ["'train.foo'", "did you mean"]),
@@ -204,7 +207,7 @@ def test_home_folder_in_paths(command, shapes: Path, monkeypatch: pytest.MonkeyP
 def test_dry_run_prints_the_plan_and_leaves_nothing(command, shapes: Path, tmp_path: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "dry_run=true", "train.max_steps=30")
     assert (outcome.exit_code, outcome.err) == (0, "")
-    for words in ("12 images", "3 images", "6: crescent", "4 images a step = 2 x 2", "30 = 10.00 epochs", "0.02 from"):
+    for words in ("12 images", "3 images", "6: crescent", "4 images a step = 2 x 2", "30 = 10.00 epochs", "0.001 at step 0"):
         assert words in outcome.out
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ import pytest
 
 from mrcnn_train.composition import known_experiments
 from mrcnn_train.config import check
-from mrcnn_train.plan import make_plan
+from mrcnn_train.plan import describe_rates, make_plan
 from mrcnn_train.schedule import crosses, learning_rate, make_schedule, steps_of_epochs
 
 
@@ -208,3 +208,21 @@ def test_max_steps_cuts_a_recipe_without_moving_its_drops(compose) -> None:
 def test_fractions_count_from_the_actual_end(compose) -> None:
     config = compose("+experiment=small", "data.root=/x", "train.max_steps=200")
     assert make_plan(config, num_images=10).schedule.drop_steps == (170,)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "text"),
+    [
+        (12_000, "0.00333 at step 0, 0.01 from step 1000, 0.001 from step 8000, 0.0001 from step 10000"),
+        (
+            9_000,
+            "0.00333 at step 0, 0.01 from step 1000, 0.001 from step 8000; the run ends before it drops at step 10000",
+        ),
+        (
+            501,
+            "0.00333 at step 0, 0.006665 at the last: the warm-up is longer than the run (optimizer.warmup_steps=1000)",
+        ),
+    ],
+)
+def test_the_plan_says_what_the_rate_does(total_steps: int, text: str) -> None:
+    assert describe_rates(coco_schedule(8), total_steps) == text

@@ -24,6 +24,7 @@ from mrcnn_train.composition import (
     is_multirun,
     job_arguments,
     launched_config,
+    refuse_dashes,
 )
 from mrcnn_train.config import RunConfig, asked_processes, check
 from mrcnn_train.errors import ConfigError, DivergedError, PeerLostError, SaveError
@@ -39,7 +40,6 @@ EXIT_INTERRUPTED = 130
 def main() -> int:
     """Run the command with the arguments of the process; what is wrong with them is one line on stderr."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through instead of printing pages of its own
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # has to precede the import of TensorFlow
     exit_codes: list[int] = []  # of the jobs, one or, with --multirun, several
 
     @hydra.main(version_base=HYDRA_VERSION_BASE, config_path=CONFIG_PATH, config_name=CONFIG_NAME)
@@ -49,7 +49,10 @@ def main() -> int:
         exit_codes.append(_job(composed))
 
     try:
+        refuse_dashes(sys.argv[1:])
         run_composed()
+    except ConfigError as error:
+        return _fail(str(error), EXIT_BAD_INPUT)
     except (HydraException, OmegaConfBaseException) as error:  # while the config is composed
         return _fail(explain(error), EXIT_BAD_INPUT)
     return max(exit_codes, default=0)

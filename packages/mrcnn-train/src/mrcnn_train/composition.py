@@ -56,6 +56,16 @@ def launched_config(composed: DictConfig) -> RunConfig:
     return typed_config(composed)
 
 
+def refuse_dashes(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for an option written as other programs have it. Hydra would take `--experiment` for a flag."""
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+        if argument.startswith("--") and name == "experiment":
+            raise ConfigError(f"{argument}: an experiment is chosen by +experiment=NAME")
+        if argument.startswith("--") and name in option_names(RunConfig):
+            raise ConfigError(f"{argument}: options are written without dashes, {name}=VALUE")
+
+
 def is_multirun() -> bool:
     """Whether this is one job of several, of `--multirun`."""
     return HydraConfig.get().mode == RunMode.MULTIRUN

@@ -70,13 +70,6 @@ def describe_plan(
     schedule = plan.schedule
     left_out = len(train) - plan.num_images
     shown = ", ".join(train.class_names[:8]) + (", ..." if len(train.class_names) > 8 else "")
-    rates = f"{learning_rate(0, schedule):.6g} at step 0, {schedule.peak:.6g} from step {schedule.warmup_steps}"
-    if schedule.cosine_end is not None:
-        rates += f", along a cosine to 0 at step {schedule.cosine_end}"
-    for number, step in enumerate((s for s in schedule.drop_steps if s < plan.total_steps), start=1):
-        rates += f", {schedule.peak * schedule.drop_factor**number:.6g} from step {step}"
-    if schedule.epoch_steps is not None:
-        rates += ", changing where epochs begin"
     lines = {
         "experiment": str(config.run.name),
         "training data": f"{train.annotation_path}: {plan.num_images} images"
@@ -93,10 +86,33 @@ def describe_plan(
         "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
         f" of {plan.steps_per_epoch:.2f} steps",
         "optimizer": _describe_optimizer(config),
-        "learning rate": rates,
-        "weights": f"of {config.resume}" if config.resume else str(config.model.weights or "none, from scratch"),
+        "learning rate": describe_rates(schedule, plan.total_steps),
+        "weights": f"of {config.resume}, which goes on where it stopped"
+        if config.resume
+        else str(config.model.weights or "none, from scratch"),
     }
     return "\n".join(f"{what + ':':17} {text}" for what, text in lines.items())
+
+
+def describe_rates(schedule: Schedule, total_steps: int) -> str:
+    """Say what the rate is at the start, after warm-up, and from each drop on that the run lives to see."""
+    text = f"{learning_rate(0, schedule):.6g} at step 0"
+    if schedule.warmup_steps >= total_steps:
+        last = learning_rate(total_steps - 1, schedule)
+        return (
+            f"{text}, {last:.6g} at the last: the warm-up is longer than the run "
+            f"(optimizer.warmup_steps={schedule.warmup_steps})"
+        )
+    text += f", {learning_rate(schedule.warmup_steps, schedule):.6g} from step {schedule.warmup_steps}"
+    if schedule.cosine_end is not None:
+        text += f", along a cosine to 0 at step {schedule.cosine_end}"
+    for step in schedule.drop_steps:
+        if schedule.warmup_steps < step < total_steps:
+            text += f", {learning_rate(step, schedule):.6g} from step {step}"
+    behind = [str(step) for step in schedule.drop_steps if step >= total_steps]
+    if behind:
+        text += f"; the run ends before it drops at step {', '.join(behind)}"
+    return text + (", changing where epochs begin" if schedule.epoch_steps is not None else "")
 
 
 def _describe_optimizer(config: RunConfig) -> str:

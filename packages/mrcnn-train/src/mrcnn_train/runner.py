@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, TrainLoader
+from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 from mrcnn_train.composition import SAVED_CONFIG, save_config
 from mrcnn_train.config import RunConfig, asked_processes, check
 from mrcnn_train.data import check_evaluation, draw_synthetic, make_loader, open_train, open_val
@@ -68,6 +69,8 @@ def run(config: RunConfig) -> int:
                 draw_synthetic(config.data)
                 open_data(config, rank=0, size=size).loader.close()
             return 0
+        if place.size > 1:
+            import_tensorflow_quietly()  # Horovod needs it at once; one process first says what is wrong with its input
         processes = connect(place)
         processes.together(lambda: draw_synthetic(config.data) if place.rank == 0 else None)
         data = processes.together(lambda: open_data(config, rank=place.rank, size=place.size))
@@ -92,6 +95,7 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
 
 
 def _run_with_tensorflow(config: RunConfig, data: Data, *, processes: Processes, stop: StopSignals) -> int:
+    import_tensorflow_quietly()
     try:
         from mrcnn_train.disk import disk_errors
         from mrcnn_train.loop import train_loop
@@ -103,7 +107,7 @@ def _run_with_tensorflow(config: RunConfig, data: Data, *, processes: Processes,
     made = processes.together(lambda: _make_run_dir(config, trainer) if processes.rank == 0 else None)
     run_dir = processes.broadcast(made)
     assert run_dir is not None
-    print(f"{'run directory:':17} {run_dir}", flush=True)
+    print(f"{'run directory:':17} {run_dir}\nthe first step compiles the network: it takes longer", flush=True)
     with disk_errors(run_dir):
         return train_loop(
             config,
