@@ -87,6 +87,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "optimizer.ema_decay=1"], ["optimizer.ema_decay", "less than 1"]),
         (["+experiment=demo", "distributed.wire=bfloat16"], ["distributed.wire", "null, float16"]),
         (["+experiment=demo", "stop_at.box_ap=0.4"], ["stop_at", "eval.every_epochs"]),
+        (["+experiment=demo", "model.masks=false", "eval.every_epochs=1", "stop_at.mask_ap=1"], ["stop_at.mask_ap"]),
         (["+experiment=demo", "profile.steps=[3]"], ["profile.steps", "[first, last]"]),
         (["+experiment=demo", "launch.hosts=a"], ["launch.hosts"]),
         (["+experiment=demo", "launch.processes=3"], ["train.global_batch=4", "3 processes", "one of 1"]),

@@ -320,3 +320,15 @@ def test_loss_falls(tiny, tmp_path: Path) -> None:
     assert rows[-1]["total"] < 0.8 * rows[0]["total"]
     assert checkpoints_of(tmp_path / "run") == ["step-00000030"]
     assert "best" not in {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+
+
+def test_a_model_without_masks(compose, tiny_overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    assert run(compose(*tiny_overrides, f"run.dir={run_dir}", "model.masks=false", "train.max_steps=2")) == 0
+    out = capsys.readouterr().out
+    assert "best: box AP" in out
+    assert "mask AP" not in out
+    (row,) = rows_of(run_dir, "evaluation")
+    assert "box_AP" in row
+    assert "mask_AP" not in row
+    assert "mask" not in (run_dir / "report.md").read_text().split("## Evaluations")[1].split("##")[0]

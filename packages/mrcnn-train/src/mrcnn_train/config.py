@@ -276,6 +276,8 @@ def check(config: RunConfig, *, processes: int = 1) -> None:
     )
     if config.stop_at != StopOptions() and config.eval.every_epochs is None:
         raise ConfigError("stop_at needs evaluations to see the AP: set eval.every_epochs")
+    if config.stop_at.mask_ap is not None and not config.model.masks:
+        raise ConfigError(f"stop_at.mask_ap={config.stop_at.mask_ap}: model.masks=false has no mask AP")
     _check_schedule(train, optimizer)
     _check_batch(train, processes)
     _check_data(config.data)

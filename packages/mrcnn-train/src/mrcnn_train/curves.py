@@ -23,8 +23,9 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     above.set_yscale("log")
     above.legend(ncols=3, fontsize="small")
     for name, label in (("box_AP", "box AP"), ("mask_AP", "mask AP")):
-        points = [(row["minutes"], row[name]) for row in evaluations]
-        below.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
+        points = [(row["minutes"], row[name]) for row in evaluations if name in row]
+        if points or name == "box_AP":
+            below.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
     below.set_ylim(0, 1)
     below.set_ylabel("AP")
     below.set_xlabel("minutes since the start")

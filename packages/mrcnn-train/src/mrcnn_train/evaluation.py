@@ -74,12 +74,3 @@ class Evaluation:
         write_ap_table(run_dir / AP_TABLE, result)
         draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir, on_error=self._on_error)
         return result
-
-
-def headline(result: EvalResult) -> dict[str, float]:
-    """The numbers that are logged: AP, AP50 and AP75 of boxes and masks."""
-    return {
-        f"{what}_{name}": result.stats[iou_type][name]
-        for what, iou_type in (("box", "bbox"), ("mask", "segm"))
-        for name in ("AP", "AP50", "AP75")
-    }

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mrcnn_data import CocoDataset, TrainLoader
 from mrcnn_train.config import RunConfig, StopOptions
 from mrcnn_train.distributed import Processes, peer_errors
-from mrcnn_train.evaluation import Evaluation, headline
+from mrcnn_train.evaluation import Evaluation
+from mrcnn_train.headline import describe_ap, headline
 from mrcnn_train.metrics_log import TENSORBOARD_DIR
 from mrcnn_train.plan import Plan
 from mrcnn_train.profiling import StepProfile
@@ -112,7 +113,7 @@ def train_loop(
     if record is not None:
         best = record.best
         if best is not None:
-            print(f"best: box AP {best['box_AP']:.3f}, mask AP {best['mask_AP']:.3f} at step {best['step']}")
+            print(f"best: {describe_ap(best)} at step {best['step']}")
         record.report(name=str(config.run.name), plan=described_plan)
         print(record.contents(), flush=True)
     return 0
@@ -248,7 +249,7 @@ def _finish_scoring(job: Job) -> Scored | None:
 
 def _reaches(options: StopOptions, scored: Scored) -> bool:
     numbers = headline(scored.result)
-    targets = [(numbers["box_AP"], options.box_ap), (numbers["mask_AP"], options.mask_ap)]
+    targets = [(numbers["box_AP"], options.box_ap), (numbers.get("mask_AP", 0.0), options.mask_ap)]
     wanted = [(actual, target) for actual, target in targets if target is not None]
     return bool(wanted) and all(actual >= target for actual, target in wanted)
 

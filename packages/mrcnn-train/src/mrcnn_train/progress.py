@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mrcnn_eval import EvalResult
 from mrcnn_eval.report import ap_tables
+from mrcnn_train.headline import describe_ap, headline
 
 
 class ProgressDisplay:
@@ -65,9 +66,8 @@ class ProgressDisplay:
         self._bar.update(self._task, description="train")
 
     def evaluated(self, step: int, result: EvalResult) -> None:
-        """Print the two numbers of an evaluation that matter most."""
-        box, mask = result.stats["bbox"]["AP"], result.stats["segm"]["AP"]
-        self._console.print(f"evaluation after {step} steps: box AP {box:.3f}, mask AP {mask:.3f}", highlight=False)
+        """Print the one or two numbers of an evaluation that matter most."""
+        self._console.print(f"evaluation after {step} steps: {describe_ap(headline(result))}", highlight=False)
 
     def tables(self, result: EvalResult) -> None:
         """Print all numbers of an evaluation."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,8 @@ from mrcnn_train.checkpoint import (
     step_name,
 )
 from mrcnn_train.curves import draw_curves
-from mrcnn_train.evaluation import AP_TABLE, CONTACT_SHEET, Evaluation, headline
+from mrcnn_train.evaluation import AP_TABLE, CONTACT_SHEET, Evaluation
+from mrcnn_train.headline import headline, total_ap
 from mrcnn_train.initial_weights import WEIGHTS_FILE
 from mrcnn_train.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
 from mrcnn_train.run_report import write_run_report
@@ -124,7 +124,7 @@ class RunRecord:
         earlier = self.best
         self._log.picture(step, "evaluation/predictions", self.run_dir / CONTACT_SHEET)
         self._log.write("evaluation", step, values)
-        if earlier is None or _score(values) > _score(earlier):
+        if earlier is None or total_ap(values) > total_ap(earlier):
             mark_best(self._checkpoints, self._checkpoints / step_name(step))
         draw_curves(self.run_dir / CURVES, self._log.rows)
         return Scored(step, result)
@@ -133,7 +133,7 @@ class RunRecord:
     def best(self) -> Row | None:
         """The evaluation with the highest box AP + mask AP, the first of equals."""
         evaluations = [row for row in self._log.rows if row["kind"] == "evaluation"]
-        return max(evaluations, key=_score, default=None)
+        return max(evaluations, key=total_ap, default=None)
 
     def _minutes(self) -> float:
         return (time.perf_counter() - self._began) / 60
@@ -173,7 +173,3 @@ class RunRecord:
         }
         present = [(self.run_dir / name, what) for name, what in names.items() if (self.run_dir / name).exists()]
         return "\n".join(f"{what + ':':33} {path}" for path, what in present)
-
-
-def _score(row: Mapping[str, float]) -> float:
-    return row["box_AP"] + row["mask_AP"]

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrcnn_train.headline import AP_NAMES, total_ap
 from mrcnn_train.metrics_log import Row
-
-AP_NAMES = ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")
 
 
 def write_run_report(
@@ -52,12 +51,13 @@ def _training_table(rows: Sequence[Row]) -> str:
 
 
 def _evaluation_table(rows: Sequence[Row]) -> str:
-    best = max(rows, key=lambda row: row["box_AP"] + row["mask_AP"])
-    headings = ("step", "epoch", *(name.replace("_", " ") for name in AP_NAMES), "")
+    best = max(rows, key=total_ap)
+    names = [name for name in AP_NAMES if name in best]
+    headings = ("step", "epoch", *(name.replace("_", " ") for name in names), "")
     return _table(
         headings,
         [
-            (str(r["step"]), f"{r['epoch']:.2f}", *(f"{r[n]:.3f}" for n in AP_NAMES), "best" if r is best else "")
+            (str(r["step"]), f"{r['epoch']:.2f}", *(f"{r[n]:.3f}" for n in names), "best" if r is best else "")
             for r in rows
         ],
     )
