@@ -120,6 +120,37 @@ def test_rare_classes_join_the_next_larger():
     assert sampler_of(few, global_batch=4).canvases == ((800, 1216),)
 
 
+def test_rare_classes_join_only_canvases_that_hold_them():
+    """A class may have a canvas of one orientation alone."""
+    lying, standing = (256, 384), (512, 256)
+    assert sampler_of([lying] * 2, canvases=[lying, standing]).canvases == (lying,)
+    assert sampler_of([lying] * 2 + [standing] * 2, canvases=[lying, standing]).canvases == (lying, standing)
+    # (256, 200) fits the standing one: alone it could join; with what lies it cannot, without a canvas for both.
+    assert sampler_of([(256, 200)] * 2 + [standing] * 4, canvases=[lying, standing]).canvases == (standing,)
+    mixed = [(256, 200), lying] + [standing] * 4
+    assert sampler_of(mixed, canvases=[lying, standing]).canvases == (lying, standing)
+    # Upright those of 384 x 256 would fit the standing canvas, on their side they do not.
+    canvases = [(384, 256), lying, standing]
+    images = [(384, 256)] * 2 + [(512, 250)] * 4
+    assert sampler_of(images, canvases=canvases).canvases == (standing,)
+    with_square = [*canvases, (512, 512)]
+    assert sampler_of(images, canvases=with_square, rotate90=0.5).canvases == ((384, 256), lying, standing, (512, 512))
+
+
+@pytest.mark.parametrize("rotate90", [0.0, 0.5])
+@pytest.mark.parametrize("seed", range(20))
+def test_any_images_fit_the_canvases_of_their_steps(seed, rotate90):
+    rng = np.random.default_rng(seed)
+    canvases = [tuple(canvas) for canvas in rng.integers(4, 12, (5, 2)).tolist()] + [(12, 12)]
+    sizes = np.array([rng.integers(1, np.add(canvases[rng.integers(6)], 1)) for _ in range(12)])
+    sampler = sampler_of(sizes, canvases=canvases, rotate90=rotate90)
+    for canvas in sampler.canvases:
+        assert (sizes[sampler.images_on(canvas, is_turned=False)] <= canvas).all()
+        if rotate90:
+            assert (sizes[sampler.images_on(canvas, is_turned=True)][:, ::-1] <= canvas).all()
+    assert len(first(sampler, 20)) == 20
+
+
 def test_replaying_many_small_epochs_is_quick():
     sampler = sampler_of([LANDSCAPE] * 14)
     assert len(first(sampler, 1, start_step=20_000)) == 1

@@ -66,9 +66,8 @@ class GlobalBatchSampler:
         self._canvases = list(canvases)
         upright = assign_canvases(sizes, canvases)  # [I] index of a canvas
         turned = assign_canvases(sizes[:, ::-1], canvases) if rotate90 else upright
-        hosts = _merge_rare_classes(
-            [aspect_class(canvases[index]) for index in upright], canvases, at_least=global_batch
-        )
+        placed = [(sizes, upright), (sizes[:, ::-1], turned)] if rotate90 else [(sizes, upright)]
+        hosts = _merge_rare_classes(placed, canvases, at_least=global_batch)
         self._upright = _move(upright, sizes, canvases, hosts)
         self._turned = _move(turned, sizes[:, ::-1], canvases, hosts) if rotate90 else self._upright
 
@@ -130,20 +129,38 @@ class GlobalBatchSampler:
 
 
 def _merge_rare_classes(
-    class_of_image: list[tuple[int, int]], canvases: Sequence[Canvas], *, at_least: int
+    placed: Sequence[tuple[np.ndarray, np.ndarray]], canvases: Sequence[Canvas], *, at_least: int
 ) -> dict[tuple[int, int], tuple[int, int]]:
     """Map every aspect class to the one whose canvases its images use.
 
     A class with fewer images than a global batch would wait several epochs and then fill a step with copies of the same
     few. Its images go to the next larger class that holds them; has the largest too few, it takes in the next smaller.
+    A class need not have canvases of both orientations: it holds others' images only where a canvas of it holds each.
+
+    Args:
+        placed: sizes int64 [I, 2] and canvases int64 [I] of all images as they are, then of all on their side, if that
+            occurs. The former are counted; all have to fit.
     """
-    counts = dict.fromkeys(map(aspect_class, canvases), 0)
-    for one in class_of_image:
-        counts[one] += 1
-    hosts = {one: one for one in counts}
+    of_class: dict[tuple[int, int], list[Canvas]] = {}
+    for canvas in canvases:
+        of_class.setdefault(aspect_class(canvas), []).append(canvas)
+    hosts = {one: one for one in of_class}
+    counts = dict.fromkeys(of_class, 0)
+    sizes_of: dict[tuple[int, int], set[tuple[int, int]]] = {one: set() for one in of_class}
+    for number, (sizes, assigned) in enumerate(placed):
+        for (height, width), index in zip(sizes.tolist(), assigned.tolist(), strict=True):
+            one = aspect_class(canvases[index])
+            sizes_of[one].add((height, width))
+            counts[one] += number == 0
+
+    def holds(one: tuple[int, int], other: tuple[int, int]) -> bool:
+        sizes, room = np.array(sorted(sizes_of[other])), np.array(of_class[one])
+        fits = np.less_equal(sizes[:, None], room).all(axis=2)  # [sizes, canvases]
+        return bool(fits.any(axis=1).all())
 
     def merge(source: tuple[int, int], target: tuple[int, int]) -> None:
         counts[target] += counts.pop(source)
+        sizes_of[target] |= sizes_of.pop(source)
         for one, host in hosts.items():
             if host == source:
                 hosts[one] = target
@@ -152,11 +169,11 @@ def _merge_rare_classes(
         del counts[one]
     while True:
         for rare in sorted((one for one, count in counts.items() if count < at_least), key=_area):
-            larger = [one for one in counts if one != rare and _holds(one, rare)]
-            smaller = [one for one in counts if one != rare and _holds(rare, one)]
+            larger = [one for one in counts if one != rare and holds(one, rare)]
             if larger:
                 merge(rare, min(larger, key=_area))
                 break
+            smaller = [one for one in counts if one != rare and holds(rare, one)]
             if smaller:
                 merge(max(smaller, key=_area), rare)
                 break
@@ -179,10 +196,6 @@ def _move(
         within = assign_canvases(sizes[rows], [canvases[index] for index in candidates])
         moved[rows] = np.asarray(candidates)[within]
     return moved
-
-
-def _holds(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] >= other[0] and one[1] >= other[1]
 
 
 def _area(one: tuple[int, int]) -> int:
