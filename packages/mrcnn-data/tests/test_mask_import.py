@@ -41,7 +41,7 @@ def write_palette_png(path, numbers):
 
     height, width = numbers.shape
     rows = b"".join(b"\0" + row.tobytes() for row in numbers)
-    palette = bytes([0, 0, 0, 200, 10, 10, 10, 10, 200, 200, 10, 10])  # number 3 looks like number 1
+    palette = bytes([0, 0, 0, 200, 10, 10, 200, 10, 10, 0, 0, 0])  # 2 looks like 1, and 3 like background
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
@@ -103,21 +103,67 @@ def test_values_are_classes(folders, tmp_path, write):
     assert one.annotations.areas.tolist() == [10]
 
 
-def test_images_without_a_mask_are_background(folders, tmp_path):
+def test_images_without_a_mask_are_background(folders):
+    write_mask(folders, "a.png", VALUES)
+    cv2.imwrite(str(folders[0] / "b.png"), np.zeros((8, 12, 3), np.uint8))
     imported = import_masks(*folders)
-    assert imported.without_mask == ["sub/a.jpg"]
-    assert imported.content["annotations"] == []
-    assert imported.content["images"] == [{"id": 1, "file_name": "sub/a.jpg", "height": 8, "width": 12}]
+    assert imported.without_mask == ["b.png"]
+    assert {one["image_id"] for one in imported.content["annotations"]} == {2}
+    assert imported.content["images"][0] == {"id": 1, "file_name": "b.png", "height": 8, "width": 12}
+
+
+def test_folders_in_each_other(folders):
+    images, masks = folders
+    write_mask(folders, "a.png", VALUES)
+    inside = images / "masks"
+    masks.rename(inside)
+    content = import_masks(images, inside).content
+    assert [image["file_name"] for image in content["images"]] == ["sub/a.jpg"]
+    for folder in (inside, inside / "sub"):
+        with pytest.raises(DatasetError, match="the images lie in the folder of masks"):
+            import_masks(folder, inside)
+    with pytest.raises(DatasetError, match="none: the folder does not exist"):
+        import_masks(images, images / "none")
+
+
+def test_suffixes_of_any_case_and_files_of_desktops(folders):
+    write_mask(folders, "a.png", VALUES)
+    (folders[1] / "sub" / "a.png").rename(folders[1] / "sub" / "a.PNG")
+    (folders[1] / "sub" / ".DS_Store").touch()
+    assert len(import_masks(*folders).content["annotations"]) == 2
+
+
+def test_an_image_named_as_a_folder_of_images(folders):
+    """The masks of sub/a.jpg lie in the folder that could be sub.jpg's."""
+    cv2.imwrite(str(folders[0] / "sub.jpg"), np.zeros((8, 12, 3), np.uint8))
+    write_mask(folders, "a.png", VALUES)
+    assert import_masks(*folders).without_mask == ["sub.jpg"]
 
 
 def write_mask(folders, name, values):
-    cv2.imwrite(str(folders[1] / "sub" / name), values)
+    assert cv2.imwrite(str(folders[1] / "sub" / name), values)
+
+
+def write_both(folders):
+    (folders[1] / "sub" / "a").mkdir()
+    write_mask(folders, "a/1.png", VALUES)
+    write_mask(folders, "a.png", VALUES)
 
 
 @pytest.mark.parametrize(
     ("prepare", "options", "message"),
     [
         (lambda folders: write_mask(folders, "b.png", VALUES), {}, "b.png: no image goes with this mask"),
+        (lambda folders: write_mask(folders, "a.jpg", VALUES), {}, "a.jpg: not a mask: those are .png, .bmp"),
+        (lambda folders: (folders[1] / "notes.txt").touch(), {}, "notes.txt: not a mask"),
+        (
+            lambda folders: (write_mask(folders, "a.bmp", VALUES), write_mask(folders, "a.png", VALUES)),
+            {},
+            "a.png: its image has a mask already, .*a.bmp",
+        ),
+        (write_both, {}, "(1|a).png: its image has a mask already"),
+        (lambda folders: write_mask(folders, "a.png", 0 * VALUES), {}, "masks: no object in the masks of 1 images"),
+        (lambda folders: None, {}, "masks: no object in the masks of 1 images"),
         (lambda folders: write_mask(folders, "a.png", VALUES.T), {}, "a.jpg: the image is 12 x 8 pixels"),
         (lambda folders: (folders[1] / "sub" / "a.png").write_bytes(b"no"), {}, "a.png: cannot decode the mask file"),
         (lambda folders: (folders[1] / "sub" / "a.png").touch(), {}, "a.png: cannot decode the mask file"),
@@ -132,6 +178,15 @@ def test_what_does_not_go_together(folders, prepare, options, message):
     prepare(folders)
     with pytest.raises(DatasetError, match=message):
         import_masks(*folders, **options)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ignored", "message"),
+    [({0: "bg", 1: "a"}, [], "0=bg: 0 is the background"), ({1: "a"}, [1], "1=a: this value is ignored too")],
+)
+def test_values_that_cannot_be_classes(folders, classes, ignored, message):
+    with pytest.raises(ValueError, match=message):
+        import_masks(*folders, classes=classes, ignored=ignored)
 
 
 def test_masks_of_one_image_have_one_size(folders):
@@ -153,7 +208,25 @@ def test_command(folders, tmp_path, capsys):
     assert "1 objects, 1 classes" in capsys.readouterr().out
     assert main(["from-masks", images, masks, str(out), "--classes", "x=cat"]) == 2
     assert capsys.readouterr().err == "mrcnn-data: --classes=x: expected a number or #rrggbb\n"
-    assert main(["from-masks", images, masks, str(out), "--classes", "1"]) == 2
-    assert "expected VALUE=NAME" in capsys.readouterr().err
-    assert main(["from-masks", masks + "/none", masks, str(out)]) == 2
-    assert "no image files in this folder" in capsys.readouterr().err
+    cv2.imwrite(str(folders[0] / "b.png"), np.zeros((8, 12, 3), np.uint8))
+    assert main(["from-masks", images, masks, str(out)]) == 0
+    assert capsys.readouterr().out.endswith(
+        " (1 without a mask), 2 objects, 1 classes\nwithout a mask, so background: b.png\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classes", "1"], "--classes=1: expected VALUE=NAME"),
+        (["--classes", "1=a", "#000001=b"], "--classes=#000001=b: this value is 'a' already"),
+        (["--classes", "0=a"], "0=a: 0 is the background"),
+        (["--classes", "1=a", "--ignore", "1"], "1=a: this value is ignored too"),
+        (["--classes", "1=a", "--class-name", "b"], "--class-name names all objects, --classes names them by value"),
+        ([], "no object in the masks of 1 images"),
+    ],
+)
+def test_options_that_contradict_each_other(folders, tmp_path, capsys, options, message):
+    assert main(["from-masks", *map(str, folders), str(tmp_path / "out.json"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

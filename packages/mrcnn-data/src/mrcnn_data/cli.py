@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("image_dir", metavar="IMAGES", type=Path, help="folder of images")
     masks.add_argument("mask_dir", metavar="MASKS", type=Path, help="folder of masks")
     masks.add_argument("out", metavar="OUT.json", type=Path, help="annotation file to write")
-    masks.add_argument("--class-name", default="object", metavar="NAME", help="of all objects (default: object)")
+    masks.add_argument("--class-name", metavar="NAME", help="of all objects (default: object)")
     masks.add_argument(
         "--classes",
         nargs="+",
@@ -251,17 +251,13 @@ def _index_of(dataset: CocoDataset, text: str) -> int:
 
 
 def _from_masks(arguments: argparse.Namespace) -> int:
-    classes = None
-    if arguments.classes is not None:
-        pairs = [item.partition("=") for item in arguments.classes]
-        classes = {_pixel_value(value, "classes"): name for value, _, name in pairs}
-        if not all(name for _, _, name in pairs):
-            raise ValueError(f"--classes={' '.join(arguments.classes)}: expected VALUE=NAME")
+    if arguments.classes is not None and arguments.class_name is not None:
+        raise ValueError("--class-name names all objects, --classes names them by value: give one of them")
     imported = import_masks(
         arguments.image_dir,
         arguments.mask_dir,
-        class_name=arguments.class_name,
-        classes=classes,
+        class_name="object" if arguments.class_name is None else arguments.class_name,
+        classes=None if arguments.classes is None else _class_values(arguments.classes),
         split_regions=arguments.split_regions,
         ignored={_pixel_value(value, "ignore") for value in arguments.ignore},
     )
@@ -271,7 +267,22 @@ def _from_masks(arguments: argparse.Namespace) -> int:
         f"{arguments.out}: {len(content['images'])} images ({len(without)} without a mask), "
         f"{len(content['annotations'])} objects, {len(content['categories'])} classes"
     )
+    if without:
+        print(f"without a mask, so background: {', '.join(without[:5])}{', ...' if without[5:] else ''}")
     return 0
+
+
+def _class_values(items: Sequence[str]) -> dict[int, str]:
+    classes: dict[int, str] = {}
+    for item in items:
+        text, _, name = item.partition("=")
+        value = _pixel_value(text, "classes")
+        if not name:
+            raise ValueError(f"--classes={item}: expected VALUE=NAME")
+        if value in classes:
+            raise ValueError(f"--classes={item}: this value is {classes[value]!r} already")
+        classes[value] = name
+    return classes
 
 
 def _pixel_value(text: str, option: str) -> int:

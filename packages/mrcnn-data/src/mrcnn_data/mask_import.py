@@ -1,12 +1,13 @@
 """Annotations from masks that lie as pictures beside the images.
 
 For an image a/b.jpg that is MASKS/a/b.png, or every picture in the folder MASKS/a/b/. Values are grey values, palette
-numbers, or colours as 0xRRGGBB; 0 is background.
+numbers (of PNG), or colours as 0xRRGGBB; 0 is background.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,25 +47,35 @@ def import_masks(
         classes: what the values mean, where they stand for classes; then every connected region is an object.
         split_regions: every connected region is an object, whatever its value: for masks of one value.
         ignored: values that are background too.
+    What lies in `mask_dir` is never an image, wherever the folder is.
+
     Raises:
-        DatasetError: a picture that cannot be read, of another size than its image, without an image, or with a value
-            that `classes` lacks.
+        DatasetError: images in the folder of masks; no image, or no object in any mask; a file in `mask_dir` that is no
+            mask or goes with no image; a mask that cannot be read, of another size than its image, or with a value that
+            `classes` lacks.
+        ValueError: `classes` names 0, which is background, or a value that is ignored.
     """
+    _check_values(classes or {}, ignored)
+    _check_folders(image_dir, mask_dir)
     names = list(dict.fromkeys(classes.values())) if classes else [class_name]
     category_of = {value: names.index(name) + 1 for value, name in (classes or {}).items()}
-    paths = sorted(path for path in image_dir.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    inside = mask_dir.resolve()
+    paths = sorted(
+        path
+        for path in image_dir.rglob("*")
+        if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file() and not path.resolve().is_relative_to(inside)
+    )
     if not paths:
         raise DatasetError(f"{image_dir}: no image files in this folder")
+    masks_of = _by_image(mask_dir, image_dir, paths)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     without_mask: list[str] = []
-    used: set[Path] = set()
     for number, path in enumerate(paths, start=1):
         name = path.relative_to(image_dir)
-        masks = {mask: _read_values(mask, ignored) for mask in _masks_of(mask_dir / name)}
+        masks = {mask: _read_values(mask, ignored) for mask in masks_of.get(name.with_suffix(""), [])}
         height, width = _common_size(path, masks)
         images.append({"id": number, "file_name": name.as_posix(), "height": height, "width": width})
-        used.update(masks)
         if not masks:
             without_mask.append(name.as_posix())
         for mask, values in masks.items():
@@ -73,7 +84,8 @@ def import_masks(
                     raise DatasetError(f"{mask}: the value {value} is neither a class nor ignored")
                 ids = {"id": len(annotations) + 1, "image_id": number, "category_id": category_of.get(value, 1)}
                 annotations.append({**ids, **_fields(pixels)})
-    _refuse_unused(mask_dir, used)
+    if not annotations:
+        raise DatasetError(f"{mask_dir}: no object in the masks of {len(paths)} images")
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     return Imported({"images": images, "annotations": annotations, "categories": categories}, without_mask)
 
@@ -83,13 +95,47 @@ def write_imported(out: Path, imported: Imported) -> None:
     out.write_bytes(msgspec.json.encode(imported.content))
 
 
-def _masks_of(path: Path) -> list[Path]:
-    """Masks of an image, by its path below the folder of masks."""
-    folder = path.with_suffix("")
-    if folder.is_dir():
-        return sorted(mask for mask in folder.iterdir() if mask.suffix.lower() in _MASK_SUFFIXES)
-    found = [folder.with_name(folder.name + suffix) for suffix in _MASK_SUFFIXES]
-    return [mask for mask in found if mask.is_file()][:1]
+def _check_values(classes: Mapping[int, str], ignored: Collection[int]) -> None:
+    for value, name in classes.items():
+        if value == 0:
+            raise ValueError(f"0={name}: 0 is the background")
+        if value in ignored:
+            raise ValueError(f"{value}={name}: this value is ignored too")
+
+
+def _check_folders(image_dir: Path, mask_dir: Path) -> None:
+    for folder in (image_dir, mask_dir):
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: the folder does not exist")
+    if image_dir.resolve().is_relative_to(mask_dir.resolve()):
+        raise DatasetError(f"{image_dir}: the images lie in the folder of masks, {mask_dir}: nothing tells them apart")
+
+
+def _by_image(mask_dir: Path, image_dir: Path, images: Collection[Path]) -> dict[Path, list[Path]]:
+    """Masks of each image, by its path without suffix; every file has to be a mask of one.
+
+    Files whose name begins with a dot are none of anybody's (desktops leave them).
+    """
+    names = {image.relative_to(image_dir).with_suffix("") for image in images}
+    found: dict[Path, list[Path]] = {}
+    orphans = []
+    for path in sorted(path for path in mask_dir.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        if path.suffix.lower() not in _MASK_SUFFIXES:
+            raise DatasetError(f"{path}: not a mask: those are {', '.join(_MASK_SUFFIXES)}, which lose nothing")
+        whole = path.relative_to(mask_dir).with_suffix("")
+        name = whole if whole in names else whole.parent
+        if name not in names:
+            orphans.append(path)
+        elif name in found and (name == whole or found[name][0].parent != path.parent):
+            raise DatasetError(f"{path}: its image has a mask already, {found[name][0]}")
+        else:
+            found.setdefault(name, []).append(path)
+    if orphans:
+        raise DatasetError(
+            f"{orphans[0]}: no image goes with this mask"
+            + (f", nor with {len(orphans) - 1} more" if orphans[1:] else "")
+        )
+    return found
 
 
 def _common_size(image: Path, masks: Mapping[Path, np.ndarray]) -> tuple[int, int]:
@@ -107,32 +153,32 @@ def _common_size(image: Path, masks: Mapping[Path, np.ndarray]) -> tuple[int, in
 def _read_values(path: Path, ignored: Collection[int]) -> np.ndarray:
     """int64 [h, w]"""
     data = path.read_bytes()
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    numbered = _with_numbers_as_colours(data)
+    picture = cv2.imdecode(np.frombuffer(numbered or data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if picture is None:
         raise DatasetError(f"{path}: cannot decode the mask file")
     if picture.ndim == 3:
         blue, green, red = (picture[..., channel].astype(np.int64) for channel in range(3))
-        values = red << 16 | green << 8 | blue
-        colours = _palette(data)
-        if colours is not None:
-            order = np.argsort(colours, kind="stable")  # of equal colours the first number
-            values = order[np.searchsorted(colours[order], values)]
+        values = blue if numbered else red << 16 | green << 8 | blue
     else:
         values = picture.astype(np.int64)
     values[np.isin(values, list(ignored))] = 0
     return np.asarray(values)
 
 
-def _palette(data: bytes) -> np.ndarray | None:
-    """Colours of a palette PNG as 0xRRGGBB, by number: int64 [n]; None for anything else (PNG, sections 5 and 11.2)."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25] != 3:
+def _with_numbers_as_colours(data: bytes) -> bytes | None:
+    """Give number i of a palette PNG the colour (i, i, i); None for anything else (PNG, sections 5 and 11.2).
+
+    OpenCV hands out colours, and different numbers may have one: unused ones are often black, as background is.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25:26] != b"\3":
         return None
     position = 8
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind == b"PLTE":
-            entries = np.frombuffer(data, np.uint8, length, position + 8).reshape(-1, 3).astype(np.int64)
-            return entries[:, 0] << 16 | entries[:, 1] << 8 | entries[:, 2]
+            body = kind + bytes(number for number in range(length // 3) for _ in range(3))
+            return data[: position + 4] + body + struct.pack(">I", zlib.crc32(body)) + data[position + 12 + length :]
         position += 12 + length
     return None
 
@@ -161,12 +207,3 @@ def _fields(pixels: np.ndarray) -> dict[str, Any]:
         "iscrowd": 0,
         "segmentation": {"size": list(pixels.shape), "counts": encoded["counts"].decode()},
     }
-
-
-def _refuse_unused(mask_dir: Path, used: set[Path]) -> None:
-    pictures = sorted(path for path in mask_dir.rglob("*") if path.suffix.lower() in _MASK_SUFFIXES)
-    unused = [path for path in pictures if path not in used]
-    if unused:
-        raise DatasetError(
-            f"{unused[0]}: no image goes with this mask" + (f", nor with {len(unused) - 1} more" if unused[1:] else "")
-        )
