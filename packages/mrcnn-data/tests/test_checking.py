@@ -62,6 +62,14 @@ def test_objects_listed_twice(write_coco):
     assert finding.examples == ["annotation 3"]
 
 
+def test_objects_listed_twice_with_others_between(write_coco):
+    """A, B, A of one box and class; and a crowd between two."""
+    other, crowd = {**GOOD, "segmentation": [SQUARE[0][::-1]]}, {**GOOD, "iscrowd": 1}
+    report = report_of(write_coco([IMAGE], [GOOD, other, GOOD, crowd, other, *BOTH]))
+    (finding,) = (one for one in report.findings if one.kind == "object listed twice")
+    assert finding.examples == ["annotation 3", "annotation 5", "annotation 6"]
+
+
 def test_categories(write_coco):
     categories = [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}, {"id": 7, "name": "b"}]
     report = report_of(write_coco([IMAGE], [GOOD], categories=categories))
@@ -71,6 +79,10 @@ def test_categories(write_coco):
 def test_no_masks_at_all(write_coco):
     report = report_of(write_coco([IMAGE], [{**one, "segmentation": ...} for one in BOTH]))
     assert kinds(report) == {"segmentation missing": 2, "no object has a mask": 1}
+    empty = report_of(write_coco([IMAGE], [{**one, "segmentation": []} for one in BOTH]))
+    assert empty.count("no object has a mask") == 1
+    flat = [{**one, "segmentation": SQUARE[0]} for one in BOTH]  # repaired, and a mask
+    assert report_of(write_coco([IMAGE], flat)).count("no object has a mask") == 0
 
 
 def test_files_listed_twice(write_coco):
@@ -87,6 +99,24 @@ def test_copies_of_images(write_coco):
     (finding,) = (one for one in report.findings if one.kind == "copy of another image")
     assert finding.examples == ["file 3.png = 1.png", "file 4.png = 1.png"]
     assert report_of(root, image_files=False).count("copy of another image") == 0
+
+
+def test_files_that_agree_at_both_ends_are_no_copies(write_coco):
+    """Two uncompressed pictures that differ in the middle."""
+    image = np.full((200, 300, 3), 90, np.uint8)
+    other = image.copy()
+    other[100, 150] = 7
+    root = write_coco([image] * 3, BOTH)
+    for number, pixels in enumerate((image, other, image), start=1):
+        cv2.imwrite(str(root / "train" / f"{number}.bmp"), pixels)
+
+    def rename(content):
+        for one in content["images"]:
+            one["file_name"] = f"{one['id']}.bmp"
+
+    edited(root, rename)
+    (finding,) = (one for one in report_of(root).findings if one.kind == "copy of another image")
+    assert finding.examples == ["file 3.bmp = 1.bmp"]
 
 
 def test_images_that_two_splits_share(write_coco):

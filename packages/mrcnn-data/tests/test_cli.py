@@ -40,6 +40,40 @@ def test_check_as_json(write_coco, tmp_path, capsys):
     assert val == {"split": "val", "error": val["error"], "exit_code": 2}
 
 
+def test_check_says_what_an_error_is_about(write_coco, tmp_path, capsys):
+    bad = [{"category_id": 99}, {"category_id": 98}, {"image_id": 7}, {"id": "x", "image_id": []}]
+    root = write_coco([np.zeros((9, 9, 3), np.uint8)], [*bad, *[{"bbox": [1, 1, 0, 3]}] * 6])
+    (root / "train" / "1.png").unlink()
+    assert main(["check", str(root), "train"]) == 2
+    path = root / "annotations" / "instances_train.json"
+    lines = capsys.readouterr().out.splitlines()
+    for message in (
+        f"    first: {path}: annotation 1 has category 99, which is not in the list of categories (3, 7)",
+        f"    {path}: annotation 3 belongs to image 7, which is not in the list of images",
+        f"    {root / 'train' / '1.png'}: the file of image 1 is missing (listed in {path})",
+    ):
+        assert message in lines
+    assert any("is not a COCO instances file: Expected `" in line and "in annotations[3]" in line for line in lines)
+    assert lines[-1] == "--json OUT lists more than 5 of each (the first 1000)"
+    assert main(["check", str(root), "train", "--json", str(tmp_path / "out.json")]) == 2
+    assert "--json" not in capsys.readouterr().out
+    (train,) = json.loads((tmp_path / "out.json").read_text())
+    (dropped,) = (finding for finding in train["findings"] if finding["severity"] == "dropped")
+    assert dropped["examples"] == [f"annotation {number}" for number in range(5, 11)]
+
+
+@pytest.mark.parametrize("command", ["stats", "show"])
+def test_faults_are_mentioned(write_coco, tmp_path, capsys, command):
+    image = np.zeros((9, 9, 3), np.uint8)
+    good, out = {"bbox": [1, 1, 5, 3], "segmentation": []}, ["--out", str(tmp_path / "out.png")]
+    options = out if command == "show" else []
+    root = write_coco([image], [good, {"category_id": 99}, {"bbox": [1, 1, 0, 3]}, {"bbox": [1, 1, 3, 0]}])
+    assert main([command, str(root), "train", *options]) == 0
+    assert f"1 x error, 2 x dropped: see mrcnn-data check {root} train\n" in capsys.readouterr().out
+    assert main([command, str(write_coco([image], [good])), "train", *options]) == 0
+    assert "see mrcnn-data check" not in capsys.readouterr().out
+
+
 def test_check_and_fix(write_coco, tmp_path, capsys):
     square = [[1, 1, 6, 1, 6, 4, 1, 4]]
     annotations = [{"bbox": [1, 1, 0, 3]}, {"bbox": [1, 1, 5, 3], "segmentation": square}]

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import Augmentation, CocoDataset, draw_contact_sheet
+from mrcnn_data import Augmentation, CocoDataset, contact_sheet, draw_contact_sheet
 from mrcnn_data.cli import main
 from mrcnn_data.contact_sheet import choose_images
-from mrcnn_data.drawing import GAP, TITLE_HEIGHT, class_color
+from mrcnn_data.drawing import GAP, TITLE_HEIGHT, class_color, titled
 
 HEIGHT, WIDTH = 480, 600  # drawn as they are: neither enlarged nor reduced
 BOX = {"bbox": [100, 50, 200, 150], "segmentation": [[100, 50, 300, 50, 300, 200, 100, 200]]}
@@ -90,11 +90,28 @@ def test_command(root, tmp_path, capsys):
     out = tmp_path / "out.png"
     sizes = ["--short-edge", str(HEIGHT), "--max-size", str(WIDTH)]
     assert main(["show", str(root), "train", "--out", str(out), "--samples", "0", *sizes]) == 0
-    assert capsys.readouterr().out == f"{out}: 2 images\n"
+    assert capsys.readouterr().out == f"{out}: 2 of 3 images (the others have no object)\n"
     assert cv2.imread(str(out)).shape == (2 * (HEIGHT + TITLE_HEIGHT) + GAP, WIDTH, 3)
     augmented = ["--image-id", "3", "--scale-range", "0.5", "1.5", "--crop-size", "480", "--copy-paste", "1"]
     assert main(["show", str(root), "train", "--out", str(out), *augmented, *sizes]) == 0
     assert cv2.imread(str(out)).shape[0] == HEIGHT + TITLE_HEIGHT
+    capsys.readouterr()
+    assert main(["show", str(root), "train", "--out", str(out), "--images", "1", *sizes]) == 0
+    assert capsys.readouterr().out == f"{out}: 1 of 3 images (--images N shows more)\n"
+
+
+def test_images_of_two_splits_are_told_apart(root, tmp_path, capsys, monkeypatch):
+    (root / "val").symlink_to(root / "train")
+    annotations = root / "annotations"
+    (annotations / "instances_val.json").write_bytes((annotations / "instances_train.json").read_bytes())
+    titles = []
+    monkeypatch.setattr(contact_sheet, "titled", lambda picture, title: titles.append(title) or titled(picture, title))
+    command = ["--out", str(tmp_path / "out.png"), "--samples", "0", "--image-id", "3"]
+    assert main(["show", str(root), "train", "val", *command]) == 0
+    assert [title.partition(" 600 x")[0] for title in titles] == ["train: 3.png:", "val: 3.png:"]
+    assert capsys.readouterr().out.endswith("2 of 6 images\n")
+    assert main(["show", str(root), "val", *command]) == 0
+    assert titles[-1].startswith("3.png: 600 x 480")
 
 
 @pytest.mark.parametrize(

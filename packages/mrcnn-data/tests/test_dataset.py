@@ -192,11 +192,12 @@ def test_box_and_segmentation_that_disagree_are_noted(write_coco):
 
 
 def test_report_counts_beyond_its_examples(write_coco):
-    dataset = opened(write_coco([IMAGE], [{**GOOD, "bbox": [5, 5, 0, 10]}] * 8))
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "bbox": [5, 5, 0, 10]}] * 1002))
     (finding,) = (one for one in dataset.report.findings if one.severity == "dropped")
-    assert finding.count == 8
-    assert len(finding.examples) == 5
-    assert str(finding).startswith("dropped: 8 x box of zero or negative size (annotation 1, ")
+    assert finding.count == 1002
+    assert len(finding.examples) == 1000
+    shown = ", ".join(f"annotation {number}" for number in range(1, 6))
+    assert str(finding) == f"dropped: 1002 x box of zero or negative size ({shown}, ...): object dropped"
 
 
 @pytest.mark.parametrize("size", [{"width": -1, "height": -1}, {"width": None}, {"height": 0}])

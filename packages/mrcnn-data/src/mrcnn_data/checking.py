@@ -37,7 +37,7 @@ def check_dataset(dataset: CocoDataset, *, image_files: bool = True) -> Report:
 def check_datasets(datasets: Mapping[str, CocoDataset], *, image_files: bool = True) -> dict[str, Report]:
     """Check datasets, by name, each and against each other: images that two of them hold stand in both reports."""
     reports = {name: copy.deepcopy(dataset.report) for name, dataset in datasets.items()}
-    prints: dict[str, list[bytes]] = {}
+    prints = fingerprints(datasets) if image_files else {}
     for name, dataset in datasets.items():
         report = reports[name]
         _report_missing_masks(dataset, report)
@@ -45,7 +45,6 @@ def check_datasets(datasets: Mapping[str, CocoDataset], *, image_files: bool = T
         _report_categories(dataset, report)
         if image_files:
             _report_image_files(dataset, report)
-            prints[name] = fingerprints(dataset)
             report_copies(dataset, prints[name], report)
     for name, other in itertools.permutations(prints, 2):
         report_shared(
@@ -61,7 +60,7 @@ def check_datasets(datasets: Mapping[str, CocoDataset], *, image_files: bool = T
 
 def _report_missing_masks(dataset: CocoDataset, report: Report) -> None:
     num_objects = int(dataset.annotations.is_object.sum())
-    without_mask = sum(finding.count for finding in report.findings if finding.action.startswith("box only"))
+    without_mask = sum(finding.count for finding in report.findings if finding.leaves_box_only)
     report.add(
         "no object has a mask",
         severity="note",
@@ -75,14 +74,21 @@ def _report_repeated_objects(dataset: CocoDataset, report: Report) -> None:
     """Same image, class, box and segmentation: often two files that were merged without a look."""
     table = dataset.annotations
     images = np.repeat(np.arange(len(dataset)), np.diff(table.offsets))  # [A]
-    columns = [*table.boxes.T, table.classes, images]
-    order = np.lexsort(columns)  # [A]
-    same = np.ones(max(len(order) - 1, 0), bool)
+    rows = np.flatnonzero(table.is_object)
+    columns = [column[rows] for column in (*table.boxes.T, table.classes, images)]
+    order = np.lexsort(columns)  # stable: what is alike stays in the order of the file
+    differs = np.zeros(max(len(rows) - 1, 0), bool)
     for column in columns:
-        same &= column[order[1:]] == column[order[:-1]]
-    same &= (table.is_object[order[1:]]) & (table.is_object[order[:-1]])
-    pairs = zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True)
-    again = [later for former, later in pairs if table.segmentations[former] == table.segmentations[later]]
+        differs |= column[order[1:]] != column[order[:-1]]
+    starts = np.concatenate([[0], np.flatnonzero(differs) + 1, [len(rows)]])
+    again = []
+    for group in np.flatnonzero(np.diff(starts) > 1).tolist():
+        seen: set[bytes] = set()
+        for row in rows[order[starts[group] : starts[group + 1]]].tolist():
+            segmentation = bytes(table.segmentations[row])
+            if segmentation in seen:
+                again.append(row)
+            seen.add(segmentation)
     where = dataset.describe_annotations(np.array(again, np.int64))
     report.add("object listed twice", severity="note", action="both train", where=where)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrcnn_data.augmentation import Augmentation
 from mrcnn_data.checking import check_datasets
 from mrcnn_data.contact_sheet import choose_images, draw_contact_sheet
@@ -17,6 +19,7 @@ from mrcnn_data.dataset import CocoDataset, find_split
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.fixing import write_fixed
 from mrcnn_data.mask_import import import_masks, write_imported
+from mrcnn_data.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.statistics import dataset_statistics
 from mrcnn_data.statistics_report import (
     draw_statistics,
@@ -172,7 +175,7 @@ def _check(arguments: argparse.Namespace) -> int:
         dataset, report = datasets[split], reports[split]
         objects = int(dataset.num_objects().sum())
         print(f"{split}: {len(dataset)} images, {objects} objects, {dataset.num_classes - 1} classes")
-        print("\n".join(map(str, report.by_severity())) or "nothing odd found")
+        _print_findings(report, advises_json=arguments.json is None)
         results.append(
             {
                 "split": split,
@@ -193,6 +196,29 @@ def _check(arguments: argparse.Namespace) -> int:
     return max(int(result["exit_code"]) for result in results)
 
 
+def _print_findings(report: Report, *, advises_json: bool) -> None:
+    findings = report.by_severity()
+    for finding in findings:
+        print(finding)
+        if finding.message:
+            print(f"    first: {finding.message}" if finding.count > 1 else f"    {finding.message}")
+    if not findings:
+        print("nothing odd found")
+    if advises_json and any(finding.is_cut for finding in findings):
+        print(f"--json OUT lists more than {EXAMPLES_SHOWN} of each (the first {EXAMPLES_KEPT})")
+
+
+def _print_faults(dataset: CocoDataset, arguments: argparse.Namespace) -> None:
+    """Say that a command works on a faulty dataset, as far as opening it has shown."""
+    counts = [
+        (severity, sum(finding.count for finding in dataset.opening_report.by_severity(severity)))
+        for severity in ("error", "dropped")
+    ]
+    found = ", ".join(f"{count} x {severity}" for severity, count in counts if count)
+    if found:
+        print(f"{found}: see mrcnn-data check {arguments.root} {' '.join(arguments.splits)}")
+
+
 def _stats(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -206,6 +232,7 @@ def _stats(arguments: argparse.Namespace) -> int:
         aspect_classes=arguments.aspect_classes,
     )
     print(f"{dataset.name}: {len(dataset)} images, {len(statistics.box_sizes)} objects")
+    _print_faults(dataset, arguments)
     console = Console()
     for table in statistics_tables(statistics, suggestions):
         console.print(table)
@@ -222,10 +249,11 @@ def _show(arguments: argparse.Namespace) -> int:
     _check_at_least(arguments, 1, "short_edge", "max_size", "images")
     _check_at_least(arguments, 0, "samples")
     dataset = CocoDataset.from_root(arguments.root, arguments.splits, allow_errors=True)
+    _print_faults(dataset, arguments)
     indices = (
         choose_images(dataset, arguments.images)
         if arguments.image_id is None
-        else [_index_of(dataset, image_id) for image_id in arguments.image_id]
+        else [index for image_id in arguments.image_id for index in _indices_of(dataset, image_id)]
     )
     draw_contact_sheet(
         arguments.out,
@@ -239,15 +267,23 @@ def _show(arguments: argparse.Namespace) -> int:
         variants=arguments.samples,
         seed=arguments.seed,
     )
-    print(f"{arguments.out}: {len(indices)} images")
+    why = "" if arguments.image_id is not None else _why_not_all(dataset, len(indices))
+    print(f"{arguments.out}: {len(indices)} of {len(dataset)} images{why}")
     return 0
 
 
-def _index_of(dataset: CocoDataset, text: str) -> int:
-    ids = [str(image_id) for image_id in dataset.image_ids]
-    if text not in ids:
+def _indices_of(dataset: CocoDataset, text: str) -> list[int]:
+    """Several splits may each have an image of this id."""
+    indices = [index for index, image_id in enumerate(dataset.image_ids) if str(image_id) == text]
+    if not indices:
         raise ValueError(f"--image-id={text}: {dataset.name} has no such image")
-    return ids.index(text)
+    return indices
+
+
+def _why_not_all(dataset: CocoDataset, count: int) -> str:
+    if count < (np.count_nonzero(dataset.num_objects()) or len(dataset)):
+        return " (--images N shows more)"
+    return " (the others have no object)" if count < len(dataset) else ""
 
 
 def _from_masks(arguments: argparse.Namespace) -> int:

@@ -92,7 +92,7 @@ def _annotated(dataset: CocoDataset, index: int) -> np.ndarray:
             crop_mask(segmentation, whole, geometry, mask)
         drawn.append(_object(dataset, box, int(number), mask, scale=scale))
     height, width = image.shape[:2]
-    title = f"{dataset.file_names[index]}: {width} x {height}, {len(instances.boxes)} objects{_of_what(dataset)}"
+    title = f"{_name(dataset, index)}: {width} x {height}, {len(instances.boxes)} objects{_of_what(dataset)}"
     return titled(draw_instances(picture, drawn), title)
 
 
@@ -157,6 +157,12 @@ def _object(dataset: CocoDataset, box: np.ndarray, number: int, mask: np.ndarray
 def _region(box: np.ndarray, *, scale: float) -> Instance:
     x1, y1, x2, y2 = (float(value) * scale for value in box)
     return Instance((x1, y1, x2, y2), None, "crowd", GREY)
+
+
+def _name(dataset: CocoDataset, index: int) -> str:
+    """File name, after the name of the split where there are several."""
+    split = dataset.source_of(index).annotation_path.stem.removeprefix("instances_")
+    return f"{split}: " * (len(dataset.sources) > 1) + dataset.file_names[index]
 
 
 def _of_what(dataset: CocoDataset) -> str:

@@ -199,9 +199,12 @@ class CocoDataset:
         """With background."""
         return len(self.category_ids) + 1
 
+    def source_of(self, index: int) -> Source:
+        """The annotation file and image folder of image number `index`."""
+        return self.sources[int(np.searchsorted(self._source_offsets, index, side="right")) - 1]
+
     def image_path(self, index: int) -> Path:
-        source = int(np.searchsorted(self._source_offsets, index, side="right")) - 1
-        return self.sources[source].image_dir / self.file_names[index]
+        return self.source_of(index).image_dir / self.file_names[index]
 
     def read_image(self, index: int) -> np.ndarray:
         """Read image number `index`, checked against the annotated size: uint8 [h, w, 3] RGB."""

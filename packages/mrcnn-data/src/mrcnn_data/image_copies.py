@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mrcnn_data.dataset import CocoDataset
 from mrcnn_data.report import Report
 
-_ENDS = 32 * 1024  # bytes read from either end: files that agree in them and in their length are the same photograph
+_ENDS = 32 * 1024  # bytes read from either end of every file; pictures stored without compression may agree in them
+_BLOCK = 2**20
 _THREADS = 8  # they wait for a disk or a network
 
 
-def fingerprints(dataset: CocoDataset) -> list[bytes]:
-    """Take the fingerprint of every image file, in the order of the images; empty where there is nothing to read."""
+def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
+    """Take the fingerprint of every image file of some datasets, by name, in the order of the images.
+
+    Files with one fingerprint are the same, byte by byte; it is empty where there is nothing to read. Whole files are
+    read only where several agree in length and ends.
+    """
+    paths = {name: [dataset.image_path(index) for index in range(len(dataset))] for name, dataset in datasets.items()}
+    unique = list(dict.fromkeys(path for of_one in paths.values() for path in of_one))
     with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(_fingerprint, map(dataset.image_path, range(len(dataset))), chunksize=64))
+        print_of = dict(zip(unique, threads.map(_of_ends, unique, chunksize=64), strict=True))
+        counts = Counter(print_of.values())
+        alike = [path for path, fingerprint in print_of.items() if fingerprint and counts[fingerprint] > 1]
+        print_of.update(zip(alike, threads.map(_of_all, alike), strict=True))
+    return {name: [print_of[path] for path in of_one] for name, of_one in paths.items()}
 
 
-def _fingerprint(path: Path) -> bytes:
+def _of_ends(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             head = file.read(_ENDS)
@@ -30,6 +43,17 @@ def _fingerprint(path: Path) -> bytes:
     except OSError:
         return b""
     return hashlib.blake2b(b"%d " % num_bytes + head + tail, digest_size=16).digest() if num_bytes else b""
+
+
+def _of_all(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=32)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError:
+        return b""
+    return digest.digest()
 
 
 def report_copies(dataset: CocoDataset, prints: list[bytes], report: Report) -> None:

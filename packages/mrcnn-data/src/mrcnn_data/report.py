@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-EXAMPLES_KEPT = 5  # enough to look one up, short enough for one line
+EXAMPLES_SHOWN = 5  # enough to look one up, short enough for one line
+EXAMPLES_KEPT = 1000  # for JSON; a million annotations may share a fault
 SEVERITIES = ("error", "dropped", "repaired", "note")  # from what stops training to what only deserves a look
 
 
@@ -20,8 +21,9 @@ class Finding:
             `action` says), or "note" (used as it is).
         action: what training does about it.
         count: how often it was met.
-        examples: the first few annotations or images.
+        examples: the first annotations or images, at most `EXAMPLES_KEPT`.
         message: of an error, the first occurrence in one line.
+        leaves_box_only: objects with it have no mask.
     """
 
     kind: str
@@ -30,10 +32,16 @@ class Finding:
     count: int = 0
     examples: list[str] = dataclasses.field(default_factory=list)
     message: str = ""
+    leaves_box_only: bool = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its line shows only some of the occurrences."""
+        return self.count > EXAMPLES_SHOWN
 
     def __str__(self) -> str:
-        more = ", ..." if self.count > len(self.examples) else ""
-        where = f" ({', '.join(self.examples)}{more})" if self.examples else ""
+        shown = self.examples[:EXAMPLES_SHOWN] + ["..."] * self.is_cut
+        where = f" ({', '.join(shown)})" if self.examples else ""
         return f"{self.severity}: {self.count} x {self.kind}{where}: {self.action}"
 
 
@@ -52,11 +60,14 @@ class Report:
         where: Sequence[object],
         what: str = "annotation",
         message: str = "",
+        leaves_box_only: bool = False,
     ) -> None:
         """Count one occurrence for each of `where` (ids or file names). Nothing to count adds nothing."""
         if not len(where):
             return
-        finding = self._findings.setdefault(kind, Finding(kind, severity, action, message=message))
+        finding = self._findings.setdefault(
+            kind, Finding(kind, severity, action, message=message, leaves_box_only=leaves_box_only)
+        )
         finding.count += len(where)
         room = EXAMPLES_KEPT - len(finding.examples)
         finding.examples += [f"{what} {item}" for item in where[: max(room, 0)]]

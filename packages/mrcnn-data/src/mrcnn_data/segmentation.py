@@ -44,21 +44,21 @@ class Decoded(NamedTuple):
     faults: tuple[str, ...]
 
 
-_BOX_ONLY = "box only: trains the box, not the mask"
+BOX_ONLY = "box only: trains the box, not the mask"
 _PART_DROPPED = "part dropped"
 _OUTSIDE = "polygon part outside the image"
 
 # What is met, and what training does about it: severity (see `report`) and action.
 FAULTS = {
-    "segmentation missing": ("note", _BOX_ONLY),
-    "segmentation empty": ("repaired", _BOX_ONLY),
-    "segmentation that cannot be decoded": ("repaired", _BOX_ONLY),
-    "segmentation of unknown kind": ("repaired", _BOX_ONLY),
-    "RLE of another size than the image": ("repaired", _BOX_ONLY),
-    "RLE that cannot be decoded": ("repaired", _BOX_ONLY),
-    "RLE without any pixel": ("repaired", _BOX_ONLY),
-    "no polygon part is usable": ("repaired", _BOX_ONLY),
-    "polygon lies outside the image": ("repaired", _BOX_ONLY),
+    "segmentation missing": ("note", BOX_ONLY),
+    "segmentation empty": ("repaired", BOX_ONLY),
+    "segmentation that cannot be decoded": ("repaired", BOX_ONLY),
+    "segmentation of unknown kind": ("repaired", BOX_ONLY),
+    "RLE of another size than the image": ("repaired", BOX_ONLY),
+    "RLE that cannot be decoded": ("repaired", BOX_ONLY),
+    "RLE without any pixel": ("repaired", BOX_ONLY),
+    "no polygon part is usable": ("repaired", BOX_ONLY),
+    "polygon lies outside the image": ("repaired", BOX_ONLY),
     "flat polygon": ("repaired", "read as one part"),
     "polygon part with fewer than 6 numbers": ("dropped", _PART_DROPPED),
     "polygon part with an odd count of numbers": ("dropped", _PART_DROPPED),

@@ -10,7 +10,7 @@ import numpy as np
 from mrcnn_data.columns import Segmentations
 from mrcnn_data.masks import segmentation_area, segmentation_box
 from mrcnn_data.report import Report
-from mrcnn_data.segmentation import FAULTS, decode_segmentation
+from mrcnn_data.segmentation import BOX_ONLY, FAULTS, decode_segmentation
 
 # A box that says less than half of what its segmentation says was probably not made for it.
 MIN_BOX_AGREEMENT = 0.5
@@ -53,7 +53,8 @@ def report_segmentations(
                     rows_of[fault].append(row)
     for fault, rows in rows_of.items():
         severity, action = FAULTS[fault] if fault in FAULTS else ("note", _USED_AS_THEY_ARE[fault])
-        report.add(fault, severity=severity, action=action, where=describe(np.array(rows)))
+        where = describe(np.array(rows))
+        report.add(fault, severity=severity, action=action, where=where, leaves_box_only=action == BOX_ONLY)
 
 
 def _faults(raw: bytes, *, box: np.ndarray, area: float, height: int, width: int) -> list[str]:
