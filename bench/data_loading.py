@@ -29,6 +29,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import machine
 
 from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
 from mrcnn_data.batch import BufferPool
@@ -47,13 +48,18 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each round of each part")
-    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch and torchvision")
+    parser.add_argument(
+        "--torch-python",
+        type=Path,
+        default=ROOT / ".bench/bin/python",
+        help="a Python that has torch and torchvision (default: that of .bench, which `make bench-data` makes)",
+    )
     options = parser.parse_args()
     if not options.data_root.is_dir():
         print(f"skipped: no data at {options.data_root} (--data-root)")
         return 0
     dataset = CocoDataset.from_root(options.data_root, "train")
-    print(f"machine: {processor()}, {os.cpu_count()} threads; {len(dataset)} images, {options.threads} loader threads")
+    print(f"machine: {machine()}; {len(dataset)} images, {options.threads} loader threads")
 
     limits, rates = [], []
     with make_loader(dataset, options.threads) as loader:
@@ -165,10 +171,10 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def torch_loader_rate(python: str, data_root: Path, num_workers: int, *, seconds: float) -> float | None:
+def torch_loader_rate(python: Path, data_root: Path, num_workers: int, *, seconds: float) -> float | None:
     """Run the torch part in its own Python; None, with a message, where it has no torch."""
-    found = subprocess.run([python, "-c", "import torch, torchvision, PIL"], capture_output=True, check=False)
-    if found.returncode:
+    command = [str(python), "-c", "import torch, torchvision, PIL"]
+    if not python.exists() or subprocess.run(command, capture_output=True, check=False).returncode:
         print(f"torch DataLoader: skipped, {python} has no torch and torchvision (--torch-python names one that has)")
         return None
     arguments = json.dumps([str(data_root), num_workers, BATCH, SHORT_EDGE, MAX_SIZE, seconds])
@@ -209,12 +215,6 @@ while time.perf_counter() - started < seconds:
 assert targets[0]["masks"].shape[1:] == images[0].shape[1:]
 print(count / (time.perf_counter() - started))
 """
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
 
 
 if __name__ == "__main__":
