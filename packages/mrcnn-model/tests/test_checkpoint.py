@@ -103,7 +103,7 @@ def test_load_weights_from_a_checkpoint_fills_everything(saved, make_tiny_model)
     directory, model = saved
     other = make_tiny_model(seed=5)
     report = load_weights(other, directory)
-    assert report == ([], [], [])
+    assert report == ([], [], [], [])
     for a, b in zip(other.variables, model.variables, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -31,6 +31,7 @@ from mrcnn_model.weights import (
     fill_model,
     read_array,
     read_arrays,
+    unlike_conventions,
     write_arrays,
 )
 
@@ -41,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.to:
+            layout = LAYOUTS[options.to]
             model, _ = load_model(options.source)
-            write_arrays(options.target, export_weights(model, LAYOUTS[options.to]))
+            arrays = export_weights(model, layout)
+            write_arrays(options.target, arrays)
             print(f"{len(model.variables)} variables written to {options.target}")
+            for line in unlike_conventions(model.config, layout, arrays):
+                print(f"not the same network: {line}")
         else:
             convert(
                 options.source,
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 short_edge=options.short_edge,
                 max_size=options.max_size,
             )
-    except (CheckpointError, ValueError, OSError) as error:
+    except (CheckpointError, ValueError, TypeError, KeyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -144,6 +149,7 @@ def _print_report(report: WeightsReport, model: MaskRCNN) -> None:
         ("not in the file, start fresh", [key for key in report.unfilled if key not in report.reinitialised]),
         ("for another number of classes, start fresh", report.reinitialised),
         ("in the file, not used", report.unused),
+        ("conventions that differ", report.unlike),
     ):
         if names:
             print(f"{len(names)} {what}:", *(f"  {name}" for name in names), sep="\n")

@@ -1,8 +1,8 @@
 """Weights from files and to files: ours, Tensorpack's, torchvision's and detectron2's."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,6 +16,10 @@ from mrcnn_model.mask_rcnn import MaskRCNN
 from mrcnn_model.tensorpack import TENSORPACK
 from mrcnn_model.torchvision import TORCHVISION
 
+# Conventions that features depend on, and those that only training does.
+_OF_BACKBONES = {"symmetric_padding", "stride_in_1x1", "pixel_mean", "pixel_std"}
+_OF_TRAINING = {"box_loss", "train_proposals"}
+
 LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHVISION, "detectron2": DETECTRON2}
 
 
@@ -25,6 +29,7 @@ class WeightsReport(NamedTuple):
     unused: list[str]  # names in the file that no variable took
     unfilled: list[str]  # variables that kept their start
     reinitialised: list[str]  # those of them that the file holds for another number of classes
+    unlike: list[str]  # conventions of the file's project that the model does not follow: it computes something else
 
 
 def load_weights(
@@ -72,7 +77,30 @@ def fill_model(
     _require_same_norm(model, converted, source=source)
     report = _fill(model, converted, source=source, new_classes=new_classes)
     unused = [*(arrays.keys() - keys.keys()), *(names[key] for key in report.unused)]
-    return report._replace(unused=sorted(unused))
+    is_backbone = all(key.startswith("backbone.") for key in keys.values())
+    unlike = unlike_conventions(model.config, layout, arrays, only=_OF_BACKBONES if is_backbone else None)
+    return report._replace(unused=sorted(unused), unlike=unlike)
+
+
+def unlike_conventions(
+    config: ModelConfig, layout: Layout, arrays: Arrays, *, only: Collection[str] | None = None
+) -> list[str]:
+    """Say where a model computes otherwise than the networks of another project, with the same weights.
+
+    Args:
+        arrays: of that project; some conventions are in the file.
+        only: fields of `ModelConfig` to look at; None: all but those that concern training alone.
+    """
+    theirs = layout.conventions(arrays)
+    return [
+        f"{name} is {getattr(config, name)!r}, in networks of {layout.title} {value!r}"
+        for name, value in theirs.items()
+        if name not in _OF_TRAINING and (only is None or name in only) and not _is_same(getattr(config, name), value)
+    ]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, bool | str) else bool(np.allclose(one, other))
 
 
 def _detect_layout(arrays: Arrays, *, source: str) -> Layout:
@@ -108,6 +136,8 @@ def export_weights(model: MaskRCNN, layout: Layout) -> dict[str, np.ndarray]:
             arrays[name] = np.ascontiguousarray(layout.write(key, variable.numpy(), options))
     if nameless:
         raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
+    if model.config.norm == "gn" and layout is TORCHVISION:
+        raise CheckpointError("torchvision's names are of batch norms, and this backbone has group norms")
     return arrays
 
 
@@ -191,6 +221,7 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
         unused=sorted([*(arrays.keys() - by_key.keys()), *reinitialised]),
         unfilled=sorted([*(by_key.keys() - arrays.keys()), *reinitialised]),
         reinitialised=reinitialised,
+        unlike=[],
     )
 
 

@@ -40,6 +40,8 @@ def describe_weights(report: WeightsReport, *, keys: Sequence[str]) -> Iterator[
         if names:
             more = f", ... (all in {WEIGHTS_FILE})" if len(names) > NAMES_SHOWN else ""
             yield f"{len(names)} {what}: {', '.join(names[:NAMES_SHOWN])}{more}"
+    for line in report.unlike:
+        yield f"not the network they were trained in: model.{line}"
 
 
 def write_weights_report(run_dir: Path, report: WeightsReport) -> None:
