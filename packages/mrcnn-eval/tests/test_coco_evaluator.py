@@ -405,7 +405,7 @@ def test_pycocotools_accepts_the_results(scene, reference_stats):
     [
         ({"image_id": 9}, "image 9 is not in the ground truth"),
         ({"image_id": [1]}, "image"),
-        ({"category_id": 5}, "image 1: category_id 5 is not in the ground truth"),
+        ({"category_id": 5}, "image 1: category_id 5 is not in the ground truth, which has "),
         ({"category_id": 1.5}, "category_ids must be whole numbers"),
         ({"category_id": None}, "category_ids must be whole numbers"),
         ({"score": float("nan")}, "image 1: a score is not finite"),

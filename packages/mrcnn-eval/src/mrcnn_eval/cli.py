@@ -196,6 +196,8 @@ def _detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFu
 
 
 def _load(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
+    if not checkpoint.exists():  # before TensorFlow, which takes its time
+        raise UsageError(f"checkpoint {checkpoint} does not exist")
     import_tensorflow_quietly()
     try:
         from mrcnn_model import CheckpointError, load_model

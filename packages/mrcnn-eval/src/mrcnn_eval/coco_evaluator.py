@@ -225,7 +225,12 @@ class CocoEvaluator:
             raise ResultsError(f"image {image_id!r} was added before; its detections would count twice")
         unknown = set(results.category_ids.tolist()) - self._category_ids
         if unknown:
-            raise ResultsError(f"image {image_id!r}: category_id {min(unknown)} is not in the ground truth")
+            known = ", ".join(map(str, sorted(self._category_ids)[:20])) + (
+                ", ..." if len(self._category_ids) > 20 else ""
+            )
+            raise ResultsError(
+                f"image {image_id!r}: category_id {min(unknown)} is not in the ground truth, which has {known}"
+            )
         self.image_results[image_id] = results
 
     def _scored_images(self, image_ids: Iterable[Any] | None) -> list[Any]:

@@ -71,7 +71,7 @@ def check_compressed_rle(rle: Any, *, size: tuple[int, int]) -> Rle:
         SegmentationError: anything but a compressed RLE of the image's size, (h, w) or (0, 0) where unknown.
     """
     if not isinstance(rle, dict) or isinstance(rle.get("counts"), list):
-        raise SegmentationError("the mask of a result must be an RLE with compressed counts")
+        raise SegmentationError("the mask of a result must be an RLE with compressed counts (pycocotools.mask.encode)")
     rle_size = _rle_size(rle, size=size)
     return {"size": rle_size, "counts": counts_text(rle.get("counts"))}
 

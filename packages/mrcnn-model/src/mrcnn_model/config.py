@@ -27,6 +27,17 @@ COUNTS = (
     "mask_head_channels",
     "detections_per_image",
 )
+POSITIVE = ("norm_epsilon", "rpn_box_loss_beta", "box_loss_beta", "canonical_size", "max_log_scale")
+SHARES = (
+    "rpn_foreground_iou",
+    "rpn_background_iou",
+    "rpn_foreground_fraction",
+    "rpn_nms_threshold",
+    "roi_foreground_fraction",
+    "roi_foreground_iou",
+    "score_threshold",
+    "detection_nms_threshold",
+)
 
 
 @dataclass
@@ -146,24 +157,37 @@ class ModelConfig:
         )
         self._require(self.num_classes >= 2, "num_classes", "background and at least one class")
         self._require(self.freeze_at in (0, 1, 2), "freeze_at", "0, 1 or 2")
-        self._require(len(self.box_regression_weights) == 4, "box_regression_weights", "four numbers")
-        self._require(len(self.cascade_foreground_ious) == 3, "cascade_foreground_ious", "three numbers")
+        self._require(_are_positive(self.box_regression_weights, 4), "box_regression_weights", "four positive numbers")
+        ious = self.cascade_foreground_ious
+        self._require(
+            len(ious) == 3 and all(0.0 <= iou <= 1.0 for iou in ious), "cascade_foreground_ious", "three shares"
+        )
         weights = self.cascade_regression_weights
         self._require(
-            len(weights) == 3 and all(len(w) == 4 for w in weights),
+            len(weights) == 3 and all(_are_positive(stage, 4) for stage in weights),
             "cascade_regression_weights",
-            "three lists of four numbers",
+            "three lists of four positive numbers",
         )
-        self._require(self.box_loss_beta > 0, "box_loss_beta", "a positive number")
-        self._require(len(self.pixel_mean) == 3 and len(self.pixel_std) == 3, "pixel_mean and pixel_std", "RGB triples")
-        for name in ("rpn_foreground_fraction", "roi_foreground_fraction", "roi_foreground_iou", "score_threshold"):
+        self._require(len(self.pixel_mean) == 3, "pixel_mean", "three numbers, RGB")
+        self._require(_are_positive(self.pixel_std, 3), "pixel_std", "three positive numbers, RGB")
+        for name in POSITIVE:
+            self._require(getattr(self, name) > 0, name, "a positive number")
+        for name in SHARES:
             self._require(0.0 <= getattr(self, name) <= 1.0, name, "a share between 0 and 1")
+        self._require(
+            self.rpn_background_iou <= self.rpn_foreground_iou,
+            "rpn_background_iou",
+            f"at most rpn_foreground_iou={self.rpn_foreground_iou}",
+        )
         for name in COUNTS:
             self._require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("box_head_convs", "mask_head_convs"):
+            self._require(getattr(self, name) >= 0, name, "at least 0")
+        box_widths = ("fpn_channels",) if self.box_head_convs else ()
         for norm, widths in (
             (self.norm, ("backbone_width",)),
             (self.fpn_norm, ("fpn_channels",)),
-            (self.head_norm, ("mask_head_channels", "fpn_channels")),
+            (self.head_norm, ("mask_head_channels", *box_widths)),
         ):
             for name in widths if norm == "gn" else ():
                 self._require(
@@ -189,6 +213,10 @@ class ModelConfig:
     def roi_max_foreground(self) -> int:
         """Most foreground RoIs of an image, which is how many the mask head sees in training."""
         return max(1, round(self.roi_samples * self.roi_foreground_fraction))
+
+
+def _are_positive(numbers: list[float], count: int) -> bool:
+    return len(numbers) == count and all(number > 0 for number in numbers)
 
 
 STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
