@@ -1,4 +1,8 @@
-"""Batches: every stage of several images equals that of each alone on the same canvas; traces."""
+"""Batches: every stage of several images equals that of each alone on the same canvas; traces; bit-equal runs."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,3 +104,44 @@ def test_twenty_sizes_on_three_canvases_are_three_traces(make_tiny_model, make_b
         detect(batch["images"], batch["image_sizes"])
     assert losses.experimental_get_tracing_count() == 3
     assert detect.experimental_get_tracing_count() == 3
+
+
+THREE_STEPS_TWICE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import keras, numpy as np, tensorflow as tf
+from conftest import random_batch, tiny_config
+from mrcnn_model import build_model
+
+tf.config.experimental.enable_op_determinism()
+
+def run():
+    keras.utils.set_random_seed(0)
+    model = build_model(tiny_config())
+    variables = [v.value for v in model.trainable_variables]
+    batch = {name: tf.constant(value) for name, value in random_batch().items()}
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            total = sum(model.losses(**batch)[0])
+        for variable, gradient in zip(variables, tape.gradient(total, variables)):
+            variable.assign_sub(0.01 * tf.convert_to_tensor(gradient))
+        return total
+
+    return [step().numpy() for _ in range(3)], [v.numpy() for v in variables]
+
+(losses, weights), (other_losses, other_weights) = run(), run()
+assert len(set(losses)) == 3, losses
+assert losses == other_losses, (losses, other_losses)
+for a, b in zip(weights, other_weights):
+    np.testing.assert_array_equal(a, b)
+"""
+
+
+@pytest.mark.slow
+def test_three_deterministic_steps_are_bit_equal():
+    folder = os.path.dirname(__file__)
+    command = [sys.executable, "-c", THREE_STEPS_TWICE, folder]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
