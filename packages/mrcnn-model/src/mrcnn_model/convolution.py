@@ -81,6 +81,8 @@ class Conv(LeafLayer):
         before = kernel_size // 2
         after = before if stride == 1 or symmetric_padding else max(before - 1, 0)
         self.padding = [[0, 0], [before, after], [before, after], [0, 0]]
+        # Not explicit padding: TensorFlow leaves the gradients of that to kernels that take twice the time on a CPU.
+        self.pads_itself = stride == 1 or kernel_size == 1  # what "SAME" means is then the same
         self.stride = stride
         self.norm = norm
         self.relu = relu
@@ -120,7 +122,11 @@ class Conv(LeafLayer):
         return tf.nn.relu(x) if self.relu else x
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
-        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=self.padding)
+        if self.pads_itself:
+            padding = "SAME"
+        else:
+            x, padding = tf.pad(x, self.padding), "VALID"
+        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=padding)
         return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
