@@ -77,8 +77,8 @@ def compose() -> Compose:
 
 
 @pytest.fixture(scope="session")
-def tiny_overrides(shapes: Path) -> list[str]:
-    return [*TINY, f"data.root={shapes}"]
+def tiny_overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*TINY, f"data.root={shapes}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}"]
 
 
 @pytest.fixture

@@ -126,8 +126,8 @@ def test_missing_image_files_can_be_skipped(command, small_root: Path) -> None:
     (small_root / "val" / "000001.png").unlink()
     outcome = command("+experiment=small", f"data.root={small_root}", "data.on_error=skip", "dry_run=true")
     assert outcome.exit_code == 0, outcome.err
-    assert "instances_train.json: dropped: 1 x image file missing (image 3)" in outcome.out
-    assert "instances_val.json: dropped: 1 x image file missing (image 1)" in outcome.out
+    assert "train: dropped: 1 x image file missing (image 3)" in outcome.out
+    assert "val: dropped: 1 x image file missing (image 1)" in outcome.out
 
 
 def test_annotations_that_are_not_json(command, small_root: Path) -> None:
@@ -258,18 +258,6 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert outcome.exit_code == 0
     assert "WARNING" in outcome.err
     assert "frozen_bn" in outcome.err
-
-
-@pytest.mark.parametrize(("split", "max_objects"), [("train", 20_000), ("val", 20_000), ("train", 1)])
-def test_repaired_annotations_are_told(command, small_root: Path, monkeypatch, split: str, max_objects: int) -> None:
-    monkeypatch.setattr("mrcnn_train.runner.MAX_OBJECTS_CHECKED", max_objects)
-    path = small_root / "annotations" / f"instances_{split}.json"
-    content = json.loads(path.read_text())
-    content["annotations"][0]["bbox"] = [70, 70, 5, 5]  # of 64 x 64 pixels
-    path.write_text(json.dumps(content))
-    outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true")
-    assert f"instances_{split}.json: dropped: 1 x box outside the image" in outcome.out
-    assert ("segmentations are not looked at" in outcome.out) == (max_objects == 1)
 
 
 def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:

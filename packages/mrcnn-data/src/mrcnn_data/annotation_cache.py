@@ -4,6 +4,7 @@ Two files of a cache folder belong to an annotation file: `PATH-HASH.json` says 
 and time, `CONTENT-HASH.columns` holds that content. A file that was copied, moved or touched is therefore recognised by
 its content, and one that changed is read anew. Everything is written under another name and renamed, so no process
 ever sees half a file; one lock per folder keeps processes that start together from all reading the same file.
+`check_memory` keeps in the same folder what a check found.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _fill(path: Path, status: os.stat_result, stamp_path: Path, cache_dir: Path)
         except _DamagedCacheError as error:
             raise OSError(str(error)) from None
     stamp = _Stamp(str(path), status.st_size, status.st_mtime_ns, digest.content())
-    with _replaced(stamp_path) as file:
+    with replaced(stamp_path) as file:
         file.write(msgspec.json.encode(stamp))
     _remove_unused(cache_dir)
     return found
@@ -174,7 +175,7 @@ class _Digest:
 def _store(path: Path, content: FileContent) -> None:
     """Layout: magic, text of all segmentations, arrays, header; at the end the header's length and checksum."""
     columns = content.columns
-    with _replaced(path) as file:
+    with replaced(path) as file:
         file.write(_MAGIC.ljust(_padded(len(_MAGIC)), b"\0"))
         arrays = {name: np.ascontiguousarray(getattr(columns, name)) for name in _ARRAYS}
         assert isinstance(columns.segmentations, RawSegmentations)  # as read from a file
@@ -222,7 +223,7 @@ def _padded(num_bytes: int) -> int:
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
+def replaced(path: Path) -> Iterator[BinaryIO]:
     """Write under another name, then rename: readers see the whole file or none.
 
     Not forced to the disk, which would take 0.6 s for train2017: checksums find what a power failure leaves.

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
+from mrcnn_data.check_memory import CheckMemory
 from mrcnn_data.dataset import CocoDataset
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.image_copies import fingerprints, report_copies, report_shared
+from mrcnn_data.image_files import SKIPPED
 from mrcnn_data.image_header import read_header
 from mrcnn_data.images import load_image
 from mrcnn_data.report import Report
@@ -34,8 +38,32 @@ def check_dataset(dataset: CocoDataset, *, image_files: bool = True) -> Report:
     return check_datasets({"": dataset}, image_files=image_files)[""]
 
 
-def check_datasets(datasets: Mapping[str, CocoDataset], *, image_files: bool = True) -> dict[str, Report]:
-    """Check datasets, by name, each and against each other: images that two of them hold stand in both reports."""
+def check_datasets(
+    datasets: Mapping[str, CocoDataset],
+    *,
+    image_files: bool = True,
+    on_error: str = "raise",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, Report]:
+    """Check datasets, by name, each and against each other: images that two of them hold stand in both reports.
+
+    Args:
+        image_files: as of `check_dataset`.
+        on_error: "raise", or "skip": image files that cannot be used are dropped, not errors.
+        cache_dir: folder that keeps reports without errors: as long as annotation and image files have the same sizes
+            and times, they are not checked again. None, or a folder that cannot be written to: they are.
+    """
+    if cache_dir is None:
+        return _checked(datasets, image_files=image_files, on_error=on_error)
+    memory = CheckMemory(datasets, Path(cache_dir), options=(image_files, on_error))
+    reports = memory.recall()
+    if reports is None:
+        reports = _checked(datasets, image_files=image_files, on_error=on_error)
+        memory.keep(reports)
+    return reports
+
+
+def _checked(datasets: Mapping[str, CocoDataset], *, image_files: bool, on_error: str) -> dict[str, Report]:
     reports = {name: copy.deepcopy(dataset.report) for name, dataset in datasets.items()}
     prints = fingerprints(datasets) if image_files else {}
     for name, dataset in datasets.items():
@@ -44,7 +72,7 @@ def check_datasets(datasets: Mapping[str, CocoDataset], *, image_files: bool = T
         _report_repeated_objects(dataset, report)
         _report_categories(dataset, report)
         if image_files:
-            _report_image_files(dataset, report)
+            _report_image_files(dataset, report, on_error=on_error)
             report_copies(dataset, prints[name], report)
     for name, other in itertools.permutations(prints, 2):
         report_shared(
@@ -113,11 +141,13 @@ def _report_categories(dataset: CocoDataset, report: Report) -> None:
     )
 
 
-def _report_image_files(dataset: CocoDataset, report: Report) -> None:
+def _report_image_files(dataset: CocoDataset, report: Report, *, on_error: str) -> None:
     with ThreadPoolExecutor(_THREADS) as threads:
         outcomes = list(threads.map(lambda index: look_at_image(dataset, index), range(len(dataset)), chunksize=64))
     for kind, severity, action in _IMAGE_KINDS:
         found = [index for index, (found_kind, _) in enumerate(outcomes) if found_kind == kind]
+        if severity == "error" and on_error == "skip":
+            severity, action = "dropped", SKIPPED
         report.add(
             kind,
             severity=severity,

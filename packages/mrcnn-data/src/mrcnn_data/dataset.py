@@ -18,7 +18,7 @@ from mrcnn_data.annotation_cache import read_columns
 from mrcnn_data.boxes import check_boxes
 from mrcnn_data.columns import Columns, ConcatenatedSegmentations, Id, Segmentations, compact_ids, ids_of
 from mrcnn_data.errors import DatasetError
-from mrcnn_data.image_files import complete_image_sizes, missing_files
+from mrcnn_data.image_files import SKIPPED, complete_image_sizes, missing_files
 from mrcnn_data.images import load_image
 from mrcnn_data.masks import full_mask
 from mrcnn_data.report import Report
@@ -318,7 +318,7 @@ def open_columns(columns: Columns, report: Report, source: Source, *, on_error: 
         raise DatasetError(f"{source.image_dir}: the image folder does not exist (for {source.annotation_path})")
     _report_missing_files(columns, source, report, on_error=on_error)
     if not allow_errors:
-        _raise_errors(report)
+        report.raise_errors()
     sizes, is_known = complete_image_sizes(
         columns, source.image_dir, report, on_error="skip" if allow_errors else on_error
     )
@@ -359,18 +359,11 @@ def _report_missing_files(columns: Columns, source: Source, report: Report, *, o
         severity="error" if is_error else "dropped",
         action="nothing trains before it is there, or data.on_error=skip"
         if is_error
-        else "skipped: another takes its place in training, and evaluation finds nothing in it",
+        else SKIPPED,
         where=[columns.image_ids[index] for index in missing],
         what="image",
         message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})",
     )
-
-
-def _raise_errors(report: Report) -> None:
-    errors = report.by_severity("error")
-    if errors:
-        more = sum(finding.count for finding in errors) - 1
-        raise DatasetError(errors[0].message + (f", and {more} more (mrcnn-data check lists them)" if more else ""))
 
 
 def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None:

@@ -13,6 +13,9 @@ from mrcnn_data.errors import DatasetError
 from mrcnn_data.images import load_image
 from mrcnn_data.report import Report
 
+# What on_error="skip" does with an image whose file is of no use.
+SKIPPED = "skipped: another takes its place in training, and evaluation finds nothing in it"
+
 
 def missing_files(file_names: Sequence[str], image_dir: Path) -> list[int]:
     """Indices of images without a file, from one listing per folder: 118 k stats take seconds on a network disk."""

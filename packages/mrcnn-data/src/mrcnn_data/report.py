@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mrcnn_data.errors import DatasetError
+
+ERRORS_NAMED = 3  # of different kinds, in the one line that stops training
 EXAMPLES_SHOWN = 5  # enough to look one up, short enough for one line
 EXAMPLES_KEPT = 1000  # for JSON; a million annotations may share a fault
 SEVERITIES = ("error", "dropped", "repaired", "note")  # from what stops training to what only deserves a look
@@ -98,6 +101,15 @@ class Report:
         if self.by_severity("error"):
             return 2
         return 1 if self.by_severity("dropped", "repaired") else 0
+
+    def raise_errors(self) -> None:
+        """Raise DatasetError, naming the first error of each kind, where there are any."""
+        errors = self.by_severity("error")
+        if errors:
+            named = errors[:ERRORS_NAMED]
+            more = sum(finding.count for finding in errors) - len(named)
+            told = "; ".join(finding.message for finding in named)
+            raise DatasetError(told + (f", and {more} more (mrcnn-data check lists them)" if more else ""))
 
     def as_records(self) -> list[dict[str, Any]]:
         """Findings as plain dicts, for JSON."""

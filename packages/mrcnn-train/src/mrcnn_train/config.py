@@ -64,6 +64,7 @@ class DataOptions:
     num_threads: int = 2
     filter_empty: bool = False  # leave out training images without objects
     repeat_threshold: float = 0.0  # classes in a smaller share of the images than this are drawn more often; 0: off
+    cache_dir: str | None = "outputs/annotation-cache"  # annotations for all runs and processes to map; null: none
     on_error: str = "raise"  # or "skip" image files that are missing or cannot be read; they are counted
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     synthetic: SyntheticOptions | None = None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from mrcnn_data import CocoDataset, DatasetError, EvalLoader, TrainLoader, default_buckets
+from mrcnn_data import CocoDataset, DatasetError, EvalLoader, Report, TrainLoader, check_datasets, default_buckets
 from mrcnn_eval import CocoEvaluator, class_difference
 from mrcnn_train.config import DataOptions, EvalOptions, TrainOptions, eval_sizes, short_edges
 from mrcnn_train.errors import ConfigError
 
+MANY_OBJECTS = 20_000  # that take more than a second or two to check
 SYNTHETIC_MARK = "synthetic.json"  # says from which options the shapes at data.root were drawn
 
 
@@ -21,10 +23,12 @@ def open_train(data: DataOptions) -> CocoDataset:
         DatasetError: it is missing or unusable.
     """
     if data.train_annotations is not None and data.train_images is not None:
-        return CocoDataset.open(data.train_annotations, data.train_images, on_error=data.on_error)
+        return CocoDataset.open(
+            data.train_annotations, data.train_images, on_error=data.on_error, cache_dir=data.cache_dir
+        )
     assert data.root is not None
     assert data.train is not None
-    return CocoDataset.from_root(data.root, data.train, on_error=data.on_error)
+    return CocoDataset.from_root(data.root, data.train, on_error=data.on_error, cache_dir=data.cache_dir)
 
 
 def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
@@ -34,10 +38,10 @@ def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
         ConfigError: its classes are not those of the training split.
     """
     if data.val_annotations is not None and data.val_images is not None:
-        val = CocoDataset.open(data.val_annotations, data.val_images, on_error=data.on_error)
+        val = CocoDataset.open(data.val_annotations, data.val_images, on_error=data.on_error, cache_dir=data.cache_dir)
     elif data.val is not None:
         assert data.root is not None
-        val = CocoDataset.from_root(data.root, data.val, on_error=data.on_error)
+        val = CocoDataset.from_root(data.root, data.val, on_error=data.on_error, cache_dir=data.cache_dir)
     else:
         return None
     require_same_classes(
@@ -47,6 +51,33 @@ def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
         reference=str(train.annotation_path),
     )
     return val
+
+
+def check_data(data: DataOptions, train: CocoDataset, val: CocoDataset | None) -> None:
+    """Do what `mrcnn-data check` does with the splits of the run, and print a line for each kind of finding.
+
+    Raises:
+        DatasetError: an error that the run would meet later.
+    """
+    datasets = {"train": train} if val is None else {"train": train, "val": val}
+    num_objects = sum(int(dataset.num_objects().sum()) for dataset in datasets.values())
+    if num_objects > MANY_OBJECTS:
+        num_images = sum(map(len, datasets.values()))
+        print(f"{'check:':17} {num_objects} objects in {num_images} images ...", flush=True)
+    reports = check_datasets(datasets, on_error=data.on_error, cache_dir=data.cache_dir)
+    for line in summary_lines(reports):
+        print(f"{'check:':17} {line}", flush=True)
+    for report in reports.values():
+        report.raise_errors()
+
+
+def summary_lines(reports: Mapping[str, Report]) -> list[str]:
+    """One line for each kind of finding; splits that have the same to say share it."""
+    names: dict[str, list[str]] = {}  # of the splits, by line
+    for name, report in reports.items():
+        for line in map(str, report.by_severity()) if report.findings else ["nothing odd found"]:
+            names.setdefault(line, []).append(name)
+    return [f"{', '.join(splits)}: {line}" for line, splits in names.items()]
 
 
 Classes = tuple[tuple[int, ...] | list[int], tuple[str, ...] | list[str]]  # category ids and names

@@ -14,7 +14,7 @@ from mrcnn_data import CocoDataset, TrainLoader
 from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 from mrcnn_train.composition import SAVED_CONFIG, save_config
 from mrcnn_train.config import RunConfig, asked_processes, check
-from mrcnn_train.data import check_evaluation, draw_synthetic, make_loader, open_train, open_val
+from mrcnn_train.data import check_data, check_evaluation, draw_synthetic, make_loader, open_train, open_val
 from mrcnn_train.distributed import Processes, connect
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.place import launched_place
@@ -24,9 +24,7 @@ from mrcnn_train.signals import StopSignals
 if TYPE_CHECKING:
     from mrcnn_train.start import Trainer
 
-# Decoding every segmentation takes about 0.2 ms an object: minutes for train2017, which is known to be sound.
-MAX_OBJECTS_CHECKED = 20_000
-PATH_OPTIONS = ("root", "train_annotations", "train_images", "val_annotations", "val_images")
+PATH_OPTIONS = ("root", "train_annotations", "train_images", "val_annotations", "val_images", "cache_dir")
 
 
 class Data(NamedTuple):
@@ -65,6 +63,7 @@ def run(config: RunConfig) -> int:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         if config.dry_run:
+            config.data.cache_dir = None  # nothing is to be left behind
             if place.rank == 0:
                 draw_synthetic(config.data)
                 open_data(config, rank=0, size=size).loader.close()
@@ -86,10 +85,10 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
     plan = make_plan(config, num_images=loader.num_images, processes=size)
     described = describe_plan(config, plan, train=train, val=val, canvases=list(loader.canvases))
     print(described, flush=True)
-    print_findings(train)
     check_weights(config, warn=rank == 0)
+    if rank == 0:
+        check_data(config.data, train, val)
     if val is not None:
-        print_findings(val)
         check_evaluation(config.data, config.eval, val)
     return Data(plan, described, loader, train, val)
 
@@ -168,18 +167,6 @@ def check_weights(config: RunConfig, *, warn: bool = True) -> None:
             )
     elif not Path(weights).exists():
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
-
-
-def print_findings(dataset: CocoDataset) -> None:
-    """Say what of the annotations is dropped or repaired: nothing goes without a word."""
-    name = dataset.annotation_path.name
-    is_large = int(dataset.num_objects().sum()) > MAX_OBJECTS_CHECKED
-    report = dataset.opening_report if is_large else dataset.report
-    for finding in report.findings:
-        if finding.severity != "note":
-            print(f"{'annotations:':17} {name}: {finding}")
-    if is_large:
-        print(f"{'annotations:':17} {name}: segmentations are not looked at here; mrcnn-data check does")
 
 
 def new_run_dir(config: RunConfig) -> Path:

@@ -1,0 +1,88 @@
+"""What a check found, kept in the cache folder for as long as nothing that it looked at has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mrcnn_data.annotation_cache import replaced
+from mrcnn_data.dataset import CocoDataset
+from mrcnn_data.report import Finding, Report
+
+_VERSION = 1  # raise the number with any change of what checking reports
+_THREADS = 8  # they wait for a disk or a network
+_PORTION = 1024  # files; a task for each of them would take longer than its stat
+
+
+class _Checked(msgspec.Struct):
+    """Content of a HASH.checked."""
+
+    state: str
+    findings: dict[str, list[dict[str, Any]]]
+
+
+class CheckMemory:
+    """The reports of some datasets: a file of the cache folder, which one of a later state replaces.
+
+    A state is what opening found, and size and time of every annotation and image file.
+    """
+
+    def __init__(self, datasets: Mapping[str, CocoDataset], cache_dir: Path, *, options: tuple[object, ...]) -> None:
+        places = [(name, dataset.sources) for name, dataset in datasets.items()]
+        self._path = cache_dir / f"{_hash(places)}.checked"
+        self._state = _state_of(datasets, options)
+
+    def recall(self) -> dict[str, Report] | None:
+        """The reports that were kept of this very state, or None."""
+        try:
+            checked = msgspec.json.decode(self._path.read_bytes(), type=_Checked)
+            if checked.state != self._state:
+                return None
+            return {name: Report(Finding(**one) for one in found) for name, found in checked.findings.items()}
+        except (OSError, msgspec.DecodeError, TypeError):
+            return None
+
+    def keep(self, reports: Mapping[str, Report]) -> None:
+        """Write the reports, unless there is an error in them or the folder cannot be written to."""
+        if any(report.by_severity("error") for report in reports.values()):
+            return
+        findings = {name: report.as_records() for name, report in reports.items()}
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(self._path) as file:
+                file.write(msgspec.json.encode(_Checked(self._state, findings)))
+
+
+def _state_of(datasets: Mapping[str, CocoDataset], options: tuple[object, ...]) -> str:
+    parts: list[object] = [_VERSION, options]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for dataset in datasets.values():
+            paths = [source.annotation_path for source in dataset.sources]
+            paths += [dataset.image_path(index) for index in range(len(dataset))]
+            portions = [paths[first : first + _PORTION] for first in range(0, len(paths), _PORTION)]
+            parts += [dataset.opening_report.as_records(), list(threads.map(_stamps, portions))]
+    return _hash(parts)
+
+
+def _stamps(paths: list[Path]) -> list[tuple[int, int]]:
+    return [_stamp(path) for path in paths]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _hash(parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
