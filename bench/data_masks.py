@@ -17,6 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 from mrcnn_data import MASK_SIZE, CocoDataset, instance_masks
 from mrcnn_data.geometry import resize_only
@@ -41,6 +42,7 @@ def main() -> int:
     if not options.data_root.is_dir():
         print(f"skipped: no data at {options.data_root} (--data-root)")
         return 0
+    print(f"machine: {machine()}")
     is_met = True
     print(f"{'mean IoU (objects)':<20}" + "".join(f"{size:>18}" for size in SIZES))
     for name, (folder, files) in SETS.items():

@@ -1,12 +1,15 @@
 """`check_dataset`: what only shows when all of a dataset is looked at."""
 
 import json
+import os
+import time
 
 import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import CocoDataset, check_dataset, check_datasets, load_image
+from mrcnn_data import CocoDataset, DatasetError, check_dataset, check_datasets, load_image
+from mrcnn_data.image_copies import fingerprints
 from mrcnn_data.image_header import read_header
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
@@ -154,6 +157,102 @@ def test_files_that_are_no_images(write_coco, content, expected):
     assert (error.kind, error.count, error.examples) == ("image file that cannot be read", 1, ["file 2.png"])
     assert expected in error.message
     assert not report_of(root, image_files=False).by_severity("error")
+
+
+def test_image_files_that_training_skips_are_no_errors(write_coco):
+    root = write_coco([IMAGE, IMAGE], BOTH)
+    (root / "train" / "1.png").write_bytes(b"")
+    cv2.imwrite(str(root / "train" / "2.png"), IMAGE[:30])
+    report = check_datasets({"": CocoDataset.from_root(root, "train")}, on_error="skip")[""]
+    assert kinds(report, "dropped") == {
+        "image file that cannot be read": 1,
+        "image of another size than annotated": 1,
+    }
+    assert report.exit_code == 1
+
+
+def test_the_first_errors_are_named_in_one_line(write_coco):
+    root = write_coco([IMAGE] * 3, BOTH)
+    for name in ("1.png", "3.png"):
+        (root / "train" / name).write_bytes(b"")
+    cv2.imwrite(str(root / "train" / "2.png"), IMAGE[:30])
+    with pytest.raises(DatasetError, match=r"/1\.png: .*; .*/2\.png.* 50 x 30.*, and 1 more \(mrcnn-data check"):
+        report_of(root).raise_errors()
+    report_of(write_coco([IMAGE], BOTH)).raise_errors()
+
+
+def checked(root, cache):
+    return check_datasets({"train": CocoDataset.from_root(root, "train", allow_errors=True)}, cache_dir=cache)["train"]
+
+
+@pytest.fixture
+def count_checks(monkeypatch):
+    """How often image files were looked at."""
+    calls = []
+    monkeypatch.setattr("mrcnn_data.checking.fingerprints", lambda datasets: calls.append(1) or fingerprints(datasets))
+    return calls
+
+
+def test_what_has_not_changed_is_not_checked_again(write_coco, tmp_path, count_checks):
+    root, cache = write_coco([IMAGE, IMAGE], [{**GOOD, "segmentation": []}, *BOTH]), tmp_path / "cache"
+    first = checked(root, cache)
+    assert first.exit_code == 1
+    again = checked(root, cache)
+    assert len(count_checks) == 1
+    assert again.findings == first.findings
+    check_datasets({"train": CocoDataset.from_root(root, "train")}, cache_dir=cache, on_error="skip")
+    assert len(count_checks) == 2
+    assert len(list(cache.glob("*.checked"))) == 1
+
+
+@pytest.mark.parametrize("change", ["annotations", "image", "touched image", "damage"])
+def test_what_has_changed_is_checked_again(write_coco, tmp_path, count_checks, change):
+    root, cache = write_coco([IMAGE, IMAGE], BOTH), tmp_path / "cache"
+    checked(root, cache)
+    if change == "annotations":
+        edited(root, lambda content: content["annotations"][0].update(segmentation=[]))
+    elif change == "image":
+        cv2.imwrite(str(root / "train" / "2.png"), IMAGE + 1)
+    elif change == "touched image":
+        os.utime(root / "train" / "2.png", ns=(1, 1))
+    else:
+        (kept,) = cache.glob("*.checked")
+        kept.write_bytes(kept.read_bytes()[:-5])
+    report = checked(root, cache)
+    assert len(count_checks) == 2
+    assert report.count("segmentation empty") == (change == "annotations")
+    assert report.count("copy of another image") == (change != "image")
+
+
+def test_errors_are_not_kept(write_coco, tmp_path, count_checks):
+    root, cache = write_coco([IMAGE, IMAGE], BOTH), tmp_path / "cache"
+    (root / "train" / "2.png").write_bytes(b"")
+    for _ in range(2):
+        assert checked(root, cache).exit_code == 2
+    assert len(count_checks) == 2
+    assert not cache.exists()
+
+
+def test_a_check_needs_no_folder_that_can_be_written(write_coco, tmp_path):
+    root = write_coco([IMAGE], BOTH)
+    (tmp_path / "file").write_text("")
+    assert checked(root, tmp_path / "file" / "cache").exit_code == 0
+
+
+def test_ten_thousand_annotations_take_less_than_a_second_of_a_core(write_coco):
+    """100 k in 10 s; of a core, as a busy machine would make more of it. Polygons of train2017's mean length."""
+    angles = np.arange(20) * (2 * np.pi / 20)
+    annotations = []
+    for number in range(10_000):
+        x, y = 10 + number % 27, 12 + number % 15
+        polygon = np.round(np.stack([x + 9 * np.cos(angles), y + 9 * np.sin(angles)], axis=1), 2).ravel().tolist()
+        box = [x - 9, y - 9, 18, 18]
+        annotations.append({"bbox": box, "segmentation": [polygon], "area": 250, "image_id": 1 + number % 1000})
+    dataset = CocoDataset.from_root(write_coco([IMAGE] * 1000, annotations), "train")
+    started = time.process_time()
+    report = check_dataset(dataset)
+    assert time.process_time() - started < 1.0
+    assert kinds(report) == {"copy of another image": 999, "category without an object": 1}
 
 
 def test_image_of_another_size(write_coco):

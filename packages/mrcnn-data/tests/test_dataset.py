@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from mrcnn_data import CocoDataset, DatasetError, instance_masks
 
@@ -103,13 +104,54 @@ def test_a_box_just_over_the_border_is_rounding(write_coco):
     assert dataset.report.count("box sticks out of the image") == 0
 
 
-@pytest.mark.parametrize("segmentation", [..., None, [], [[1, 2, 3, 4]], {"size": [9, 9], "counts": [81]}])
+@pytest.mark.parametrize(
+    "segmentation",
+    [..., None, [], [[1, 2, 3, 4]], [[60, 1, 70, 1, 70, 9]], {"size": [9, 9], "counts": [81]}],
+)
 def test_without_bbox_and_segmentation_nothing_is_left(write_coco, segmentation):
     dataset = opened(write_coco([IMAGE], [{"segmentation": segmentation}]))
     assert dataset.instances(0).boxes.shape == (0, 4)
     assert dataset.instances(0).classes.shape == (0,)
     assert instance_masks(dataset, 0).shape == (0, 40, 50)
     assert dataset.report.count("bbox missing, and no segmentation to take it from") == 1
+
+
+def test_the_box_of_a_polygon_over_the_border_is_that_of_its_part_inside(write_coco):
+    square = [[-5, -5, 20, -5, 20, 20, -5, 20]]
+    dataset = opened(write_coco([IMAGE], [{"segmentation": square}]))
+    np.testing.assert_array_equal(dataset.instances(0).boxes, [[0, 0, 20, 20]])
+    assert instance_masks(dataset, 0).sum() == 400
+
+
+def test_polygons_and_run_lengths_in_one_file(write_coco):
+    """The same square three times, as three tools write it; none of them is a crowd."""
+    mask = np.zeros((40, 50), np.uint8, order="F")
+    mask[10:20, 10:20] = 1
+    compressed = coco_mask.encode(mask)
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[0, mask.ravel(order="F"), 0]))).tolist()
+    uncompressed = {"size": [40, 50], "counts": [10 * 40 + 10, *runs, 30 * 40 + 20]}
+    segmentations = [SQUARE, {**compressed, "counts": compressed["counts"].decode()}, uncompressed]
+    dataset = opened(write_coco([IMAGE], [{"segmentation": one} for one in segmentations]))
+    np.testing.assert_array_equal(instance_masks(dataset, 0), [mask] * 3)
+    np.testing.assert_array_equal(dataset.instances(0).boxes, [[10, 10, 20, 20]] * 3)
+
+
+@pytest.mark.parametrize("parts", [[[0, 0, 5, 5], *SQUARE], [*SQUARE, [0, 0, 5, 5]]])
+def test_a_part_of_four_numbers_is_dropped_and_its_annotation_named(write_coco, parts):
+    dataset = opened(write_coco([IMAGE], [GOOD, {**GOOD, "segmentation": parts}]))
+    np.testing.assert_array_equal(instance_masks(dataset, 0).sum(axis=(1, 2)), [100, 100])
+    (finding,) = dataset.report.findings
+    assert (finding.kind, finding.examples) == ("polygon part with fewer than 6 numbers", ["annotation 2"])
+    assert finding.severity == "dropped"
+
+
+def test_classes_are_counted_over_the_ids_there_are(write_coco):
+    """COCO has no category 12: id 13 is the class after that of 11."""
+    categories = [{"id": number, "name": str(number)} for number in (13, 11, 90)]
+    annotations = [{**GOOD, "category_id": category_id} for category_id in (11, 13, 90)]
+    dataset = opened(write_coco([IMAGE], annotations, categories=categories))
+    assert dataset.category_ids == (11, 13, 90)
+    assert dataset.instances(0).classes.tolist() == [1, 2, 3]
 
 
 def test_unusable_segmentation_leaves_a_box(write_coco):
@@ -159,8 +201,9 @@ def test_opening_report_is_what_is_known_without_segmentations(write_coco):
     assert len(dataset.opening_report.findings) == 1  # as before the full report
 
 
-def test_image_with_only_a_crowd_has_no_objects(write_coco):
-    dataset = opened(write_coco([IMAGE], [{**GOOD, "iscrowd": 1}]))
+@pytest.mark.parametrize("segmentation", [SQUARE, {"size": [40, 50], "counts": [0, 2000]}])
+def test_image_with_only_a_crowd_has_no_objects(write_coco, segmentation):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, "segmentation": segmentation, "iscrowd": 1}]))
     assert dataset.num_objects().tolist() == [0]
     assert dataset.instances(0).boxes.shape == (0, 4)
 
@@ -315,7 +358,9 @@ def test_with_errors_allowed_the_rest_is_there(write_coco):
     root = write_coco([IMAGE, IMAGE], annotations)
     (root / "train" / "2.png").unlink()
     edited(root, lambda content: content["annotations"].append("nonsense"))
-    assert ", and 4 more (mrcnn-data check lists them)" in error_of(root)
+    message = error_of(root)
+    for words in ("annotations[4]", "belongs to image 9", "has category 12", ", and 2 more (mrcnn-data check lists"):
+        assert words in message
     dataset = CocoDataset.from_root(root, "train", allow_errors=True)
     assert dataset.num_objects().tolist() == [2, 0]
     assert {finding.kind: finding.count for finding in dataset.opening_report.by_severity("error")} == {

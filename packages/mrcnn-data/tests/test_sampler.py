@@ -81,6 +81,24 @@ def test_everyone_is_seen_equally_often_within_one():
     assert min(counts[image] for image in range(len(MIXED))) >= 59
 
 
+@pytest.mark.parametrize(("num_images", "images_per_batch"), [(4, 1), (4, 2), (5, 1)])
+def test_the_first_epoch_sees_every_image(num_images, images_per_batch):
+    steps = first(
+        sampler_of([LANDSCAPE] * num_images, images_per_batch=images_per_batch, global_batch=images_per_batch),
+        num_images // images_per_batch,
+    )
+    seen = sorted(image for step in steps for batch in step for _, image in batch.samples)
+    assert seen == list(range(num_images))
+
+
+def test_the_last_of_an_odd_number_opens_the_next_epoch():
+    """Five images in batches of two: the fifth comes with the first of the second epoch, and nothing twice or never."""
+    steps = first(sampler_of([LANDSCAPE] * 5, images_per_batch=2, global_batch=2), 5)
+    samples = [sample for step in steps for batch in step for sample in batch.samples]
+    assert sorted(samples) == [(epoch, image) for epoch in (0, 1) for image in range(5)]
+    assert {epoch for epoch, _ in samples[4:6]} == {0, 1}
+
+
 def test_several_classes_are_at_most_an_epoch_apart():
     counts = Counter()
     for step in first(sampler_of(MIXED, global_batch=6), 1000):

@@ -1,6 +1,7 @@
 """Training batches: pixels, boxes and masks move together; the sequence depends on seed and step only."""
 
 import itertools
+import random
 import re
 import threading
 import time
@@ -295,6 +296,15 @@ def test_seeds_differ_between_samples_and_runs(mixed):
     assert len({tuple(seed) for seed in seeds}) == 48
     other = np.concatenate([batch.sample_seeds for batch in batches_of(mixed, 8, **{**MIXED_OPTIONS, "seed": 1})])
     assert not {tuple(seed) for seed in seeds} & {tuple(seed) for seed in other}
+
+
+def test_random_numbers_of_others_are_left_alone(mixed):
+    def global_state():
+        return random.getstate(), str(np.random.get_state())  # noqa: NPY002 (it is what must not be touched)
+
+    before = global_state()
+    batches_of(mixed, 6, max_gt=1, **MIXED_OPTIONS)
+    assert global_state() == before
 
 
 def test_the_sequence_is_pinned(mixed):

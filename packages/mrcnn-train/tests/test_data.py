@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from mrcnn_data import CocoDataset, DatasetError
+from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train import RunConfig
 from mrcnn_train.data import open_train, open_val
 from mrcnn_train.runner import make_paths_absolute, open_data
 
 
 @pytest.fixture
-def root(tmp_path: Path, shapes: Path) -> Path:
-    """A copy of the shapes whose files a test may spoil."""
-    return Path(shutil.copytree(shapes, tmp_path / "data"))
+def root(tmp_path: Path) -> Path:
+    """Shapes of all classes in both splits, whose files a test may spoil."""
+    generate_shapes(tmp_path / "data", train=12, val=6, size=64, seed=0)
+    return tmp_path / "data"
 
 
 @pytest.fixture
@@ -45,10 +47,10 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(name, refuse)
 
 
-def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: int = 0) -> list[str]:
+def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: int = 0, size: int = 1) -> list[str]:
     """Open the data of a process, and return what is printed of its check."""
     capsys.readouterr()
-    open_data(config, rank=rank, size=1).loader.close()
+    open_data(config, rank=rank, size=size).loader.close()
     lines = capsys.readouterr().out.splitlines()
     return [line.partition(":")[2].strip() for line in lines if line.startswith("check:")]
 
@@ -119,13 +121,13 @@ def test_clean_data_is_one_line(config, capsys) -> None:
 
 def test_every_kind_of_finding_is_one_line(config, root: Path, capsys) -> None:
     edit_annotations(root, "train", bbox=[70, 70, 5, 5])  # of 64 x 64 pixels
-    edit_annotations(root, "val", segmentation=[[1, 2, 3, 4]])
+    edit_annotations(root, "val", segmentation=[])
     shutil.copyfile(root / "train" / "000003.png", root / "val" / "000002.png")
     lines = check_lines(capsys, config)
     assert [line.partition(" (")[0] for line in lines] == [
         "train: dropped: 1 x box outside the image",
         "train: note: 1 x image that val has too",
-        "val: repaired: 1 x polygon part with fewer than 6 numbers",
+        "val: repaired: 1 x segmentation empty",
         "val: note: 1 x image that train has too",
     ]
 
@@ -153,7 +155,8 @@ def test_image_files_that_are_skipped_are_told(config, root: Path, capsys) -> No
 
 def test_only_rank_0_checks(config, root: Path, capsys) -> None:
     (root / "train" / "000003.png").write_bytes(b"")
-    assert check_lines(capsys, config, rank=1) == []
+    config.train.global_batch = 4
+    assert check_lines(capsys, config, rank=1, size=2) == []
 
 
 def test_nothing_is_checked_twice(config, root: Path, capsys, monkeypatch) -> None:
@@ -169,4 +172,4 @@ def test_nothing_is_checked_twice(config, root: Path, capsys, monkeypatch) -> No
 def test_many_objects_are_announced(config, capsys, monkeypatch) -> None:
     monkeypatch.setattr("mrcnn_train.data.MANY_OBJECTS", 1)
     announced, _ = check_lines(capsys, config)
-    assert announced.endswith("objects in 15 images ...")
+    assert announced.endswith("objects in 18 images ...")

@@ -357,9 +357,7 @@ def _report_missing_files(columns: Columns, source: Source, report: Report, *, o
     report.add(
         "image file missing",
         severity="error" if is_error else "dropped",
-        action="nothing trains before it is there, or data.on_error=skip"
-        if is_error
-        else SKIPPED,
+        action="nothing trains before it is there, or data.on_error=skip" if is_error else SKIPPED,
         where=[columns.image_ids[index] for index in missing],
         what="image",
         message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})",
