@@ -118,6 +118,16 @@ def test_command(write_coco, tmp_path, capsys):
     assert record["suggestions"]["canvases"] == [[224, 320]]
 
 
+def test_names_are_whole_in_a_narrow_terminal(write_coco, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["parking meter", "Q" * 30]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=900)]
+    assert main(["stats", str(write_coco([IMAGE], [], categories=categories)), "train"]) == 0
+    out = capsys.readouterr().out
+    assert "parking meter" in out
+    assert out.count("Q") == 30  # in as many lines as it takes
+
+
 def test_command_without_objects_and_with_options_that_cannot_work(write_coco, tmp_path, capsys):
     root = str(write_coco([IMAGE], []))
     assert main(["stats", root, "train", "--png", str(tmp_path / "out.png")]) == 0

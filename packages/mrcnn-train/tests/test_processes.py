@@ -96,7 +96,7 @@ REDUCED = (
 @pytest.mark.parametrize("experiment", known_experiments())
 def test_every_experiment_takes_three_steps(compose, shared_data: Path, tmp_path: Path, experiment: str) -> None:
     config = compose(f"+experiment={experiment}", f"data.root={shared_data / 'coco_open'}", *REDUCED)
-    config.run.dir = str(tmp_path / "run")
+    config.run.dir, config.data.cache_dir = str(tmp_path / "run"), str(tmp_path / "cache")
     if config.data.augmentation.crop_size:
         config.data.augmentation.crop_size = 128
     assert run(config) == 0

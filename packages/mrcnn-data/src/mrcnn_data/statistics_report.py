@@ -85,7 +85,9 @@ def statistics_tables(statistics: Statistics, suggestions: Suggestions) -> list[
     from rich.box import SIMPLE
     from rich.table import Table
 
-    classes = Table("id", "class", title="Objects of each class (small, medium, large by COCO's areas)", box=SIMPLE)
+    title = "Objects of each class (small, medium, large by COCO's areas)"
+    classes = Table("id", title=title, box=SIMPLE, collapse_padding=True, pad_edge=False)  # names fit 80 characters
+    classes.add_column("class", overflow="fold")
     for column in ("images", "objects", "small", "medium", "large", "no mask", "regions"):
         classes.add_column(column, justify="right")
     for one in statistics.classes:
