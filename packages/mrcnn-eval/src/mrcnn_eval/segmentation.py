@@ -127,7 +127,7 @@ def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
         areas = np.asarray(hotcoco_mask.area(list(rles)), np.float64).reshape(-1)
     except ValueError as error:
         raise SegmentationError(f"RLE counts are damaged: {error}") from error
-    if any(area > rle["size"][0] * rle["size"][1] for area, rle in zip(areas, rles, strict=True)):
+    if (areas > np.array([rle["size"] for rle in rles], np.float64).reshape(-1, 2).prod(axis=1)).any():
         raise SegmentationError("RLE counts are damaged: they cover more than the image")
     return areas
 

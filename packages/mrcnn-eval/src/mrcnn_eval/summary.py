@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -65,11 +66,11 @@ def summarize(curves: PrecisionRecall, measures: Measures, *, category: int | No
         curves.precision[:, :, categories],
         curves.recall[:, categories],
     )  # [T, R, K, A, M], [T, K, A, M]
-    thresholds = np.asarray(measures.iou_thresholds)
     numbers = {"AP": precision[..., 0, -1]}
     for name, iou in SINGLE_THRESHOLDS.items():
-        if np.isclose(thresholds, iou).any():
-            numbers[name] = precision[np.isclose(thresholds, iou)][..., 0, -1]
+        rows = [row for row, each in enumerate(measures.iou_thresholds) if math.isclose(each, iou, rel_tol=1e-5)]
+        if rows:
+            numbers[name] = precision[rows][..., 0, -1]
     sizes = [*enumerate(measures.area_ranges, start=1)]
     numbers |= {f"AP{size}": precision[..., area, -1] for area, size in sizes}
     numbers |= {f"AR{cap}": recall[..., 0, index] for index, cap in enumerate(measures.caps)}
