@@ -137,7 +137,10 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--checkpoint", "a", "--max-dets", "0"], "argument --max-dets: must be at least 1, not 0"),
         (["--checkpoint", "a", "--score-threshold", "1.5"], "argument --score-threshold: must be between 0 and 1"),
         (["--checkpoint", "a", "--backend", "other"], "argument --backend: invalid choice"),
-        (["--checkpont", "a"], "unrecognized arguments"),
+        (["--checkpont", "a"], "unrecognized arguments: --checkpont a\n"),
+        (["runs/demo"], "unrecognized arguments: runs/demo; to score a run: --checkpoint runs/demo\n"),
+        (["out.json"], "; to score a results file: --results out.json --annotations FILE\n"),
+        (["a/one.JPG"], "; to find objects in pictures: --checkpoint DIR --images a/one.JPG\n"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(files, capsys, options, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,23 @@ def test_pictures_are_predicted_without_ground_truth(checkpoint, root, capsys):
     out = capsys.readouterr().out
     assert "3.png" in out
     assert str(run / "predictions") in out
+
+
+def test_an_untrained_model_says_how_to_see_what_it_finds(checkpoint, root, capsys):
+    run = checkpoint()
+    command = ["--checkpoint", str(run), "--images", str(root / "val/1.png")]
+    assert main(command) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("No object")]
+    match = re.fullmatch(
+        r"No object at .* 0\.5 or more; the highest score is .*: (--score-threshold \S+) shows it\.", line
+    )
+    entries = json.loads((run / "predictions/detections.json").read_text())
+    assert match
+    assert max(entry["score"] for entry in entries) < 0.5
+    assert main([*command, *match[1].split()]) == 0
+    out = capsys.readouterr().out
+    assert "No object" not in out
+    assert json.loads((run / "predictions/detections.json").read_text())
 
 
 def test_written_results_score_the_same_without_the_model(checkpoint, root):

@@ -10,7 +10,7 @@ import pytest
 
 from mrcnn_data import DatasetError
 from mrcnn_eval import CocoEvaluator
-from mrcnn_eval.predictions import find_pictures, opened_pictures, prediction_table, write_predictions
+from mrcnn_eval.predictions import find_pictures, nothing_shown, opened_pictures, prediction_table, write_predictions
 
 CATEGORIES = [(7, "cat"), (3, "dog")]
 
@@ -53,18 +53,66 @@ def test_file_that_is_no_picture_is_named(folder):
         pass
 
 
-@pytest.mark.parametrize(("orientation", "size"), [(1, (60, 90)), (6, (90, 60)), (8, (90, 60))])
-def test_a_quarter_turn_in_exif_is_undone(folder, orientation, size):
-    image = np.zeros((60, 90, 3), np.uint8)
-    image[:, :45] = 255  # the left half is white as stored
+# What EXIF says the stored top left corner is, upright: (at the right, at the bottom).
+CORNERS = {
+    1: (False, False),
+    2: (True, False),
+    3: (True, True),
+    4: (False, True),
+    5: (False, False),
+    6: (True, False),
+    7: (True, True),
+    8: (False, True),
+}
+
+
+@pytest.mark.parametrize("stored_size", [(60, 90), (64, 64)])
+@pytest.mark.parametrize("orientation", CORNERS)
+def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, orientation, stored_size):
+    image = np.zeros((*stored_size, 3), np.uint8)
+    image[:20, :30] = 255  # white at the top left as stored, and wider than high
     jpeg = cv2.imencode(".jpg", image)[1].tobytes()
-    (folder / "turned.jpg").write_bytes(with_orientation(jpeg, orientation))
-    with opened_pictures([folder / "turned.jpg"], categories=CATEGORIES) as dataset:
+    path = folder / "turned.jpg"
+    path.write_bytes(with_orientation(jpeg, orientation))
+    height, width = stored_size[::-1] if orientation >= 5 else stored_size
+    box_h, box_w = (30, 20) if orientation >= 5 else (20, 30)
+    at_right, at_bottom = CORNERS[orientation]
+    x, y = width - box_w if at_right else 0, height - box_h if at_bottom else 0
+    with opened_pictures([path], categories=CATEGORIES) as dataset:
         read = dataset.read_image(0)
-    assert read.shape == (*size, 3)
-    left, top = read[:, : size[1] // 2].mean(), read[: size[0] // 2].mean()
-    # EXIF 6: the stored left side is the top; 8: it is the bottom.
-    assert {1: left > 200, 6: top > 200, 8: top < 50}[orientation]
+        evaluator = CocoEvaluator(dataset.annotation_path)
+        evaluator.add(str(path), np.array([[x, y, x + box_w, y + box_h]]), np.array([0.9]), np.array([7]))
+        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    assert read.shape == (height, width, 3)
+    expected = np.zeros((height, width), bool)
+    expected[y : y + box_h, x : x + box_w] = True
+    assert ((read[..., 0] > 127) == expected).mean() > 0.98  # JPEG blurs the edge
+    assert json.loads((folder / "empty/detections.json").read_text())[0]["bbox"] == [x, y, box_w, box_h]
+    drawn = cv2.imread(str(folder / "empty/turned.png"))
+    scale = drawn.shape[0] // height
+    assert drawn.shape[1] == width * scale
+    centre = drawn[(2 * y + box_h) * scale // 2, (2 * x + box_w) * scale // 2]
+    assert centre.min() > 200  # the white corner is where the box is
+
+
+@pytest.mark.parametrize(
+    ("scores", "score_threshold", "hint"),
+    [
+        ([[0.9], [0.1]], 0.5, None),
+        ([[0.5]], 0.5, None),
+        (
+            [[0.02], [0.1279, 0.05]],
+            0.5,
+            "No object at a score of 0.5 or more; the highest score is 0.12: --score-threshold 0.12 shows it.",
+        ),
+        ([[], []], 0.5, "No object at a score of 0.05 or more: a lower --score-threshold shows the less sure."),
+    ],
+)
+def test_pictures_on_which_nothing_is_drawn_are_explained(scene, scores, score_threshold, hint):
+    evaluator = CocoEvaluator(scene(images=len(scores)).annotations)
+    for image, each in enumerate(scores, start=1):
+        evaluator.add(image, np.zeros((len(each), 4)), np.array(each), np.ones(len(each), int))
+    assert nothing_shown(evaluator, score_threshold=score_threshold, model_threshold=0.05) == hint
 
 
 def test_json_and_drawn_pictures(folder):

@@ -12,7 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, build_parser, check_options
+from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, check_options, parse_options
 from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mrcnn_eval.image_results import ResultsError
 
     logging.basicConfig(format="mrcnn-eval: %(levelname)s: %(message)s", level=logging.WARNING)
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_options(argv)
     try:
         check_options(arguments)
         other = None if arguments.compare is None else read_other_run(arguments.compare)  # before hours of inference
@@ -147,7 +147,13 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     """Run a checkpoint over pictures; write what it finds as one JSON and draw it over each picture."""
     from rich.console import Console
 
-    from mrcnn_eval.predictions import find_pictures, opened_pictures, prediction_table, write_predictions
+    from mrcnn_eval.predictions import (
+        find_pictures,
+        nothing_shown,
+        opened_pictures,
+        prediction_table,
+        write_predictions,
+    )
 
     pictures = find_pictures(arguments.images)
     model, card = _load(arguments.checkpoint)
@@ -172,6 +178,9 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
         names = write_predictions(output, evaluator, dataset, score_threshold=shown_from)
     console = Console()
     console.print(prediction_table(evaluator, score_threshold=shown_from))
+    hint = nothing_shown(evaluator, score_threshold=shown_from, model_threshold=model.config.score_threshold)
+    if hint is not None:
+        console.print(hint, soft_wrap=True, highlight=False, markup=False)
     console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -11,6 +11,7 @@ NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pictures
 
 
 class UsageError(ValueError):
@@ -22,8 +23,28 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser; a bad option is one line and exit code 2."""
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments of the command; a bad option is one line and exit code 2."""
+    parser = _build_parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(unknown[0])}")
+    return arguments
+
+
+def _hint(unknown: str) -> str:
+    """Say which option a path was meant for that came without one."""
+    if unknown.startswith("-"):
+        return ""
+    path = Path(unknown)
+    if path.suffix.lower() in SUFFIXES:
+        return f"; to find objects in pictures: --checkpoint DIR --images {unknown}"
+    if path.suffix == ".json":
+        return f"; to score a results file: --results {unknown} --annotations FILE"
+    return f"; to score a run: --checkpoint {unknown}"
+
+
+def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mrcnn-eval",
         description="Score a Mask R-CNN checkpoint, or a COCO results file, by COCO AP of boxes and masks; "

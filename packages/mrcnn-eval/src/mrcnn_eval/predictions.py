@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +17,10 @@ from rich.table import Table
 from mrcnn_data import CocoDataset, DatasetError, load_image
 from mrcnn_data.drawing import draw_instances, write_png
 from mrcnn_eval.coco_evaluator import CocoEvaluator
+from mrcnn_eval.options import SUFFIXES
 from mrcnn_eval.pictures import detected_instances
 from mrcnn_eval.report import write_results
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MAX_EDGE = 1600  # of a drawn picture, pixels
 
 
@@ -47,7 +48,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 def opened_pictures(pictures: Sequence[Path], *, categories: Iterable[tuple[int, str]]) -> Iterator[CocoDataset]:
     """Make pictures a data set without objects, whose image ids are the paths as given.
 
-    A photograph that its EXIF says to be a quarter turn off is turned upright, as a viewer shows it.
+    Photographs are turned upright as their EXIF says, as a viewer shows them; sizes, boxes and masks are of that.
 
     Args:
         pictures: files.
@@ -56,21 +57,28 @@ def opened_pictures(pictures: Sequence[Path], *, categories: Iterable[tuple[int,
     Raises:
         DatasetError: a file that is no picture, or is cut off.
     """
-    content = {
-        "images": [_entry(path) for path in pictures],
-        "categories": [{"id": category_id, "name": name} for category_id, name in categories],
-        "annotations": [],
-    }
     with tempfile.TemporaryDirectory() as folder:
+        content = {
+            "images": [_entry(path, upright=Path(folder) / f"{n}.png") for n, path in enumerate(pictures)],
+            "categories": [{"id": category_id, "name": name} for category_id, name in categories],
+            "annotations": [],
+        }
         annotations = Path(folder) / "pictures.json"
         annotations.write_bytes(msgspec.json.encode(content))
         yield CocoDataset.open(annotations, Path("/"))
 
 
-def _entry(path: Path) -> dict[str, object]:
-    load_image(path)  # names what is wrong with a file
-    height, width = cv2.imread(str(path), cv2.IMREAD_COLOR).shape[:2]  # upright, which the loader then reads it as
-    return {"id": str(path), "file_name": str(path.resolve().relative_to("/")), "height": height, "width": width}
+def _entry(path: Path, *, upright: Path) -> dict[str, object]:
+    """Make the entry of a picture, of itself where a data set reads it upright, else of a copy at `upright`."""
+    stored = load_image(path)  # names what is wrong with a file
+    turned = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # as the orientation says
+    file = path
+    # A data set tells by the size whether to turn an image, but half turns and mirrorings keep the size.
+    if turned.shape == stored.shape and not np.array_equal(turned, stored):
+        write_png(upright, turned)
+        file = upright
+    height, width = turned.shape[:2]
+    return {"id": str(path), "file_name": str(file.resolve().relative_to("/")), "height": height, "width": width}
 
 
 def write_predictions(
@@ -105,6 +113,27 @@ def _free_name(stem: str, taken: Sequence[str]) -> str:
         number += 1
         name = f"{stem}-{number}.png"
     return name
+
+
+def nothing_shown(evaluator: CocoEvaluator, *, score_threshold: float, model_threshold: float) -> str | None:
+    """Explain pictures on which nothing is drawn; None where something is.
+
+    Args:
+        evaluator: holds the detections.
+        score_threshold: from which they are drawn.
+        model_threshold: from which the model gave them.
+    """
+    highest = max((float(results.scores.max(initial=0)) for results in evaluator.image_results.values()), default=0.0)
+    if highest >= score_threshold:
+        return None
+    if highest == 0:
+        return f"No object at a score of {model_threshold:g} or more: a lower --score-threshold shows the less sure."
+    digits = 1 - math.floor(math.log10(highest))
+    shown = math.floor(highest * 10**digits) / 10**digits  # rounded down: as a threshold it lets the highest through
+    return (
+        f"No object at a score of {score_threshold:g} or more; the highest score is {shown:g}: "
+        f"--score-threshold {shown:g} shows it."
+    )
 
 
 def prediction_table(evaluator: CocoEvaluator, *, score_threshold: float) -> Table:
