@@ -125,6 +125,20 @@ def pycocotools_stats(annotations, results, iou_type, *, max_dets=100, iou_thres
     ]
 
 
+@pytest.fixture
+def with_orientation():
+    return oriented
+
+
+def oriented(jpeg, orientation):
+    """The bytes of a JPEG with an EXIF block (TIFF, big-endian, one tag) behind its first marker."""
+    tiff = (
+        b"MM\0*" + (8).to_bytes(4, "big") + b"\0\1" + b"\x01\x12\0\3\0\0\0\1" + bytes([0, orientation, 0, 0]) + bytes(4)
+    )
+    block = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + jpeg[2:]
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of real data beside the repository, or a skip."""

@@ -114,9 +114,8 @@ def test_an_untrained_model_says_how_to_see_what_it_finds(checkpoint, root, caps
     command = ["--checkpoint", str(run), "--images", str(root / "val/1.png")]
     assert main(command) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("No object")]
-    match = re.fullmatch(
-        r"No object at .* 0\.5 or more; the highest score is .*: (--score-threshold \S+) shows it\.", line
-    )
+    shown = r"No object at .* 0\.5 or more; the highest score is .*: (--score-threshold \S+) shows it\."
+    match = re.fullmatch(shown, line)
     entries = json.loads((run / "predictions/detections.json").read_text())
     assert match
     assert max(entry["score"] for entry in entries) < 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 
 from mrcnn_data.drawing import GAP, TITLE_HEIGHT, class_color
 from mrcnn_eval import CocoEvaluator
@@ -57,6 +58,34 @@ def test_contact_sheet_shows_both_sides_at_their_place(scene, tmp_path):
     np.testing.assert_allclose(right, tinted, atol=1)
     second = sheet[height + 2 * TITLE_HEIGHT + GAP :, :width]
     np.testing.assert_array_equal(second, np.full((height, width, 3), 90))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "corner"),
+    [
+        (3, (40, 100), (0, 0)),  # as stored, though viewers show it half a turn off
+        (6, (40, 100), (0, 0)),
+        (6, (100, 40), (0, 30)),  # upright: what is stored at the top left is at the top right
+    ],
+)
+def test_orientation_follows_the_sizes_of_the_annotations(scene, with_orientation, tmp_path, orientation, size, corner):
+    stored = np.zeros((40, 100, 3), np.uint8)
+    stored[:10, :10] = 255
+    jpeg = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    (tmp_path / "1.png").write_bytes(with_orientation(jpeg, orientation))
+    y, x = corner
+    box = [x, y, 10, 10]
+    example = scene(size=size).truth(box, segmentation=None).detection(box)
+    del example.results[0]["segmentation"]
+    evaluator = CocoEvaluator(example.annotations)
+    evaluator.add_results(example.results)
+    draw_contact_sheet(tmp_path / "sheet.png", evaluator, tmp_path)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))[TITLE_HEIGHT:]
+    scale = sheet.shape[0] // size[0]
+    for left in (0, size[1] * scale + GAP):  # ground truth, detections
+        picture = sheet[:, left : left + size[1] * scale]
+        assert picture[(y + 5) * scale, (x + 5) * scale].min() > 200
+        assert picture[(size[0] - y - 5) * scale, (size[1] - x - 5) * scale].max() < 50
 
 
 def test_contact_sheet_without_images(scene, tmp_path):

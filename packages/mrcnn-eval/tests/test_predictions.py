@@ -25,15 +25,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def with_orientation(jpeg, orientation):
-    """The bytes of a JPEG with an EXIF block (TIFF, big-endian, one tag) behind its first marker."""
-    tiff = (
-        b"MM\0*" + (8).to_bytes(4, "big") + b"\0\1" + b"\x01\x12\0\3\0\0\0\1" + bytes([0, orientation, 0, 0]) + bytes(4)
-    )
-    block = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + jpeg[2:]
-
-
 def test_files_as_given_and_folders_by_name(folder):
     assert find_pictures([folder]) == [folder / "a.png", folder / "b.jpg"]
     assert find_pictures([folder / "b.jpg", folder]) == [folder / "b.jpg", folder / "a.png"]
@@ -68,7 +59,7 @@ CORNERS = {
 
 @pytest.mark.parametrize("stored_size", [(60, 90), (64, 64)])
 @pytest.mark.parametrize("orientation", CORNERS)
-def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, orientation, stored_size):
+def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, with_orientation, orientation, stored_size):
     image = np.zeros((*stored_size, 3), np.uint8)
     image[:20, :30] = 255  # white at the top left as stored, and wider than high
     jpeg = cv2.imencode(".jpg", image)[1].tobytes()
