@@ -42,7 +42,7 @@ def meaning(name: str, measures: Measures) -> str:
     if part in measures.area_ranges:
         return recall + _area_meaning(*measures.area_ranges[part])
     if kind == "AR":
-        return f"{recall}{part} detections per image and class"
+        return f"{recall}{part} {'detection' if part == '1' else 'detections'} per image and class"
     if part:
         return f"IoU 0.{part}"
     low, high = measures.iou_thresholds[0], measures.iou_thresholds[-1]
