@@ -51,7 +51,7 @@ bench-data: setup .bench/ready ## Reading and loading of data sets: bench/data_*
 bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
 	$(PY) bench/$*.py
 
-bench-ops: .bench/ready
+bench-ops bench-model: .bench/ready
 
 # torch in an environment of its own, for comparisons.
 .bench/ready: pyproject.toml

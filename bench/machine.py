@@ -1,10 +1,15 @@
-"""What the benchmarks ran on, for their reports: `python bench/machine.py` prints it."""
+"""What the benchmarks ran on, for their reports, and how fast it copies: `python bench/machine.py` prints the first."""
 
 from __future__ import annotations
 
 import os
 import platform
+import statistics
+import threading
+import time
 from pathlib import Path
+
+import numpy as np
 
 
 def machine() -> str:
@@ -13,6 +18,23 @@ def machine() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def copy_gigabytes_per_second(num_threads: int, repeats: int) -> float:
+    """Bytes read plus bytes written per second by threads that copy far more than the caches hold."""
+    source = [np.ones(32 << 20, np.uint8) for _ in range(num_threads)]
+    target = [np.zeros(32 << 20, np.uint8) for _ in range(num_threads)]
+
+    def copy() -> float:
+        threads = [threading.Thread(target=np.copyto, args=pair) for pair in zip(target, source, strict=True)]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - begin
+
+    return 2 * num_threads * (32 << 20) / statistics.median(copy() for _ in range(repeats)) / 1e9
 
 
 if __name__ == "__main__":

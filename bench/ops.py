@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from machine import machine
+from machine import copy_gigabytes_per_second, machine
+from peer import Peer
 from pycocotools import mask as coco_mask
 
 import mrcnn_ops
@@ -367,45 +366,17 @@ def encoding_case(inputs: dict[str, np.ndarray]) -> Case:
 # ---- measurement ----------------------------------------------------------------------------------------------------
 
 
-class Torchvision:
+class Torchvision(Peer):
     """The other side's process."""
 
-    def __init__(self, python: Path, inputs: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "passive"}
-        self._process = subprocess.Popen(
-            [python, WORKER, inputs, str(THREADS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self._answer()
-
-    def _ask(self, request: str) -> str:
-        assert self._process.stdin is not None
-        print(request, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{WORKER.name} ended with exit code {self._process.wait()}")
-        return answer
-
     def seconds(self, case: str) -> float:
-        return float(self._ask(f"run {case}"))
+        return float(self.ask(f"run {case}"))
 
     def values(self, case: str, scratch: Path) -> list[np.ndarray]:
         path = scratch / "values.npz"
-        self._ask(f"values {case} {path}")
+        self.ask(f"values {case} {path}")
         with np.load(path) as file:
             return [file[name] for name in file.files]
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
@@ -414,23 +385,6 @@ def seconds_of(run: Callable[[], Any]) -> float:
     for tensor in tf.nest.flatten(results):
         memoryview(tensor)  # waits for the values; .numpy() would copy them
     return time.perf_counter() - begin
-
-
-def copy_gigabytes_per_second(repeats: int) -> float:
-    """Bytes read plus bytes written per second by THREADS threads that copy far more than the caches hold."""
-    source = [np.ones(32 << 20, np.uint8) for _ in range(THREADS)]
-    target = [np.zeros(32 << 20, np.uint8) for _ in range(THREADS)]
-
-    def copy() -> float:
-        threads = [threading.Thread(target=np.copyto, args=pair) for pair in zip(target, source, strict=True)]
-        begin = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - begin
-
-    return 2 * THREADS * (32 << 20) / statistics.median(copy() for _ in range(repeats)) / 1e9
 
 
 def gemm_gflops(torchvision: Torchvision, repeats: int) -> float:
@@ -485,10 +439,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         np.savez(scratch / "inputs.npz", allow_pickle=False, **inputs)
-        torchvision = Torchvision(options.torch_python, scratch / "inputs.npz")
+        torchvision = Torchvision(options.torch_python, WORKER, scratch / "inputs.npz", THREADS)
         for case in cases:
             case.check(torchvision.values(case.name, scratch))
-        bandwidth = copy_gigabytes_per_second(options.repeats)
+        bandwidth = copy_gigabytes_per_second(THREADS, options.repeats)
         gflops = gemm_gflops(torchvision, options.repeats)
         results = [measure(case, torchvision, options.repeats) for case in cases]
         torchvision.close()

@@ -117,13 +117,13 @@ def main(inputs_path: str, threads: str) -> None:
         "encoding": encoding(inputs),
         "gemm": gemm(),
     }
-    print("ready", flush=True)
+    print('"ready"', flush=True)
     for line in sys.stdin:
         command, case, *path = line.split()
         if command == "values":
             values = cases[case]()
             np.savez(path[0], *[as_array(value) for value in values])
-            print("written", flush=True)
+            print('"written"', flush=True)
         else:
             begin = time.perf_counter()
             cases[case]()

@@ -4,6 +4,7 @@ Every leaf layer makes its variables in the constructor, under its dotted name, 
 `<layer name>.<variable name>`. Shapes: N images, H x W positions, C channels.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import keras
@@ -183,8 +184,9 @@ class Dense(LeafLayer):
 class Upsample(LeafLayer):
     """2x2 transposed convolution of stride 2, then ReLU.
 
-    The four taps never overlap, so it is one matrix product and a shuffle, which is faster than conv2d_transpose and
-    has no special case for an empty batch.
+    The four taps never overlap, so it is one matrix product, which is faster than conv2d_transpose and has no special
+    case for an empty batch. The taps stay side by side: what follows works position by position, and puts its own
+    small result in order by `tf.nn.depth_to_space`, instead of this large one.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, name: str, dtype: keras.DTypePolicy) -> None:
@@ -195,15 +197,22 @@ class Upsample(LeafLayer):
         self.bias = self.variable("bias", (out_channels,), "zeros")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[K, P, P, C_in] -> [K, 2P, 2P, C] in the compute type."""
+        """[K, P, P, C_in] -> [K, P, P, 4, C] in the compute type; index 2i + j is output pixel (2y + i, 2x + j)."""
         kernel = tf.cast(_value(self.kernel), self.compute_dtype)
         in_channels, channels = kernel.shape[2], kernel.shape[3]
         size = x.shape[1]
         flat = tf.reshape(tf.cast(x, self.compute_dtype), [-1, in_channels])  # [K*P*P, C_in]
         taps = tf.matmul(flat, tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [in_channels, 4 * channels]))
-        taps = tf.reshape(taps, [-1, size, size, 4 * channels])
-        x = tf.nn.depth_to_space(taps, 2)  # [K, 2P, 2P, C]
-        return tf.nn.relu(tf.nn.bias_add(x, tf.cast(_value(self.bias), self.compute_dtype)))
+        taps = tf.nn.bias_add(taps, tf.tile(tf.cast(_value(self.bias), self.compute_dtype), [4]))
+        return tf.reshape(tf.nn.relu(taps), [-1, size, size, 4, channels])
+
+
+def joined_convolution(layers: Sequence[Conv], x: tf.Tensor) -> list[tf.Tensor]:
+    """What each of some 1x1 convolutions without a norm makes of `x`, by one convolution: `x` is read once."""
+    kernel = tf.concat([_value(layer.kernel) for layer in layers], axis=-1)
+    bias = tf.concat([_value(layer.bias) for layer in layers], axis=0)
+    joined = tf.nn.bias_add(tf.nn.conv2d(x, tf.cast(kernel, x.dtype), 1, "SAME"), tf.cast(bias, x.dtype))
+    return tf.split(joined, [layer.kernel.shape[-1] for layer in layers], axis=-1)
 
 
 def _value(variable: keras.Variable) -> tf.Tensor:

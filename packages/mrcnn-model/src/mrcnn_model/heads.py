@@ -128,15 +128,16 @@ class MaskHead(keras.layers.Layer):
         """
         for conv in self.convs:
             rois = conv(rois)
-        features = self.upsample(rois)  # [K, 2P, 2P, channels]
+        features = self.upsample(rois)  # [K, P, P, 4, channels]
         index = tf.maximum(classes, 1) - 1
         kernels = tf.gather(tf.transpose(self.logits.kernel.value[0, 0]), index)  # [K, channels]
         bias = tf.gather(self.logits.bias.value, index)  # [K]
-        # A matrix-vector product per RoI: [K, (2P)^2, channels] x [K, channels, 1].
-        size, channels = features.shape[1], features.shape[3]
-        flat = tf.reshape(features, [-1, size * size, channels])
+        # A matrix-vector product per RoI: [K, P * P * 4, channels] x [K, channels, 1].
+        size, channels = features.shape[1], features.shape[4]
+        flat = tf.reshape(features, [-1, size * size * 4, channels])
         logits = tf.matmul(flat, tf.cast(kernels, features.dtype)[:, :, tf.newaxis])
-        return tf.cast(tf.reshape(logits, [-1, size, size]), tf.float32) + bias[:, tf.newaxis, tf.newaxis]
+        logits = tf.nn.depth_to_space(tf.reshape(logits, [-1, size, size, 4]), 2)[..., 0]
+        return tf.cast(logits, tf.float32) + bias[:, tf.newaxis, tf.newaxis]
 
 
 def _convolutions(count: int, *, in_channels: int, channels: int, norm: Norm, parent: keras.layers.Layer) -> list[Conv]:

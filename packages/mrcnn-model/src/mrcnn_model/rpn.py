@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from mrcnn_model.convolution import Conv, normal
+from mrcnn_model.convolution import Conv, joined_convolution, normal
 from mrcnn_model.structures import RpnOutput
 
 
@@ -33,6 +33,7 @@ class RpnHead(keras.layers.Layer):
         for features in pyramid:
             hidden = self.conv(features)
             num_images = tf.shape(hidden)[0]
-            logits.append(tf.reshape(tf.cast(self.logits(hidden), tf.float32), [num_images, -1]))
-            deltas.append(tf.reshape(tf.cast(self.deltas(hidden), tf.float32), [num_images, -1, 4]))
+            level_logits, level_deltas = joined_convolution([self.logits, self.deltas], hidden)
+            logits.append(tf.reshape(tf.cast(level_logits, tf.float32), [num_images, -1]))
+            deltas.append(tf.reshape(tf.cast(level_deltas, tf.float32), [num_images, -1, 4]))
         return RpnOutput(tf.concat(logits, axis=1), tf.concat(deltas, axis=1))

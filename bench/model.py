@@ -1,0 +1,441 @@
+"""Training step and inference of R50-FPN beside torchvision's Mask R-CNN, in one run: seconds, efficiency, memory.
+
+    make bench-model        or        python bench/model.py --torch-python PYTHON [--repeats 7] [--sizes 1x800x1216]
+
+Both sides have the same weights, images, ground truth and frozen layers (stem, first stage, all norms), compute in
+float32 on two threads, and run in processes of their own that take turns. The proposals of both are computed and then
+replaced by given ones, such that 512 RoIs an image are sampled, 128 of them foreground, and 100 objects detected; these
+numbers are checked. A step is forward, backward and an update by SGD with momentum. Neither side resizes images or
+pastes masks.
+
+FLOP are those of the built graph (`mrcnn_model.flops`). Efficiency is FLOP / seconds / GEMM rate, the best of NumPy,
+TensorFlow and torch for 2048 x 2048 matrices. After the comparison each part of the network is run alone: what its
+products would take at the GEMM rate, and what reading their inputs and writing their outputs once would take at the
+speed of a copy, are the limits it stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from machine import copy_gigabytes_per_second, machine
+from peer import Peer
+
+import mrcnn_ops
+from mrcnn_model import ModelConfig, build_model, fill_model
+from mrcnn_model.flops import CONVOLUTIONS, count_flops
+from mrcnn_model.mask_rcnn import DetectionOps
+from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
+from mrcnn_model.torchvision import TORCHVISION
+from mrcnn_model.weights import export_weights
+
+THREADS = 2
+NUM_OBJECTS = 20
+SIZES = ("1x800x1216", "2x320x480")  # images x height x width
+CONFIG = ModelConfig(
+    freeze_affine=True,
+    zero_residual_scale=False,
+    symmetric_padding=True,
+    round_anchors=True,
+    roi_align_aligned=False,
+    keep_padding_anchors=True,
+)
+WANTED = {"train": 1.0, "detect": 1.3}  # times torchvision's speed
+WANTED_EFFICIENCY = 0.55  # of the step at 800 px
+HERE = Path(__file__).resolve().parent
+Arrays = dict[str, np.ndarray]
+
+
+class Limits(NamedTuple):
+    """What the machine can do."""
+
+    gflops: float  # a matrix product
+    gigabytes: float  # copied per second, read plus written
+
+
+# ---- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def make_inputs(num_images: int, height: int, width: int) -> Arrays:
+    """Noise with 20 elliptic objects an image, and proposals of which enough are foreground."""
+    rng = np.random.default_rng(0)
+    size = np.array([width, height])
+    edges = rng.uniform(0.05, 0.3, [num_images, NUM_OBJECTS, 2]) * size
+    corners = rng.uniform(0, size - edges)
+    gt_boxes = np.concatenate([corners, corners + edges], axis=-1).astype(np.float32)
+    y, x = np.mgrid[-1:1:112j, -1:1:112j]
+    ellipse = (x * x + y * y <= 1).astype(np.uint8)
+    return {
+        "images": rng.integers(0, 256, [num_images, height, width, 3], np.uint8),
+        "image_sizes": np.array([[height, width]] * num_images, np.int32),
+        "gt_boxes": gt_boxes,
+        "gt_classes": rng.integers(1, CONFIG.num_classes, [num_images, NUM_OBJECTS]).astype(np.int32),
+        "gt_masks": np.broadcast_to(ellipse, [num_images, NUM_OBJECTS, *ellipse.shape]),
+        "full_masks": np.stack([[ellipse_in(box, height, width) for box in boxes] for boxes in gt_boxes]),
+        "train_proposals": np.stack([some_proposals(rng, boxes, size, CONFIG.train_proposals) for boxes in gt_boxes]),
+        "detect_proposals": np.stack([some_proposals(rng, boxes, size, CONFIG.detect_proposals) for boxes in gt_boxes]),
+    }
+
+
+def ellipse_in(box: np.ndarray, height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width] + 0.5
+    x1, y1, x2, y2 = box
+    return (((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1).astype(np.uint8)
+
+
+def some_proposals(rng: np.random.Generator, gt_boxes: np.ndarray, size: np.ndarray, count: int) -> np.ndarray:
+    """float32 [count, 4]: a quarter are objects moved by a tenth of their size, the rest lie anywhere."""
+    near = gt_boxes[rng.integers(0, len(gt_boxes), count // 4)]
+    edges = near[:, 2:] - near[:, :2]
+    near = near + (rng.uniform(-0.1, 0.1, [len(near), 4]) * np.concatenate([edges, edges], axis=-1))
+    edges = np.exp(rng.uniform(np.log(16), np.log(size / 2), [count - len(near), 2]))
+    corners = rng.uniform(0, size - edges)
+    boxes = np.concatenate([near, np.concatenate([corners, corners + edges], axis=-1)])
+    return rng.permutation(boxes.clip(0, [*size, *size])).astype(np.float32)
+
+
+def give_weights(inputs: Arrays) -> None:
+    """Add random weights under torchvision's names, and a score threshold that 2,000 candidates of ours reach."""
+    keras.utils.set_random_seed(0)
+    bench = Bench(inputs | {"score_threshold": np.array(0.0)})
+    head = bench.model.box_stages[0].head
+    head.logits.kernel.assign(head.logits.kernel.value * 20)  # else all classes score alike
+    inputs |= {f"weights/{name}": array for name, array in export_weights(bench.model, TORCHVISION).items()}
+    scores = np.sort(bench.scores().numpy().reshape(len(inputs["images"]), -1), axis=-1)
+    inputs["score_threshold"] = scores[:, -2000].min()
+
+
+# ---- our side -------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """Our network with given proposals; the functions are compiled at their first call."""
+
+    def __init__(self, inputs: Arrays) -> None:
+        self.tensors = {name: tf.constant(array) for name, array in inputs.items() if not name.startswith("weights/")}
+        num_images = len(inputs["images"])
+        self.batch = {name: self.tensors[name] for name in ("images", "image_sizes", "gt_boxes", "gt_classes")} | {
+            "gt_masks": self.tensors["gt_masks"],
+            "gt_has_mask": tf.ones([num_images, NUM_OBJECTS], tf.bool),
+            "crowd_boxes": tf.zeros([num_images, 0, 4]),
+            "sample_seeds": tf.constant([[image, 1] for image in range(num_images)], tf.int32),
+        }
+        config = ModelConfig(**vars(CONFIG) | {"score_threshold": float(inputs["score_threshold"])})
+        self.model = build_model(config, ops=DetectionOps(generate_proposals=self._given_proposals))
+        self.variables = [variable.value for variable in self.model.trainable_variables]
+        self.momentum = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
+        self.train = tf.function(self._train)
+        self.detect = tf.function(lambda: self.model.detect(*self._images()))
+        self.scores = tf.function(self._scores)
+
+    def _images(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.batch["images"], self.batch["image_sizes"]
+
+    def _given_proposals(self, *arguments: Any, num_proposals: int, **options: Any) -> mrcnn_ops.GeneratedProposals:
+        """Compute the proposals as always, and give others."""
+        computed = mrcnn_ops.generate_proposals(*arguments, num_proposals=num_proposals, **options)
+        mode = "train" if num_proposals == CONFIG.train_proposals else "detect"
+        with tf.control_dependencies([computed.boxes]):
+            return computed._replace(
+                boxes=tf.identity(self.tensors[f"{mode}_proposals"]), valid=tf.ones_like(computed.valid)
+            )
+
+    def _train(self) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            losses, stats = self.model.losses(**self.batch)
+            total = tf.add_n(list(losses))
+        for variable, momentum, gradient in zip(
+            self.variables, self.momentum, tape.gradient(total, self.variables), strict=True
+        ):
+            variable.assign_sub(0.0 * momentum.assign(0.9 * momentum + gradient))
+        return tf.stack(list(losses)), stats
+
+    def _scores(self) -> tf.Tensor:
+        pyramid = self.model.features(*self._images())
+        proposals = self.model.proposals(self.model.rpn(pyramid), pyramid, self.batch["image_sizes"], training=False)
+        return self.model.classified_boxes(pyramid, proposals, self.batch["image_sizes"])[0]
+
+    def counts(self) -> dict[str, Any]:
+        """What was sampled and detected, means over the images, and the number of trainable parameters."""
+        losses, stats = self.train()
+        return {
+            "trainable": sum(int(np.prod(variable.shape)) for variable in self.variables),
+            "sampled": float(stats["sampled_rois"]),
+            "positives": float(stats["foreground_rois"]),
+            "detections": float(tf.reduce_mean(tf.reduce_sum(tf.cast(self.detect().valid, tf.float32), axis=-1))),
+            "losses": np.round(losses.numpy(), 4).tolist(),
+        }
+
+    def flops(self) -> dict[str, int]:
+        return {name: count_flops(getattr(self, name).get_concrete_function().graph) for name in WANTED}
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    name: str
+    run: Callable[..., Any]  # tensors -> tensors
+    inputs: Sequence[tf.Tensor]
+    layers: Sequence[keras.layers.Layer] = ()  # whose variables get gradients
+    needs_input_gradient: bool = True
+
+
+def parts(bench: Bench) -> list[Part]:
+    """The training step in six pieces, each fed with what the one before gives."""
+    model, batch, config = bench.model, bench.batch, bench.model.config
+    images, image_sizes = bench._images()
+    features = model.backbone(tf.cast(images, tf.float32))
+    pyramid = model.fpn(features)
+    rpn_output = model.rpn(pyramid)
+    anchors = model.anchors(pyramid)
+    gt = GroundTruth(
+        batch["gt_boxes"], batch["gt_classes"], batch["gt_masks"], batch["gt_has_mask"], batch["crowd_boxes"]
+    )
+    stage = model.box_stages[0]
+
+    def targets(logits: tf.Tensor, deltas: tf.Tensor) -> Any:
+        proposals = model.proposals(type(rpn_output)(logits, deltas), pyramid, image_sizes, training=True)
+        from_anchors = anchor_targets(anchors, gt, image_sizes, batch["sample_seeds"], config)
+        rois = roi_targets(
+            proposals,
+            gt,
+            batch["sample_seeds"],
+            config,
+            foreground_iou=stage.foreground_iou,
+            weights=stage.weights,
+        )
+        return from_anchors.boxes, rois.boxes, rois.classes
+
+    _, boxes, classes = targets(*rpn_output)
+    num_slots = config.roi_max_foreground
+    return [
+        Part("backbone", lambda x: model.backbone(model_pixels(x)), [images], [model.backbone], False),
+        Part("pyramid", lambda *c: model.fpn([features[0], *c]), features[1:], [model.fpn]),
+        Part("region proposal network", lambda *p: list(model.rpn(p)), pyramid, [model.rpn]),
+        Part("proposals, matching, sampling", targets, [*rpn_output], (), False),
+        Part(
+            "box head with its RoIAlign",
+            lambda *p: list(model.classify([*p, pyramid[4]], boxes)),
+            pyramid[:4],
+            [stage.head],
+        ),
+        Part(
+            "mask head with its RoIAlign",
+            lambda *p: model.mask_logits([*p, pyramid[4]], boxes[:, :num_slots], classes[:, :num_slots]),
+            pyramid[:4],
+            [model.mask_head] if model.mask_head else [],
+        ),
+    ]
+
+
+def model_pixels(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32) / 64 - 2
+
+
+def compiled(part: Part, *, with_gradient: bool) -> Any:
+    variables = [variable.value for layer in part.layers for variable in layer.trainable_variables]
+
+    @tf.function
+    def run(*inputs: tf.Tensor) -> Any:
+        if not with_gradient or not variables:
+            return part.run(*inputs)
+        with tf.GradientTape() as tape:
+            if part.needs_input_gradient:
+                tape.watch(inputs)
+            outputs = tf.nest.flatten(part.run(*inputs))
+        sources = [*variables, *(inputs if part.needs_input_gradient else ())]
+        gradients = tape.gradient(outputs, sources)  # of the sum of all outputs
+        return [tf.convert_to_tensor(g) for g in gradients if g is not None]
+
+    return run.get_concrete_function(*part.inputs)
+
+
+def megabytes(graph: tf.Graph) -> float:
+    """Inputs and outputs of the convolutions and matrix products of a graph, each read or written once."""
+    total = 0
+    for op in graph.get_operations():
+        if op.type in (*CONVOLUTIONS, "MatMul", "BatchMatMulV2"):
+            tensors = [tensor for tensor in [*op.inputs, *op.outputs] if tensor.dtype.is_floating]
+            total += sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors)
+    return total / 1e6
+
+
+def measure_parts(bench: Bench, repeats: int) -> list[list[Any]]:
+    rows = []
+    for part in parts(bench):
+        for with_gradient in (False, True) if part.layers else (False,):
+            run = compiled(part, with_gradient=with_gradient)
+            run(*part.inputs)
+            seconds = statistics.median(seconds_of(partial(run, *part.inputs)) for _ in range(repeats))
+            name = f"{part.name}{', forward + backward' if with_gradient else ''}"
+            rows.append([name, seconds, count_flops(run.graph) / 1e9, megabytes(run.graph)])
+    return rows
+
+
+def print_parts(rows: list[list[Any]], limits: Limits) -> None:
+    print("| part | s | GFLOP | at the GEMM rate, s | at the speed of a copy, s | bound by | reached |")
+    print("|---|---|---|---|---|---|---|")
+    for name, seconds, gflop, mb in rows:
+        floors = {"arithmetic": gflop / limits.gflops, "memory": mb / 1e3 / limits.gigabytes}
+        bound = max(floors, key=lambda kind: floors[kind])
+        reached = f"{floors[bound] / seconds:.0%}" if gflop else "-"
+        print(
+            f"| {name} | {seconds:.2f} | {gflop:.0f} | {floors['arithmetic']:.2f} | {floors['memory']:.2f} | "
+            f"{bound if gflop else 'comparisons'} | {reached} |"
+        )
+
+
+# ---- measurement ----------------------------------------------------------------------------------------------------
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    results = run()
+    for tensor in tf.nest.flatten(results):
+        memoryview(tensor)  # waits for the values; .numpy() would copy them
+    return time.perf_counter() - begin
+
+
+def serve(inputs_path: str) -> None:
+    """Answer as bench/peers/torchvision_model.py does, and to `flops` and `parts REPEATS`."""
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    with np.load(inputs_path) as file:
+        inputs = dict(file)
+    bench = Bench(inputs)
+    weights = {name[8:]: array for name, array in inputs.items() if name.startswith("weights/")}
+    fill_model(bench.model, weights, layout=TORCHVISION)
+    del inputs, weights  # torchvision's side has let go of them too
+    square = tf.random.uniform([2048, 2048])
+    actions: dict[str, Callable[[], Any]] = {
+        "train": lambda: seconds_of(bench.train),
+        "detect": lambda: seconds_of(bench.detect),
+        "gemm": lambda: seconds_of(lambda: tf.matmul(square, square)),
+        "numpy_gemm": lambda: numpy_gemm(square.numpy()),
+        "memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # KiB -> GiB
+        "counts": bench.counts,
+        "flops": bench.flops,
+    }
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        command, *numbers = line.split()
+        if command == "parts":
+            answer = measure_parts(bench, int(numbers[0]))
+        else:
+            answer = actions[command]()
+        print(json.dumps(answer), flush=True)
+
+
+def numpy_gemm(square: np.ndarray) -> float:
+    begin = time.perf_counter()
+    square @ square
+    return time.perf_counter() - begin
+
+
+def check_counts(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Both sides must have done the same amount of work."""
+    for name, expected in (
+        ("trainable", ours["trainable"]),
+        ("sampled", CONFIG.roi_samples),
+        ("positives", CONFIG.roi_max_foreground),
+        ("detections", CONFIG.detections_per_image),
+    ):
+        found = [ours[name], *np.ravel(theirs[name])]
+        if not np.allclose(found, expected):
+            raise SystemExit(f"{name}: ours {ours[name]}, torchvision {theirs[name]}; expected {expected}")
+
+
+def compare(size: str, torch_python: Path, repeats: int) -> list[str]:
+    """Measure one size, print its tables, and return what was missed."""
+    num_images, height, width = map(int, size.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inputs.npz"
+        inputs = make_inputs(num_images, height, width)
+        inputs["roi_samples"] = np.array(CONFIG.roi_samples)
+        give_weights(inputs)
+        np.savez(path, allow_pickle=False, **inputs)
+        del inputs
+        sides = [
+            Peer(sys.executable, Path(__file__), path, THREADS),
+            Peer(torch_python, HERE / "peers" / "torchvision_model.py", path, THREADS),
+        ]
+        ours, theirs = sides
+        gemms = [
+            min(side.ask(kind) for _ in range(15))
+            for side, kind in ((ours, "gemm"), (ours, "numpy_gemm"), (theirs, "gemm"))
+        ]
+        limits = Limits(2 * 2048**3 / min(gemms) / 1e9, copy_gigabytes_per_second(THREADS, 15))
+        seconds, memory = {}, []
+        for kind in WANTED:
+            for side in sides:
+                side.ask(kind)  # compiles, warms up
+            turns = [[side.ask(kind) for side in sides] for _ in range(repeats)]
+            seconds[kind] = [statistics.median(turn) for turn in zip(*turns, strict=True)]
+            if kind == "train":
+                memory = [side.ask("memory") for side in sides]
+        counts = [side.ask("counts") for side in sides]
+        check_counts(*counts)
+        flops = ours.ask("flops")
+        theirs.close()
+        rows = ours.ask(f"parts {min(repeats, 5)}")
+        ours.close()
+
+    print(f"\n## {num_images} x {height} x {width}")
+    print(f"GEMM {limits.gflops:.0f} GFLOP/s, copy {limits.gigabytes:.1f} GB/s (read + written)")
+    print(f"losses: ours {counts[0]['losses']}, torchvision {counts[1]['losses']}\n")
+    print("| | ours, s | torchvision, s | ratio | wanted | GFLOP | efficiency: ours | torchvision |")
+    print("|---|---|---|---|---|---|---|---|")
+    missed = []
+    for kind, (mine, other) in seconds.items():
+        gflop = flops[kind] / 1e9
+        efficiency = [gflop / s / limits.gflops for s in (mine, other)]
+        print(
+            f"| {kind} | {mine:.2f} | {other:.2f} | {other / mine:.2f} | {WANTED[kind]:g} | {gflop:.0f} | "
+            f"{efficiency[0]:.2f} | {efficiency[1]:.2f} |"
+        )
+        if other / mine < WANTED[kind]:
+            missed.append(f"{size} {kind}: ratio {other / mine:.2f}")
+        if kind == "train" and height >= 800 and efficiency[0] < WANTED_EFFICIENCY:
+            missed.append(f"{size}: efficiency {efficiency[0]:.2f}")
+    print(f"\npeak memory of the step: ours {memory[0]:.2f} GiB, torchvision {memory[1]:.2f} GiB\n")
+    if memory[0] > memory[1]:
+        missed.append(f"{size}: memory {memory[0]:.2f} GiB")
+    print_parts(rows, limits)
+    return missed
+
+
+def main() -> None:
+    if len(sys.argv) == 3 and sys.argv[1].endswith(".npz"):  # as a Peer starts it
+        serve(sys.argv[1])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", type=Path, default=HERE.parent / ".bench/bin/python")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="images x height x width, edges multiples of 32")
+    options = parser.parse_args()
+    if not options.torch_python.exists():
+        parser.error(
+            f"{options.torch_python} is not there: `make bench-model` makes it, or --torch-python names another"
+        )
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    print(f"machine: {machine()}, {THREADS} threads a side")
+    missed = [miss for size in options.sizes for miss in compare(size, options.torch_python, options.repeats)]
+    if missed:
+        sys.exit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The torchvision side of bench/model.py: a process of its own, in an environment with torch and without TensorFlow.
+
+Called as `torchvision_model.py INPUTS THREADS`. Reads lines from standard input: `train`, `detect` and `gemm` do that
+once and answer with the seconds; `counts` answers with what was sampled and detected last, `memory` with the most that
+the process has held.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models import resnet50
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+TRAINABLE_STAGES = 3  # stem and first stage fixed
+
+
+class NoResizing(GeneralizedRCNNTransform):
+    """Normalises and batches; the images have their size already, and masks stay 28 x 28."""
+
+    def resize(self, image: torch.Tensor, target: Any = None) -> Any:
+        return image, target
+
+    def postprocess(self, result: Any, *_: Any) -> Any:
+        return result
+
+
+class Bench:
+    def __init__(self, inputs: dict[str, np.ndarray]) -> None:
+        state = {name[8:]: torch.from_numpy(array) for name, array in inputs.items() if name.startswith("weights/")}
+        num_classes = len(state["roi_heads.box_predictor.cls_score.bias"])
+        backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), TRAINABLE_STAGES)
+        self.model = MaskRCNN(
+            backbone,
+            num_classes,
+            box_batch_size_per_image=int(inputs["roi_samples"]),
+            box_score_thresh=float(inputs["score_threshold"]),
+        )
+        self.model.load_state_dict(state)
+        transform = self.model.transform
+        self.model.transform = NoResizing(800, 1333, transform.image_mean, transform.image_std)
+        self.images = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in inputs["images"]]
+        self.targets = [
+            {"boxes": boxes, "labels": labels.long(), "masks": masks}
+            for boxes, labels, masks in zip(
+                *(map(torch.from_numpy, inputs[name]) for name in ("gt_boxes", "gt_classes", "full_masks")), strict=True
+            )
+        ]
+        self.proposals = {
+            mode: list(torch.from_numpy(inputs[f"{name}_proposals"]))
+            for mode, name in ((True, "train"), (False, "detect"))
+        }
+        self.model.rpn.register_forward_hook(lambda rpn, _, output: (self.proposals[rpn.training], output[1]))
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9)
+        self.counts: dict[str, Any] = {"trainable": sum(parameter.numel() for parameter in trainable)}
+        select = self.model.roi_heads.select_training_samples
+
+        def counted(*arguments: Any) -> Any:
+            samples = select(*arguments)
+            self.counts["sampled"] = [len(labels) for labels in samples[2]]
+            self.counts["positives"] = [int((labels > 0).sum()) for labels in samples[2]]
+            return samples
+
+        self.model.roi_heads.select_training_samples = counted  # type: ignore[method-assign]
+
+    def train(self) -> None:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.model(self.images, self.targets)
+        total: Any = torch.stack(list(losses.values())).sum()
+        total.backward()
+        self.optimizer.step()
+        self.counts["losses"] = {name: round(float(loss.detach()), 4) for name, loss in losses.items()}
+
+    def detect(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            self.counts["detections"] = [len(found["scores"]) for found in self.model(self.images)]
+
+
+def main(inputs_path: str, threads: str) -> None:
+    torch.set_num_threads(int(threads))
+    with np.load(inputs_path) as file:
+        bench = Bench(dict(file))
+    square = torch.rand(2048, 2048)
+    actions: dict[str, Callable[[], Any]] = {
+        "train": bench.train,
+        "detect": bench.detect,
+        "gemm": lambda: square @ square,
+    }
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "counts":
+            answer: Any = bench.counts
+        elif command == "memory":
+            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
+        else:
+            begin = time.perf_counter()
+            actions[command]()
+            answer = time.perf_counter() - begin
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
