@@ -157,10 +157,11 @@ class Bench:
         with tf.GradientTape() as tape:
             losses, stats = self.model.losses(**self.batch)
             total = tf.add_n(list(losses))
-        for variable, momentum, gradient in zip(
-            self.variables, self.momentum, tape.gradient(total, self.variables), strict=True
-        ):
-            variable.assign_sub(0.0 * momentum.assign(0.9 * momentum + gradient))
+        gradients = map(tf.convert_to_tensor, tape.gradient(total, self.variables))
+        for variable, momentum, gradient in zip(self.variables, self.momentum, gradients, strict=True):
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.handle, accum=momentum.handle, lr=0.0, grad=gradient, momentum=0.9
+            )
         return tf.stack(list(losses)), stats
 
     def _scores(self) -> tf.Tensor:

@@ -196,10 +196,7 @@ class Optimizer:
             Global norm of the gradient before clipping (of SGD with weight decay in it), float32 scalar.
         """
         if self._rule.clips_decay:
-            gradients = [
-                g + p.weight_decay * p.value if p.weight_decay else g
-                for g, p in zip(gradients, self._parameters, strict=True)
-            ]
+            gradients = [_with_decay(g, p) for g, p in zip(gradients, self._parameters, strict=True)]
         norm = tf.linalg.global_norm(gradients)
         scale = tf.constant(1.0)
         if self._clip_norm is not None:
@@ -224,6 +221,14 @@ class Optimizer:
                 weights = tf.identity(parameter.value)
                 parameter.value.assign(slots["average"])
                 slots["average"].assign(weights)
+
+
+def _with_decay(gradient: tf.Tensor, parameter: Parameter) -> tf.Tensor:
+    if not parameter.weight_decay:
+        return gradient
+    # Not before the gradient is there: all products at the start of the step would be a second copy of the weights.
+    with tf.control_dependencies([gradient]):
+        return gradient + parameter.weight_decay * tf.convert_to_tensor(parameter.value)
 
 
 def zeros_like(value: tf.Variable) -> tf.Variable:
