@@ -172,7 +172,9 @@ def test_options_choose_other_data(checkpoint, root):
         assert (
             main(["--checkpoint", str(run), "--limit", "1", "--output", str(out), "--batch-size", "1", *options]) == 0
         )
-        assert json.loads((out / "metrics.json").read_text())["num_images"] == 1
+        written = json.loads((out / "metrics.json").read_text())
+        assert written["num_images"] == 1
+        assert written["settings"]["score_threshold"] == 0.05  # COCO's habit, and the model's default
 
 
 def test_card_with_explicit_files(checkpoint, root):

@@ -103,6 +103,9 @@ def test_numbers_equal_metrics_json(files):
         }
         assert row == wanted
     assert f"{expected['segm']['AP']:.3f}mask AP" in page.text
+    settings = dict([text for _, text in row] for row in page.tables["other"])
+    assert settings["score_threshold"] == "-"
+    assert settings["backend"] == "hotcoco"
 
 
 def test_needs_nothing_else_and_shows_each_mistake(files):
