@@ -131,6 +131,11 @@ def test_a_file_is_not_a_checkpoint(tmp_path):
         ({"num_classes": 1}, "model.num_classes is 1"),
         ({"norm": "gn", "backbone_width": 48}, "model.backbone_width is 48; expected a multiple of gn_groups=32"),
         ({"rpn_box_loss_beta": 0.0}, "model.rpn_box_loss_beta is 0.0; expected a positive number"),
+        (
+            {"norm": "gn", "norm_epsilon": 0.0},
+            "model.norm_epsilon is 0.0; expected a positive number, or 0 with frozen",
+        ),
+        ({"norm_epsilon": -1.0}, "model.norm_epsilon is -1.0"),
         ({"rpn_nms_threshold": 7.0}, "model.rpn_nms_threshold is 7.0; expected a share"),
         ({"rpn_background_iou": 0.9}, "model.rpn_background_iou is 0.9; expected at most rpn_foreground_iou=0.7"),
         ({"pixel_std": [0.0, 1.0, 1.0]}, "model.pixel_std is"),

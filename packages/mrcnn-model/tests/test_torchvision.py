@@ -5,7 +5,6 @@ into one.
 """
 
 import importlib.util
-import math
 import os
 import subprocess
 import sys
@@ -108,11 +107,7 @@ def model(weights):
         num_classes=5,
         detect_proposals=300,
         detections_per_image=30,
-        max_log_scale=math.log(1000 / 16),
-        symmetric_padding=True,
-        round_anchors=True,
-        roi_align_aligned=False,
-        keep_padding_anchors=True,
+        **TORCHVISION.conventions({}),
     )
     model = build_model(config)
     report = fill_model(model, weights)

@@ -303,6 +303,7 @@ def test_a_detector_becomes_a_checkpoint_and_a_file_again(tmp_path, capsys, make
     annotations.write_text(json.dumps({"categories": categories}))
     names = ("anchor_sizes", "canonical_size", "score_threshold", "detections_per_image", "detect_proposals")
     fields = [f"--set={name}={getattr(model.config, name)}" for name in names]
+    fields += ["--set=keep_empty_proposals=false", "--set=keep_padding_anchors=false"]
 
     code, output = run(
         capsys, source, tmp_path / "checkpoint", "--from", "tensorpack", "--annotations", annotations, *fields
@@ -321,7 +322,11 @@ def test_a_detector_becomes_a_checkpoint_and_a_file_again(tmp_path, capsys, make
     code, output = run(capsys, tmp_path / "checkpoint", tmp_path / "again.safetensors", "--to", "tensorpack")
     assert code == 0, output.err
     other = make_tiny_model(seed=3, **changes)
-    assert load_weights(other, tmp_path / "again.safetensors") == ([], [], [], [])
+    report = load_weights(other, tmp_path / "again.safetensors")
+    assert report[:3] == ([], [], [])
+    assert report.unlike == [
+        f"keep_{what} is False, in networks of Tensorpack True" for what in ("empty_proposals", "padding_anchors")
+    ]
     assert_same_variables(other, model)
 
 
@@ -340,9 +345,144 @@ def test_a_torchvision_resnet_becomes_a_checkpoint_with_fresh_heads(tmp_path, ca
     assert model.config.symmetric_padding
     assert model.config.round_anchors
     assert not model.config.roi_align_aligned
+    assert model.config.keep_padding_anchors
     assert card.category_ids == [1, 2, 3]
     assert "  mask_head.logits.kernel\n" in output.out
     assert "1 in the file, not used:\n  bn1.num_batches_tracked\n" in output.out
+
+
+CATEGORIES = {7: "pea", 2: "nut", 5: "date"}  # rows 1, 3, 4, 6 and 8 have no category
+
+
+@pytest.fixture
+def by_row(tmp_path, make_tiny_model):
+    """A torchvision detector with a row for each of eight category ids: (its file, annotations, its arrays)."""
+    model = randomised(make_tiny_model(num_classes=9, norm="frozen_bn"))
+    arrays = export_weights(model, LAYOUTS["torchvision"])
+    save_file(arrays, tmp_path / "by_row.safetensors")
+    annotations = tmp_path / "instances.json"
+    annotations.write_text(json.dumps({"categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()]}))
+    return tmp_path / "by_row.safetensors", annotations, arrays
+
+
+def test_rows_of_category_ids_become_classes_and_rows_again(tmp_path, capsys, by_row):
+    source, annotations, arrays = by_row
+    options = ("--from=torchvision", "--annotations", annotations, "--by-category-id", "--set=gn_groups=4")
+    code, output = run(capsys, source, tmp_path / "out", *options)
+    assert code == 0, output.err
+    assert re.search(r"^(\d+) of \1 variables filled", output.out)
+    assert "5 rows of classes in the file, not used:\n  1\n  3\n  4\n  6\n  8\n" in output.out
+    model, card = load_model(tmp_path / "out")
+    assert (card.category_ids, card.class_names) == ([2, 5, 7], ["nut", "date", "pea"])
+    predictor = "roi_heads.box_predictor"
+    head = model.box_stages[0].head
+    np.testing.assert_array_equal(head.logits.bias, arrays[f"{predictor}.cls_score.bias"][[0, 2, 5, 7]])
+    np.testing.assert_array_equal(head.deltas.bias[8:12], arrays[f"{predictor}.bbox_pred.bias"][20:24])
+    mask_kernel = arrays["roi_heads.mask_predictor.mask_fcn_logits.weight"]
+    np.testing.assert_array_equal(model.mask_head.logits.kernel[0, 0, :, 2], mask_kernel[7, :, 0, 0])
+
+    code, output = run(capsys, tmp_path / "out", tmp_path / "again.npz", "--to=torchvision", "--by-category-id")
+    assert code == 0, output.err
+    assert "4 rows without a class, never found:\n  1\n  3\n  4\n  6\n" in output.out
+    again = np.load(tmp_path / "again.npz")
+    assert again.keys() == arrays.keys()
+    for name in arrays:
+        size = {"cls_score": 1, "bbox_pred": 4, "mask_fcn_logits": 1}.get(name.split(".")[-2])
+        if size is None or ".rpn" in f".{name}":
+            np.testing.assert_array_equal(again[name], arrays[name], err_msg=name)
+            continue
+        got, expected = (a.reshape(-1, size, *a.shape[1:]) for a in (again[name], arrays[name]))
+        assert len(got) == 8  # up to the last category's row
+        kept = [2, 5, 7] if "mask" in name else [0, 2, 5, 7]
+        np.testing.assert_array_equal(got[kept], expected[kept], err_msg=name)
+        fill = -1e4 if name == f"{predictor}.cls_score.bias" else 0
+        np.testing.assert_array_equal(np.delete(got, kept, axis=0), fill, err_msg=name)
+
+
+@pytest.mark.parametrize("changes", [{"cascade": True}, {"class_agnostic_boxes": True, "masks": False}])
+def test_rows_of_category_ids_of_other_heads(make_tiny_model, changes):
+    model, other = randomised(make_tiny_model(**changes)), make_tiny_model(seed=1, **changes)
+    arrays = export_weights(model, LAYOUTS["tensorpack"], category_ids=[2, 5, 7])
+    report = fill_model(other, arrays, category_ids=[2, 5, 7])
+    assert report[:3] == ([], [], [])
+    assert report.unused_rows == [1, 3, 4, 6]
+    assert_same_variables(other, model)
+
+
+def test_coco_has_eighty_of_torchvisions_ninety_rows(shared_data, capsys, tmp_path, make_tiny_model):
+    model = randomised(make_tiny_model(num_classes=91, norm="frozen_bn"))
+    write_arrays(tmp_path / "coco.npz", export_weights(model, LAYOUTS["torchvision"]))
+    annotations = shared_data / "eval_cocoapi_val2014_100" / "annotations" / "instances_val2014_100.json"
+    code, output = run(
+        capsys, tmp_path / "coco.npz", tmp_path / "out", "--from=torchvision", "--annotations", annotations,
+        "--by-category-id", "--set=norm_epsilon=0",
+    )  # fmt: skip
+    assert code == 0, output.err
+    loaded, card = load_model(tmp_path / "out")
+    assert loaded.config.norm_epsilon == 0
+    assert len(card.category_ids) == 80
+    assert (card.category_ids[11], card.class_names[11]) == (13, "stop sign")
+    np.testing.assert_array_equal(loaded.box_stages[0].head.logits.bias[12], model.box_stages[0].head.logits.bias[13])
+    unused = "".join(f"  {row}\n" for row in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+    assert f"10 rows of classes in the file, not used:\n{unused}" in output.out
+
+
+def test_what_category_ids_cannot_be(tmp_path, capsys, by_row, make_tiny_model):
+    source, annotations, _ = by_row
+    common = (source, tmp_path / "out", "--from=torchvision", "--annotations", annotations)
+    backbone = tmp_path / "backbone.npz"
+    np.savez(backbone, **{"conv1.weight": np.zeros([8, 3, 7, 7])})
+    (tmp_path / "far.json").write_text('{"categories": [{"id": 9, "name": "far"}]}')
+    (tmp_path / "other.json").write_text("[]")
+    zero = tmp_path / "zero"
+    save_model(zero, make_tiny_model(norm="frozen_bn"), ModelCard(["a", "b", "c"], [0, 1, 2], 64, 64, [[64, 64]]))
+    for arguments, message in (
+        (common, "has 3 classes; the weights are for 8; --by-category-id keeps the rows of these ids"),
+        ((*common, "--by-category-id", "--num-classes=4"), "--by-category-id needs --annotations, which say the ids"),
+        ((source, "out", "--from=torchvision", "--by-category-id"), "--by-category-id needs --annotations"),
+        ((backbone, *common[1:], "--by-category-id"), "backbone.npz holds no layer over classes"),
+        (
+            (*common[:-1], tmp_path / "far.json", "--by-category-id"),
+            "by_row.safetensors has rows 1 to 8 for classes: none for category id 9",
+        ),
+        ((*common[:-1], tmp_path / "other.json"), "other.json has no COCO categories with id and name"),
+        ((zero, tmp_path / "out.npz", "--to=torchvision", "--by-category-id"), "not different numbers from 1: [0, 1,"),
+    ):
+        code, output = run(capsys, *arguments)
+        assert (code, output.out) == (1, "")
+        assert output.err.startswith("error: ")
+        assert message in output.err
+
+
+def test_detectron2_zoo_has_coco_in_the_order_of_ids(shared_data, capsys, tmp_path):
+    """80 scores and the background last: class c of ours is the c-th id of the annotations."""
+    scores, boxes, masks = (np.arange(n, dtype=np.float32) for n in (81, 320, 80))
+    arrays = {
+        "roi_heads.box_predictor.cls_score.bias": scores,
+        "roi_heads.box_predictor.cls_score.weight": np.tile(scores[:, None], (1, 4)),
+        "roi_heads.box_predictor.bbox_pred.bias": boxes,
+        "roi_heads.box_predictor.bbox_pred.weight": np.tile(boxes[:, None], (1, 4)),
+        "roi_heads.box_head.fc1.weight": np.zeros([4, 8 * 49]),
+        "roi_heads.mask_head.predictor.bias": masks,
+        "roi_heads.mask_head.predictor.weight": np.zeros([80, 8, 1, 1]),
+        "roi_heads.mask_head.deconv.weight": np.zeros([8, 8, 2, 2]),
+        "backbone.fpn_output2.weight": np.zeros([8, 8, 3, 3]),
+        "backbone.bottom_up.stem.conv1.weight": np.zeros([8, 3, 7, 7]),
+    }
+    np.savez(tmp_path / "zoo.npz", **arrays)
+    annotations = shared_data / "eval_cocoapi_val2014_100" / "annotations" / "instances_val2014_100.json"
+    code, output = run(
+        capsys, tmp_path / "zoo.npz", tmp_path / "out", "--from=detectron2", "--annotations", annotations,
+        "--set=box_head_fcs=1", "--set=backbone=resnet18",
+    )  # fmt: skip
+    assert code == 0, output.err
+    model, card = load_model(tmp_path / "out")
+    assert (card.category_ids[79], card.class_names[79]) == (90, "toothbrush")
+    head = model.box_stages[0].head
+    np.testing.assert_array_equal(head.logits.bias, [80, *range(80)])
+    np.testing.assert_array_equal(head.deltas.bias, [0, 0, 0, 0, *range(320)])
+    np.testing.assert_array_equal(model.mask_head.logits.bias, range(80))
+    assert model.config.keep_padding_anchors
 
 
 def test_conventions_that_differ_are_listed(tmp_path, capsys, make_tiny_model):
@@ -431,6 +571,14 @@ def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_t
         (["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"], "ModelConfig has no field nrom"),
         (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected FIELD=VALUE"),
         (["out", "back.npz", "--to", "torchvision"], "checkpoint out does not exist"),
+        (["out", "back.npz", "--to", "torchvision", "--num-classes", "4"], "--num-classes: only with --from"),
+        (["out", "back.npz", "--to", "torchvision", "--annotations", "a.json"], "--annotations: only with --from"),
+        (["out", "back.npz", "--to", "torchvision", "--set", "norm=gn"], "--set: only with --from"),
+        (
+            ["out", "back.npz", "--to", "torchvision", "--short-edge=9", "--max-size=9"],
+            "--short-edge, --max-size: only with --from",
+        ),
+        (["rpn.npz", "out", "--from", "tensorpack", "--short-edge", "0"], "--short-edge is 0; expected a positive"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, message):

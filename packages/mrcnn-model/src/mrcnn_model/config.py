@@ -27,7 +27,7 @@ COUNTS = (
     "mask_head_channels",
     "detections_per_image",
 )
-POSITIVE = ("norm_epsilon", "rpn_box_loss_beta", "box_loss_beta", "canonical_size", "max_log_scale")
+POSITIVE = ("rpn_box_loss_beta", "box_loss_beta", "canonical_size", "max_log_scale")
 SHARES = (
     "rpn_foreground_iou",
     "rpn_background_iou",
@@ -59,7 +59,7 @@ class ModelConfig:
     backbone_width: int = 64  # channels of the stem; every stage scales with it
     norm: str = "frozen_bn"  # one of NORMS, in the backbone
     gn_groups: int = 32
-    norm_epsilon: float = 1e-5  # added to the variance, in the backbone
+    norm_epsilon: float = 1e-5  # added to the variance, in the backbone; 0 in torchvision's released COCO detectors
     freeze_at: int = 2  # 0: everything trains; 1: stem fixed; 2: stem and first stage fixed
     # The last norm of every residual block starts at scale 0, its block as the identity. A frozen norm without
     # pretrained weights needs it; group norm from scratch learns faster without.
@@ -172,6 +172,8 @@ class ModelConfig:
         self._require(_are_positive(self.pixel_std, 3), "pixel_std", "three positive numbers, RGB")
         for name in POSITIVE:
             self._require(getattr(self, name) > 0, name, "a positive number")
+        is_fixed_norm = self.norm == "frozen_bn" and self.norm_epsilon == 0
+        self._require(self.norm_epsilon > 0 or is_fixed_norm, "norm_epsilon", "a positive number, or 0 with frozen_bn")
         for name in SHARES:
             self._require(0.0 <= getattr(self, name) <= 1.0, name, "a share between 0 and 1")
         self._require(

@@ -79,6 +79,8 @@ def conventions(arrays: Arrays) -> dict[str, Any]:
         "stride_in_1x1": bool(np.all(std == 1)) and f"{_BODY}stem.conv1.norm.running_mean" in arrays,
         "pixel_mean": [float(v) for v in np.ravel(mean)[::-1]],
         "pixel_std": [float(v) for v in np.ravel(std)[::-1]],
+        "keep_padding_anchors": True,
+        "rpn_label_only_inside": False,
         "box_loss": "l1",
         "train_proposals": 1000,
     }

@@ -93,8 +93,8 @@ def _turned(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def conventions(_: Arrays) -> dict[str, Any]:
-    """None but the defaults: `ModelConfig` follows Tensorpack."""
-    return {}
+    """Else the defaults: `ModelConfig` follows Tensorpack."""
+    return {"keep_empty_proposals": True, "keep_padding_anchors": True}
 
 
 TENSORPACK = Layout("Tensorpack", RULES, LEAVES, canonical, specific, read, write, conventions)

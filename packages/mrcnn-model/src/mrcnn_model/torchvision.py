@@ -1,6 +1,7 @@
 """Names and layout of torchvision's ResNets and of `maskrcnn_resnet50_fpn` (state dicts saved as .safetensors or .npz).
 
-RGB, as ours. The mask head has a channel for the background, which no loss and no prediction reads.
+RGB, as ours. The mask head has a channel for the background, which no loss and no prediction reads. In the released
+COCO detectors, the rows of the layers over classes are category ids (`class_rows`).
 """
 
 import math
@@ -73,6 +74,9 @@ def conventions(_: Arrays) -> dict[str, Any]:
         "round_anchors": True,
         "roi_align_aligned": False,
         "max_log_scale": MAX_LOG_SCALE,
+        "keep_padding_anchors": True,
+        "rpn_label_only_inside": False,
+        "box_loss": "smooth_l1",
     }
 
 

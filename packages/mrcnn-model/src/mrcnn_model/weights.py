@@ -1,6 +1,6 @@
 """Weights from files and to files: ours, Tensorpack's, torchvision's and detectron2's."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model.checkpoint import CheckpointError, assign, read_weights, resolve_checkpoint, variable_key
+from mrcnn_model.class_rows import (
+    count_rows,
+    rows_without_class,
+    runs_over_classes,
+    spread_classes,
+    take_classes,
+)
 from mrcnn_model.config import ModelConfig
 from mrcnn_model.detectron2 import DETECTRON2
 from mrcnn_model.layout import Arrays, HeadOptions, Layout, to_keys, to_name
@@ -18,7 +25,7 @@ from mrcnn_model.torchvision import TORCHVISION
 
 # Conventions that features depend on, and those that only training does.
 _OF_BACKBONES = {"symmetric_padding", "stride_in_1x1", "pixel_mean", "pixel_std"}
-_OF_TRAINING = {"box_loss", "train_proposals"}
+_OF_TRAINING = {"box_loss", "train_proposals", "rpn_label_only_inside"}
 
 LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHVISION, "detectron2": DETECTRON2}
 
@@ -30,6 +37,7 @@ class WeightsReport(NamedTuple):
     unfilled: list[str]  # variables that kept their start
     reinitialised: list[str]  # those of them that the file holds for another number of classes
     unlike: list[str]  # conventions of the file's project that the model does not follow: it computes something else
+    unused_rows: Sequence[int] = ()  # of layers over classes, where only those of some category ids were asked for
 
 
 def load_weights(
@@ -60,12 +68,17 @@ def fill_model(
     *,
     layout: Layout | None = None,
     new_classes: bool = False,
+    category_ids: Sequence[int] | None = None,
     source: str = "weights",
 ) -> WeightsReport:
     """Fill a model from another project's arrays by name; see `load_weights`.
 
+    Args:
+        category_ids: of the model's classes, where a row of theirs is a category id (torchvision's COCO detectors):
+            these rows are taken. None: class c is row c.
+
     Raises:
-        CheckpointError: no name is known, the norm is of another kind, or a shape differs.
+        CheckpointError: no name is known, the norm is of another kind, a shape differs, or a category id has no row.
     """
     layout = layout or _detect_layout(arrays, source=source)
     keys = to_keys(arrays, layout)
@@ -75,11 +88,28 @@ def fill_model(
     options = head_options(model.config)
     converted = {key: read_array(key, arrays[name], layout, options, source=source) for key, name in names.items()}
     _require_same_norm(model, converted, source=source)
+    unused_rows: list[int] = []
+    if category_ids is not None:
+        count = _count_rows(converted, source=source)
+        for category_id in category_ids:
+            if not 0 < category_id < count:
+                raise CheckpointError(
+                    f"{source} has rows 1 to {count - 1} for classes: none for category id {category_id}"
+                )
+        unused_rows = rows_without_class(category_ids, count)
+        converted = {key: take_classes(key, array, category_ids) for key, array in converted.items()}
     report = _fill(model, converted, source=source, new_classes=new_classes)
     unused = [*(arrays.keys() - keys.keys()), *(names[key] for key in report.unused)]
     is_backbone = all(key.startswith("backbone.") for key in keys.values())
     unlike = unlike_conventions(model.config, layout, arrays, only=_OF_BACKBONES if is_backbone else None)
-    return report._replace(unused=sorted(unused), unlike=unlike)
+    return report._replace(unused=sorted(unused), unlike=unlike, unused_rows=unused_rows)
+
+
+def _count_rows(arrays: Arrays, *, source: str) -> int:
+    for key, array in arrays.items():
+        if runs_over_classes(key) and key.endswith(".logits.bias"):
+            return count_rows(key, array)
+    raise CheckpointError(f"{source} holds no layer over classes, so no row of a category id")
 
 
 def unlike_conventions(
@@ -117,8 +147,14 @@ def _detect_layout(arrays: Arrays, *, source: str) -> Layout:
     return LAYOUTS[best]
 
 
-def export_weights(model: MaskRCNN, layout: Layout) -> dict[str, np.ndarray]:
+def export_weights(
+    model: MaskRCNN, layout: Layout, *, category_ids: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
     """Give a model's variables the names and the layout of another project.
+
+    Args:
+        category_ids: of the model's classes; each becomes the row of that number (see `class_rows`). None: class c is
+            row c.
 
     Raises:
         CheckpointError: it has no such network; the message names the variables.
@@ -133,7 +169,10 @@ def export_weights(model: MaskRCNN, layout: Layout) -> dict[str, np.ndarray]:
         if name is None:
             nameless.append(key)
         else:
-            arrays[name] = np.ascontiguousarray(layout.write(key, variable.numpy(), options))
+            array = variable.numpy()
+            if category_ids is not None:
+                array = spread_classes(key, array, category_ids)
+            arrays[name] = np.ascontiguousarray(layout.write(key, array, options))
     if nameless:
         raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
     if model.config.norm == "gn" and layout is TORCHVISION:
@@ -226,10 +265,6 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
 
 
 def _differs_in_classes(variable: keras.Variable, array: np.ndarray) -> bool:
-    """Whether an array would fit but for the number of classes, which is the last axis of three layers."""
-    layer = variable_key(variable).rpartition(".")[0]
-    is_of_classes = layer == "mask_head.logits" or (
-        layer.startswith("box_head") and layer.endswith(("logits", "deltas"))
-    )
+    """Whether an array would fit but for the number of classes."""
     same_inputs = tuple(variable.shape[:-1]) == array.shape[:-1]
-    return is_of_classes and same_inputs and variable.shape[-1] != array.shape[-1]
+    return runs_over_classes(variable_key(variable)) and same_inputs and variable.shape[-1] != array.shape[-1]

@@ -1,0 +1,80 @@
+"""Layers over classes whose rows are category ids: COCO's ids have gaps, and torchvision's detectors a row for each.
+
+The last axis of such an array runs over rows, each of one number (scores, masks) or four (boxes); row 0 of scores and
+boxes is the background, and masks start at row 1.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NEVER = -1e4  # logit of a row that no class has: its score is 0, in float16 too
+
+
+def runs_over_classes(key: str) -> bool:
+    """Whether the last axis of a variable is the number of classes, or four times it."""
+    layer = key.rpartition(".")[0]
+    return layer == "mask_head.logits" or (layer.startswith("box_head") and layer.endswith((".logits", ".deltas")))
+
+
+def count_rows(key: str, array: np.ndarray) -> int:
+    """Rows of an array over classes, with background."""
+    return array.shape[-1] // _row_size(key) + _first_row(key)
+
+
+def rows_without_class(category_ids: Sequence[int], count: int) -> list[int]:
+    """Which of `count` rows are neither the background nor a category id."""
+    return sorted(set(range(1, count)) - set(category_ids))
+
+
+def take_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np.ndarray:
+    """Keep the background and the rows of these category ids, in their order.
+
+    Args:
+        key: of one of our variables; an array that does not run over classes is returned as it is.
+        array: in our layout.
+    """
+    if not _has_rows(key, array):
+        return array
+    return _flat(_by_row(key, array)[..., _places(key, category_ids), :])
+
+
+def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np.ndarray:
+    """Invert `take_classes`: as many rows as the largest id needs.
+
+    Rows between hold zeros, but for the bias of the scores, which is such that they are never found.
+    """
+    if not _has_rows(key, array):
+        return array
+    fill = NEVER if key.startswith("box_head") and key.endswith(".logits.bias") else 0.0
+    rows = _by_row(key, array)
+    count = max(category_ids) + 1 - _first_row(key)
+    spread = np.full((*rows.shape[:-2], count, rows.shape[-1]), fill, array.dtype)
+    spread[..., _places(key, category_ids), :] = rows
+    return _flat(spread)
+
+
+def _has_rows(key: str, array: np.ndarray) -> bool:
+    is_shared_box = ".deltas." in key and array.shape[-1] == 4
+    return runs_over_classes(key) and not is_shared_box
+
+
+def _first_row(key: str) -> int:
+    return 1 if key.startswith("mask_head") else 0
+
+
+def _row_size(key: str) -> int:
+    return 4 if ".deltas." in key else 1
+
+
+def _places(key: str, category_ids: Sequence[int]) -> list[int]:
+    first = _first_row(key)
+    return [row - first for row in (0, *category_ids) if row >= first]
+
+
+def _by_row(key: str, array: np.ndarray) -> np.ndarray:
+    return array.reshape(*array.shape[:-1], -1, _row_size(key))
+
+
+def _flat(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(*rows.shape[:-2], -1)
