@@ -20,7 +20,7 @@ from mrcnn_model.structures import Proposals, RpnOutput
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 CANVAS = (800, 1344)
 OP, LAYER, DATA = "#f6e3c5", "#cfe2f3", "#e8e8e8"
@@ -125,22 +125,31 @@ def draw(path: Path) -> None:
                 corner, width, height, boxstyle="round,pad=0.02", facecolor=block.colour, edgecolor="#555555"
             )
         )
-        axes.text(block.x, block.y + 0.25, block.title, ha="center", va="center", fontsize=12, weight="bold")
+        axes.text(block.x, block.y + 0.25, block.title, ha="center", va="center", fontsize=11, weight="bold")
         lines = list(block.lines)
         if block.layer is not None:
-            count = sum(v.shape.num_elements() for v in (w.value for w in block.layer.variables))
-            lines.append(f"{count / 1e6:.1f} M numbers, {block.flops / 1e9:.0f} GFLOP")
-        axes.text(block.x, block.y - 0.06, "\n".join(lines), ha="center", va="center", fontsize=9)
+            parameters = [v.value for v in block.layer.variables if not v.name.startswith("moving_")]
+            count = sum(v.shape.num_elements() for v in parameters)
+            lines.append(f"{count / 1e6:.1f} M parameters, {block.flops / 1e9:.0f} GFLOP")
+        axes.text(block.x, block.y - 0.06, "\n".join(lines), ha="center", va="center", fontsize=8.5)
     for a, b in pairwise(drawn):
         dx, dy = b.x - a.x, b.y - a.y
         start = (a.x + 0.45 * (dx > 0) - 0.45 * (dx < 0), a.y - 0.37 * (dy < 0))
         end = (b.x - 0.45 * (dx > 0) + 0.45 * (dx < 0), b.y + 0.37 * (dy < 0))
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#333333", "lw": 1.4})
-    axes.annotate("", (3, 0.37), (3, 0.63), arrowprops={"arrowstyle": "-|>", "color": "#3d78b0", "lw": 1.4})
+    # The pyramid feeds both ROIAligns: down to the first, and along the left side to the second.
+    blue = {"color": "#3d78b0", "lw": 1.4}
+    axes.annotate("", (3, 0.37), (3, 0.63), arrowprops={"arrowstyle": "-|>", **blue})
+    axes.plot([3, 0.4, 0.4], [0.5, 0.5, -1], **blue)
+    axes.annotate("", (0.56, -1), (0.4, -1), arrowprops={"arrowstyle": "-|>", **blue})
     axes.text(3.04, 0.5, "P2 to P5", fontsize=9, color="#3d78b0", va="center")
+    for y, colour, meaning in ((-0.9, DATA, "data"), (-1.05, LAYER, "layers with variables"), (-1.2, OP, "ops")):
+        axes.add_patch(Rectangle((3.62, y - 0.04), 0.12, 0.08, facecolor=colour, edgecolor="#555555"))
+        axes.text(3.82, y, meaning, fontsize=9, va="center")
     axes.set(xlim=(-0.55, 4.55), ylim=(-1.45, 1.45))
+    axes.set_title(f"Detection in one image of {text_of(CANVAS)} pixels, 80 classes", fontsize=12)
     axes.axis("off")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=130, bbox_inches="tight")
 
 
 if __name__ == "__main__":
