@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from mrcnn_model import ModelConfig, build_model
 from mrcnn_model.flops import count_flops
+from mrcnn_model.normalization import Norm
+from mrcnn_model.resnet import ResNet
 
 PER_MASK = 0.530 - 28 * 28 * 256 * (80 - 1) / 1e9
 SHAPES = [(1, 800, 1344), (2, 320, 480), (4, 512, 512)]
@@ -53,6 +55,23 @@ def test_training(model, shape):
     graph = tf.function(step).get_concrete_function(batch).graph
     expected = num_images * (523 * height * width / 1e6 + 3 * (0.0143 * 512 + PER_MASK * 128))
     np.testing.assert_allclose(count_flops(graph) / 2e9, expected, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("depth", "for_imagenet", "features"),
+    [
+        ("resnet18", 11_689_512, 512),
+        ("resnet34", 21_797_672, 512),
+        ("resnet50", 25_557_032, 2048),
+        ("resnet101", 44_549_160, 2048),
+        ("resnet152", 60_192_808, 2048),
+    ],
+)
+def test_number_of_parameters_of_a_backbone(depth, for_imagenet, features):
+    """Of the ImageNet classifiers (torchvision lists them), less the last layer."""
+    backbone = ResNet(depth=depth, width=64, norm=Norm("frozen_bn"), freeze_at=0, dtype=keras.DTypePolicy("float32"))
+    count = sum(int(np.prod(v.shape)) for v in backbone.trainable_variables)
+    assert count == for_imagenet - (features + 1) * 1000
 
 
 def test_number_of_parameters(model):

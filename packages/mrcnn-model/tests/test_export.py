@@ -50,11 +50,12 @@ def photos():
 
 def spread_out(model):
     """Make a fresh network say different things of different boxes, so that no two scores are equal."""
+    heads = [stage.head for stage in model.box_stages]
     for layer, factor in (
         (model.rpn.logits, 100),
         (model.rpn.deltas, 20),
-        (model.box_stages[0].head.logits, 200),
-        (model.box_stages[0].head.deltas, 200),
+        *((head.logits, 200) for head in heads),
+        *((head.deltas, 200) for head in heads),
     ):
         layer.kernel.assign(layer.kernel * factor)
     return model
@@ -84,8 +85,13 @@ def python_path(photos):
 
 
 @pytest.mark.slow
-def test_exported_models_equal_the_python_path(tmp_path, make_tiny_model, photos, python_path):
-    model = spread_out(make_tiny_model(detections_per_image=8, score_threshold=0.3))
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"cascade": True, "norm": "sync_bn"}, {"masks": False, "class_agnostic_boxes": True}],
+    ids=["plain", "cascade, sync BN", "boxes only"],
+)
+def test_exported_models_equal_the_python_path(tmp_path, make_tiny_model, photos, python_path, changes):
+    model = spread_out(make_tiny_model(detections_per_image=8, score_threshold=0.3, **changes))
     save_model(tmp_path / "checkpoint", model, CARD)
     for kind, options in (("portable", ["--portable"]), ("compiled", [])):
         assert main([str(tmp_path / "checkpoint"), str(tmp_path / kind), *options]) == 0

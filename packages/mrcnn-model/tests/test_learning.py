@@ -11,11 +11,20 @@ HEIGHT, WIDTH = 96, 128  # the photographs are 600 x 800
 MASK_EDGE = 56
 PHOTOS = ("10.jpg", "6.jpg")  # with six objects each, of all three classes
 
-GN_HEADS = {"box_head_convs": 2, "box_head_fcs": 1, "head_norm": "gn", "fpn_norm": "gn"}
+GN_HEADS = {"box_head_convs": 4, "box_head_fcs": 1, "mask_head_convs": 4, "head_norm": "gn", "fpn_norm": "gn"}
 MEMBERS = {
     "plain": {},
+    "ResNet-34": {"backbone": "resnet34"},
     "ResNet-50": {"backbone": "resnet50"},
+    "ResNet-101": {"backbone": "resnet101"},
+    "ResNet-152": {"backbone": "resnet152"},
     "frozen BN": {"norm": "frozen_bn", "freeze_at": 1},
+    "frozen scale and shift": {
+        "norm": "frozen_bn",
+        "freeze_at": 2,
+        "freeze_affine": True,
+        "zero_residual_scale": False,
+    },
     "sync BN": {"norm": "sync_bn"},
     "GN everywhere": GN_HEADS,
     "GN of the ancestor": {**GN_HEADS, "gn_after_relu": True},

@@ -9,7 +9,8 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 
 from mrcnn_model import CheckpointError, ModelCard, fill_model, load_model, load_weights, save_model, variable_key
-from mrcnn_model.convert import main
+from mrcnn_model.config import BACKBONES
+from mrcnn_model.convert import config_of, main
 from mrcnn_model.layout import to_keys
 from mrcnn_model.weights import LAYOUTS, export_weights, write_arrays
 
@@ -133,6 +134,16 @@ def test_exported_names_are_those_of_the_same_tensorpack_network(make_tiny_model
 def test_export_names_what_the_other_project_lacks(make_tiny_model):
     with pytest.raises(CheckpointError, match=r"torchvision has no name for box_head1\.fc1\.kernel"):
         export_weights(make_tiny_model(cascade=True), LAYOUTS["torchvision"])
+
+
+@pytest.mark.parametrize("depth", BACKBONES)
+@pytest.mark.parametrize("project", ["tensorpack", "torchvision"])
+def test_a_file_says_how_deep_its_backbone_is(make_tiny_model, project, depth):
+    model = make_tiny_model(backbone=depth, backbone_width=4, norm="frozen_bn")
+    arrays = export_weights(model, LAYOUTS[project])
+    config = config_of(arrays, LAYOUTS[project], num_classes=None, changes={}, source="file")
+    names = ("backbone", "backbone_width", "num_classes", "fpn_channels", "rpn_channels", "box_head_channels", "masks")
+    assert [getattr(config, name) for name in names] == [getattr(model.config, name) for name in names]
 
 
 # Layouts, by hand
