@@ -8,6 +8,7 @@ from mrcnn_model import (
     CheckpointError,
     ModelCard,
     ModelConfig,
+    WeightsReport,
     load_model,
     load_weights,
     resolve_checkpoint,
@@ -103,7 +104,7 @@ def test_load_weights_from_a_checkpoint_fills_everything(saved, make_tiny_model)
     directory, model = saved
     other = make_tiny_model(seed=5)
     report = load_weights(other, directory)
-    assert report == ([], [], [], [])
+    assert report == WeightsReport([], [], [], [])
     for a, b in zip(other.variables, model.variables, strict=True):
         np.testing.assert_array_equal(a, b)
 
