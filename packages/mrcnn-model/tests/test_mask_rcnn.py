@@ -73,6 +73,26 @@ def test_instances_without_a_mask_leave_the_mask_loss_alone(make_tiny_model, mak
     assert losses[3] > 0
 
 
+@pytest.mark.parametrize("kind", ["ignored", "positive"])
+def test_an_image_without_background_anchors_leaves_its_neighbour_alone(make_tiny_model, make_batch, kind):
+    batch = make_batch(num_images=2, num_gt=1, num_valid=1)
+    whole = (0, 0, *batch["image_sizes"][1, ::-1])
+    if kind == "ignored":
+        batch["gt_boxes"][1] = batch["gt_classes"][1] = batch["gt_has_mask"][1] = 0
+        batch["crowd_boxes"][1, 0] = whole
+        model = make_tiny_model(crowd_overlap_threshold=0.0, keep_padding_anchors=True)
+    else:
+        batch["gt_boxes"][1, 0] = whole
+        model = make_tiny_model(rpn_foreground_iou=1e-6, rpn_background_iou=0.0)
+    (together, _), (first, _), (second, stats) = (losses_of(model, b) for b in (batch, rows(batch, 0), rows(batch, 1)))
+    assert float(stats["foreground_anchors"]) == (0 if kind == "ignored" else 16)
+    assert np.isfinite(together).all()
+    assert (first > 0).all()
+    np.testing.assert_allclose(together, (first + second) / 2, rtol=1e-4)
+    if kind == "ignored":
+        np.testing.assert_array_equal(second, 0)
+
+
 def test_crowds_are_never_positives_and_may_shield_background(make_tiny_model, make_batch):
     batch = make_batch(num_images=1, num_valid=0)
     batch["crowd_boxes"][0, 0] = (0, 0, 96, 64)  # the whole image
