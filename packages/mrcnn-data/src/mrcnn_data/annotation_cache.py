@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from mrcnn_data.annotations import FileContent, read_annotations, read_file
+from mrcnn_data.annotations import FileContent, no_collections, read_annotations, read_file
 from mrcnn_data.columns import Columns, Id, RawSegmentations, Segmentations
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.report import Finding, Report
@@ -92,7 +92,7 @@ def read_columns(path: Path, cache_dir: Path | None) -> FileContent:
         return found
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / "lock"):
+        with _locked(cache_dir / "lock"), no_collections():
             found = _look_up(stamp_path, status, cache_dir)  # another process may have been faster
             return found or _fill(path, status, stamp_path, cache_dir)
     except OSError as error:

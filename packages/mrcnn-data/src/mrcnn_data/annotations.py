@@ -95,7 +95,7 @@ def read_annotations(path: Path, *, data: bytes | None = None) -> FileContent:
     """
     data = read_file(path) if data is None else data
     report = Report()
-    with _no_collections():
+    with no_collections():
         file = _decode(path, data, report)
         categories = _usable_categories(path, file.categories, report)
         images = _usable_images(path, file.images, report)
@@ -103,7 +103,7 @@ def read_annotations(path: Path, *, data: bytes | None = None) -> FileContent:
 
 
 @contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
+def no_collections() -> Iterator[None]:
     """Millions of new objects and none of them garbage: the collector would go through them again and again."""
     was_collecting = gc.isenabled()
     gc.disable()
@@ -438,8 +438,11 @@ def _report_annotation_ids(path: Path, ids: np.ndarray | list[Id | None], report
 
 def _boxes(boxes: list[_Box | None]) -> tuple[np.ndarray, np.ndarray]:
     """float64 [A, 4], NaN where there is no number; bool [A], whether there is a box."""
-    has_bbox = np.fromiter((box is not None for box in boxes), bool, len(boxes))
-    given = [box for box in boxes if box is not None]
+    has_bbox = np.ones(len(boxes), bool)
+    given: list[Any] = boxes
+    if None in boxes:
+        has_bbox = np.fromiter((box is not None for box in boxes), bool, len(boxes))
+        given = [box for box in boxes if box is not None]
     numbers: Any = itertools.chain.from_iterable(given)
     values = np.full((len(boxes), 4), np.nan)
     try:
@@ -451,9 +454,13 @@ def _boxes(boxes: list[_Box | None]) -> tuple[np.ndarray, np.ndarray]:
 
 def _areas(areas: list[float | UnsetType | None], ids: list[Id | None], report: Report) -> np.ndarray:
     """float64 [A], NaN where missing or no number."""
-    is_given = np.array([isinstance(area, float) for area in areas], bool)
-    values = np.full(len(areas), np.nan)
-    values[is_given] = np.array([area for area in areas if isinstance(area, float)], np.float64)
+    is_given, values = np.ones(len(areas), bool), np.zeros(0)
+    if set(map(type, areas)) <= {float}:
+        values = np.fromiter(areas, np.float64, len(areas))  # type: ignore[arg-type]
+    else:
+        is_given = np.array([isinstance(area, float) for area in areas], bool)
+        values = np.full(len(areas), np.nan)
+        values[is_given] = np.array([area for area in areas if isinstance(area, float)], np.float64)
     report.add(
         "area missing",
         severity="note",

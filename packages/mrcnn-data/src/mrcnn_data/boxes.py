@@ -42,7 +42,6 @@ def check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> tu
 
 def _derive_boxes(columns: Columns, wanted: np.ndarray, sizes: np.ndarray, boxes: np.ndarray, report: Report) -> None:
     """Write the boxes of the segmentations of `wanted` annotations, NaN where there is none."""
-    kinds = np.where(columns.has_bbox, "bbox is not four finite numbers", "bbox missing")
     derived = np.zeros(len(boxes), bool)
     for row in np.flatnonzero(wanted).tolist():
         height, width = map(int, sizes[row])
@@ -50,8 +49,10 @@ def _derive_boxes(columns: Columns, wanted: np.ndarray, sizes: np.ndarray, boxes
         box = None if segmentation is None else segmentation_box(segmentation, height=height, width=width)
         boxes[row] = np.nan if box is None else box
         derived[row] = box is not None
-    for kind in ("bbox missing", "bbox is not four finite numbers"):
-        of_kind = wanted & (kinds == kind)
+    for kind, of_kind in (
+        ("bbox missing", wanted & ~columns.has_bbox),
+        ("bbox is not four finite numbers", wanted & columns.has_bbox),
+    ):
         action = "taken from the segmentation"
         report.add(kind, severity="repaired", action=action, where=columns.ids_where(of_kind & derived))
         report.add(
