@@ -1,4 +1,4 @@
-"""What the benchmarks ran on, for their reports, and how fast it copies: `python bench/machine.py` prints the first."""
+"""The machine that benchmarks run on: its name (`python bench/machine.py`), its memory, how fast it copies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def machine() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has held, in GiB; unlike `ru_maxrss` not that of the process it came from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20  # KiB
 
 
 def copy_gigabytes_per_second(num_threads: int, repeats: int) -> float:

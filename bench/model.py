@@ -8,17 +8,17 @@ replaced by given ones, such that 512 RoIs an image are sampled, 128 of them for
 numbers are checked. A step is forward, backward and an update by SGD with momentum. Neither side resizes images or
 pastes masks.
 
-FLOP are those of the built graph (`mrcnn_model.flops`). Efficiency is FLOP / seconds / GEMM rate, the best of NumPy,
-TensorFlow and torch for 2048 x 2048 matrices. After the comparison each part of the network is run alone: what its
-products would take at the GEMM rate, and what reading their inputs and writing their outputs once would take at the
-speed of a copy, are the limits it stands beside.
+FLOP are those of our graph (`mrcnn_model.flops`), for both sides: torchvision's mask head does more, for all classes.
+Efficiency is FLOP / seconds / GEMM rate, the best of NumPy, TensorFlow and torch for 2048 x 2048 matrices. Memory is
+the most that a process has held until its last step: inputs, weights and the framework are in it. After the comparison
+each part of the network is run alone: what its products would take at the GEMM rate, and what reading their inputs and
+writing their outputs once would take at the speed of a copy, are the limits it stands beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from machine import copy_gigabytes_per_second, machine
+from machine import copy_gigabytes_per_second, machine, peak_gigabytes
 from peer import Peer
 
 import mrcnn_ops
@@ -80,6 +80,7 @@ def make_inputs(num_images: int, height: int, width: int) -> Arrays:
     ellipse = (x * x + y * y <= 1).astype(np.uint8)
     return {
         "images": rng.integers(0, 256, [num_images, height, width, 3], np.uint8),
+        "roi_samples": np.array(CONFIG.roi_samples),
         "image_sizes": np.array([[height, width]] * num_images, np.int32),
         "gt_boxes": gt_boxes,
         "gt_classes": rng.integers(1, CONFIG.num_classes, [num_images, NUM_OBJECTS]).astype(np.int32),
@@ -199,7 +200,7 @@ def parts(bench: Bench) -> list[Part]:
     """The training step in six pieces, each fed with what the one before gives."""
     model, batch, config = bench.model, bench.batch, bench.model.config
     images, image_sizes = bench._images()
-    features = model.backbone(tf.cast(images, tf.float32))
+    features = model.backbone(model_pixels(images))
     pyramid = model.fpn(features)
     rpn_output = model.rpn(pyramid)
     anchors = model.anchors(pyramid)
@@ -311,9 +312,10 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def serve(inputs_path: str) -> None:
+def serve(inputs_path: str, threads: str) -> None:
     """Answer as bench/peers/torchvision_model.py does, and to `flops` and `parts REPEATS`."""
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+    tf.config.threading.set_inter_op_parallelism_threads(int(threads))
     with np.load(inputs_path) as file:
         inputs = dict(file)
     bench = Bench(inputs)
@@ -326,7 +328,7 @@ def serve(inputs_path: str) -> None:
         "detect": lambda: seconds_of(bench.detect),
         "gemm": lambda: seconds_of(lambda: tf.matmul(square, square)),
         "numpy_gemm": lambda: numpy_gemm(square.numpy()),
-        "memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # KiB -> GiB
+        "memory": peak_gigabytes,
         "counts": bench.counts,
         "flops": bench.flops,
     }
@@ -365,34 +367,31 @@ def compare(size: str, torch_python: Path, repeats: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "inputs.npz"
         inputs = make_inputs(num_images, height, width)
-        inputs["roi_samples"] = np.array(CONFIG.roi_samples)
         give_weights(inputs)
         np.savez(path, allow_pickle=False, **inputs)
         del inputs
-        sides = [
-            Peer(sys.executable, Path(__file__), path, THREADS),
-            Peer(torch_python, HERE / "peers" / "torchvision_model.py", path, THREADS),
-        ]
-        ours, theirs = sides
-        gemms = [
-            min(side.ask(kind) for _ in range(15))
-            for side, kind in ((ours, "gemm"), (ours, "numpy_gemm"), (theirs, "gemm"))
-        ]
-        limits = Limits(2 * 2048**3 / min(gemms) / 1e9, copy_gigabytes_per_second(THREADS, 15))
-        seconds, memory = {}, []
-        for kind in WANTED:
-            for side in sides:
-                side.ask(kind)  # compiles, warms up
-            turns = [[side.ask(kind) for side in sides] for _ in range(repeats)]
-            seconds[kind] = [statistics.median(turn) for turn in zip(*turns, strict=True)]
-            if kind == "train":
-                memory = [side.ask("memory") for side in sides]
-        counts = [side.ask("counts") for side in sides]
-        check_counts(*counts)
-        flops = ours.ask("flops")
-        theirs.close()
-        rows = ours.ask(f"parts {min(repeats, 5)}")
-        ours.close()
+        with (
+            Peer(sys.executable, Path(__file__), path, THREADS) as ours,
+            Peer(torch_python, HERE / "peers" / "torchvision_model.py", path, THREADS) as theirs,
+        ):
+            sides = (ours, theirs)
+            gemms = [
+                min(side.ask(kind) for _ in range(15))
+                for side, kind in ((ours, "gemm"), (ours, "numpy_gemm"), (theirs, "gemm"))
+            ]
+            limits = Limits(2 * 2048**3 / min(gemms) / 1e9, copy_gigabytes_per_second(THREADS, 15))
+            seconds, memory = {}, []
+            for kind in WANTED:
+                for side in sides:
+                    side.ask(kind)  # compiles, warms up
+                turns = [[side.ask(kind) for side in sides] for _ in range(repeats)]
+                seconds[kind] = [statistics.median(turn) for turn in zip(*turns, strict=True)]
+                if kind == "train":
+                    memory = [side.ask("memory") for side in sides]
+            counts = [side.ask("counts") for side in sides]
+            check_counts(*counts)
+            flops = ours.ask("flops")
+            rows = ours.ask(f"parts {min(repeats, 5)}")
 
     print(f"\n## {num_images} x {height} x {width}")
     print(f"GEMM {limits.gflops:.0f} GFLOP/s, copy {limits.gigabytes:.1f} GB/s (read + written)")
@@ -420,7 +419,7 @@ def compare(size: str, torch_python: Path, repeats: int) -> list[str]:
 
 def main() -> None:
     if len(sys.argv) == 3 and sys.argv[1].endswith(".npz"):  # as a Peer starts it
-        serve(sys.argv[1])
+        serve(sys.argv[1], sys.argv[2])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", type=Path, default=HERE.parent / ".bench/bin/python")

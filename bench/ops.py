@@ -439,13 +439,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         np.savez(scratch / "inputs.npz", allow_pickle=False, **inputs)
-        torchvision = Torchvision(options.torch_python, WORKER, scratch / "inputs.npz", THREADS)
-        for case in cases:
-            case.check(torchvision.values(case.name, scratch))
-        bandwidth = copy_gigabytes_per_second(THREADS, options.repeats)
-        gflops = gemm_gflops(torchvision, options.repeats)
-        results = [measure(case, torchvision, options.repeats) for case in cases]
-        torchvision.close()
+        with Torchvision(options.torch_python, WORKER, scratch / "inputs.npz", THREADS) as torchvision:
+            for case in cases:
+                case.check(torchvision.values(case.name, scratch))
+            bandwidth = copy_gigabytes_per_second(THREADS, options.repeats)
+            gflops = gemm_gflops(torchvision, options.repeats)
+            results = [measure(case, torchvision, options.repeats) for case in cases]
     report(cases, results, bandwidth, gflops)
 
 

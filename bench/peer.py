@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 
 class Peer:
     """Starts `python SCRIPT INPUTS THREADS` and waits until it is ready."""
@@ -35,7 +37,11 @@ class Peer:
             raise RuntimeError(f"{self._script.name} ended with exit code {self._process.wait()}")
         return json.loads(answer)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it end: no more requests come."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

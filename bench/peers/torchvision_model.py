@@ -8,10 +8,10 @@ the process has held.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,10 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from machine import peak_gigabytes
 
 TRAINABLE_STAGES = 3  # stem and first stage fixed
 
@@ -105,7 +109,7 @@ def main(inputs_path: str, threads: str) -> None:
         if command == "counts":
             answer: Any = bench.counts
         elif command == "memory":
-            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
+            answer = peak_gigabytes()
         else:
             begin = time.perf_counter()
             actions[command]()

@@ -169,6 +169,15 @@ def test_nothing_is_checked_twice(config, root: Path, capsys, monkeypatch) -> No
     assert check_lines(capsys, config) != first
 
 
+def test_what_was_found_in_data_that_is_gone_is_forgotten(config, root: Path, capsys, tmp_path: Path) -> None:
+    check_lines(capsys, config)
+    (old,) = Path(config.data.cache_dir).glob("*.checked")
+    config.data.root = str(root.rename(tmp_path / "moved"))
+    check_lines(capsys, config)
+    (new,) = Path(config.data.cache_dir).glob("*.checked")
+    assert new != old
+
+
 def test_many_objects_are_announced(config, capsys, monkeypatch) -> None:
     monkeypatch.setattr("mrcnn_train.data.MANY_OBJECTS", 1)
     announced, _ = check_lines(capsys, config)

@@ -454,8 +454,8 @@ def _boxes(boxes: list[_Box | None]) -> tuple[np.ndarray, np.ndarray]:
 
 def _areas(areas: list[float | UnsetType | None], ids: list[Id | None], report: Report) -> np.ndarray:
     """float64 [A], NaN where missing or no number."""
-    is_given, values = np.ones(len(areas), bool), np.zeros(0)
     if set(map(type, areas)) <= {float}:
+        is_given = np.ones(len(areas), bool)
         values = np.fromiter(areas, np.float64, len(areas))  # type: ignore[arg-type]
     else:
         is_given = np.array([isinstance(area, float) for area in areas], bool)

@@ -7,9 +7,11 @@ import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import msgspec
 
 from mrcnn_data.annotation_cache import replaced
@@ -25,18 +27,20 @@ class _Checked(msgspec.Struct):
     """Content of a HASH.checked."""
 
     state: str
+    annotation_files: list[str]
     findings: dict[str, list[dict[str, Any]]]
 
 
 class CheckMemory:
     """The reports of some datasets: a file of the cache folder, which one of a later state replaces.
 
-    A state is what opening found, and size and time of every annotation and image file.
+    A state is what opening found, size and time of every annotation and image file, and the versions that checked.
     """
 
     def __init__(self, datasets: Mapping[str, CocoDataset], cache_dir: Path, *, options: tuple[object, ...]) -> None:
         places = [(name, dataset.sources) for name, dataset in datasets.items()]
         self._path = cache_dir / f"{_hash(places)}.checked"
+        self._annotation_files = [str(source.annotation_path) for _, sources in places for source in sources]
         self._state = _state_of(datasets, options)
 
     def recall(self) -> dict[str, Report] | None:
@@ -57,11 +61,25 @@ class CheckMemory:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replaced(self._path) as file:
-                file.write(msgspec.json.encode(_Checked(self._state, findings)))
+                file.write(msgspec.json.encode(_Checked(self._state, self._annotation_files, findings)))
+            _remove_unused(self._path.parent)
+
+
+def _remove_unused(cache_dir: Path) -> None:
+    """Delete what was kept of annotation files that are gone, or by another version of this module."""
+    for path in cache_dir.glob("*.checked"):
+        with contextlib.suppress(OSError):
+            try:
+                files = msgspec.json.decode(path.read_bytes(), type=_Checked).annotation_files
+                is_used = all(os.path.exists(file) for file in files)
+            except msgspec.DecodeError:
+                is_used = False
+            if not is_used:
+                path.unlink(missing_ok=True)
 
 
 def _state_of(datasets: Mapping[str, CocoDataset], options: tuple[object, ...]) -> str:
-    parts: list[object] = [_VERSION, options]
+    parts: list[object] = [_VERSION, version("mrcnn-data"), cv2.__version__, options]
     with ThreadPoolExecutor(_THREADS) as threads:
         for dataset in datasets.values():
             paths = [source.annotation_path for source in dataset.sources]

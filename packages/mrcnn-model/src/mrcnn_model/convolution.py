@@ -82,8 +82,9 @@ class Conv(LeafLayer):
         before = kernel_size // 2
         after = before if stride == 1 or symmetric_padding else max(before - 1, 0)
         self.padding = [[0, 0], [before, after], [before, after], [0, 0]]
-        # Not explicit padding: TensorFlow leaves the gradients of that to kernels that take twice the time on a CPU.
-        self.pads_itself = stride == 1 or kernel_size == 1  # what "SAME" means is then the same
+        # Not explicit padding: TensorFlow 2.21 computes the gradients of that on a CPU without oneDNN. Forward and
+        # backward of R50-FPN, 2 x 320 x 480, 128 mask RoIs an image, two busy cores: 8.6 s with it, 6.9 s without.
+        self.pads_itself = stride == 1 or kernel_size == 1  # kernels are odd: "SAME" pads the same
         self.stride = stride
         self.norm = norm
         self.relu = relu
@@ -186,7 +187,7 @@ class Upsample(LeafLayer):
 
     The four taps never overlap, so it is one matrix product, which is faster than conv2d_transpose and has no special
     case for an empty batch. The taps stay side by side: what follows works position by position, and puts its own
-    small result in order by `tf.nn.depth_to_space`, instead of this large one.
+    result in order by `tf.nn.depth_to_space`, which has one channel where this has 256.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, name: str, dtype: keras.DTypePolicy) -> None:

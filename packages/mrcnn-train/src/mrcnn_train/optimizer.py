@@ -226,7 +226,8 @@ class Optimizer:
 def _with_decay(gradient: tf.Tensor, parameter: Parameter) -> tf.Tensor:
     if not parameter.weight_decay:
         return gradient
-    # Not before the gradient is there: all products at the start of the step would be a second copy of the weights.
+    # Not before the gradient is there: TensorFlow would make the products of all weights at the start of the step, and
+    # hold them through it.
     with tf.control_dependencies([gradient]):
         return gradient + parameter.weight_decay * tf.convert_to_tensor(parameter.value)
 

@@ -63,7 +63,8 @@ def run(config: RunConfig) -> int:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         if config.dry_run:
-            config.data.cache_dir = None  # nothing is to be left behind
+            if config.data.cache_dir is not None and not Path(config.data.cache_dir).is_dir():
+                config.data.cache_dir = None  # one that is there saves the time of reading; none is left behind
             if place.rank == 0:
                 draw_synthetic(config.data)
                 open_data(config, rank=0, size=size).loader.close()
