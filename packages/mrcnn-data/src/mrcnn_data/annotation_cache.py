@@ -209,9 +209,9 @@ def _write_segmentations(file: BinaryIO, segmentations: RawSegmentations) -> dic
     lengths = np.zeros(len(segmentations), np.int64)
     checksums = []
     for first in range(0, len(segmentations), _ROWS_PER_BLOCK):
-        pieces = [memoryview(raw) for raw in segmentations.raws[first : first + _ROWS_PER_BLOCK]]
-        text = b"".join(pieces)
-        lengths[first : first + _ROWS_PER_BLOCK] = list(map(len, pieces))
+        raws: list[Any] = segmentations.raws[first : first + _ROWS_PER_BLOCK]
+        text = b"".join(raws)
+        lengths[first : first + _ROWS_PER_BLOCK] = list(map(len, raws))
         checksums.append(zlib.crc32(text))
         file.write(text)
     ends = _padded(len(_MAGIC)) + np.concatenate([[0], np.cumsum(lengths)])
