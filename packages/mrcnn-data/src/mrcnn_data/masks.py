@@ -164,9 +164,10 @@ def segmentation_box(segmentation: Segmentation, *, height: int, width: int) -> 
     """Find the bounding box of an instance inside its image: float64 [4], source pixels, or None."""
     if isinstance(segmentation, Polygons):
         vertices = segmentation.parts[0] if len(segmentation.parts) == 1 else np.concatenate(segmentation.parts)
-        low, high = vertices.min(axis=0), vertices.max(axis=0)
-        if low[0] >= 0 and low[1] >= 0 and high[0] <= width and high[1] <= height:  # most, at half the time
-            return np.concatenate([low, high])
+        x1, y1 = np.minimum.reduce(vertices).tolist()
+        x2, y2 = np.maximum.reduce(vertices).tolist()
+        if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:  # most, at half the time
+            return np.array([x1, y1, x2, y2])
     size = (height, width)
     return visible_box(segmentation, Geometry(size, False, False, False, size, (0, 0), size))
 

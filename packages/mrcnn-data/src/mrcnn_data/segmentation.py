@@ -131,7 +131,7 @@ def _check_part(part: Any, *, height: int, width: int) -> tuple[np.ndarray | Non
         vertices = np.array(part, np.float64).reshape(-1, 2)  # null becomes NaN
     except (TypeError, ValueError, OverflowError):
         return None, "polygon part with a coordinate that is no finite number"
-    (x1, y1), (x2, y2) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
+    x1, y1, x2, y2 = _extremes(part, vertices)
     if not all(map(math.isfinite, (x1, y1, x2, y2))):  # a NaN anywhere comes through
         return None, "polygon part with a coordinate that is no finite number"
     if max(-x1, -y1, x2, y2) > MAX_IMAGE_SIZES_AWAY * max(height, width):
@@ -141,6 +141,18 @@ def _check_part(part: Any, *, height: int, width: int) -> tuple[np.ndarray | Non
     if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
         return None, _OUTSIDE
     return vertices, ""
+
+
+def _extremes(part: list[Any], vertices: np.ndarray) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2; of a list, because that takes half the time of an array of so few numbers."""
+    try:
+        if math.isfinite(sum(part)):
+            xs, ys = part[::2], part[1::2]
+            return min(xs), min(ys), max(xs), max(ys)
+    except (TypeError, OverflowError):  # text or null among the numbers: as NumPy has read them
+        pass
+    (x1, y1), (x2, y2) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
+    return x1, y1, x2, y2
 
 
 def _has_area(vertices: np.ndarray, extent: float) -> bool:
