@@ -1,10 +1,13 @@
 """What one process of a job of two does in test_ranks.py: `one_of_two.py TASK OVERRIDES...`.
 
-`compare` trains on exchanged gradients and on its own and compares; the other tasks are the command with a fault.
+`compare` trains on exchanged gradients and on its own and compares; `wire` sends float16; the other tasks are the
+command with a fault.
 """
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import hydra
@@ -14,7 +17,7 @@ import tensorflow as tf
 
 from mrcnn_data import Batch
 from mrcnn_model import MaskRCNN, build_model
-from mrcnn_train import RunConfig
+from mrcnn_train import RunConfig, loop
 from mrcnn_train.app import main
 from mrcnn_train.composition import typed_config
 from mrcnn_train.config import model_config
@@ -31,7 +34,7 @@ STEPS = 5
 class Contestant:
     """A tiny model that trains on some of the batches of each step."""
 
-    def __init__(self, config: RunConfig, processes: Processes, *, micro_batches: int) -> None:
+    def __init__(self, config: RunConfig, processes: Processes, *, micro_batches: int, wire: str | None = None) -> None:
         keras.utils.set_random_seed(3)
         self.model: MaskRCNN = build_model(
             model_config(config.model, num_classes=7), mean_over_processes=processes.mean_in_order
@@ -43,7 +46,7 @@ class Contestant:
             weight_decay=1e-4,
             clip_norm=5.0,
         )
-        self.step = TrainStep(self.model, self.optimizer, micro_batches=micro_batches, processes=processes)
+        self.step = TrainStep(self.model, self.optimizer, micro_batches=micro_batches, processes=processes, wire=wire)
 
     def weights(self) -> list[np.ndarray]:
         return [v.numpy() for v in self.model.variables]
@@ -65,10 +68,17 @@ def furthest(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
 
 
-def compare(overrides: Sequence[str]) -> None:
-    processes = connect(launched_place())
+def composed(overrides: Sequence[str]) -> RunConfig:
     with hydra.initialize_config_module("mrcnn_train.conf", version_base="1.3"):
-        config = typed_config(hydra.compose("config", overrides=[*overrides, "train.global_batch=4"]))
+        return typed_config(hydra.compose("config", overrides=[*overrides, "train.global_batch=4"]))
+
+
+def require_equal_on_all(processes: Processes, arrays: Sequence[np.ndarray]) -> None:
+    assert len(set(processes.gather(b"".join(array.tobytes() for array in arrays)))) == 1
+
+
+def compare(overrides: Sequence[str]) -> None:
+    processes, config = connect(launched_place()), composed(overrides)
     has_shared_statistics = config.model.norm == "sync_bn"
     exchanging = Contestant(config, processes, micro_batches=1)
     batched = Contestant(config, Processes(), micro_batches=1)
@@ -88,11 +98,31 @@ def compare(overrides: Sequence[str]) -> None:
     apart = furthest(exchanging.weights(), accumulating.weights()), furthest(exchanging.weights(), batched.weights())
     print(f"weights: {apart[0]:.2e} from accumulated, {apart[1]:.2e} from batched", flush=True)
     assert max(apart) < 1e-5
-    assert (
-        len(set(processes.gather(tf.concat([tf.reshape(w, [-1]) for w in exchanging.weights()], 0).numpy().tobytes())))
-        == 1
-    )
+    require_equal_on_all(processes, exchanging.weights())
     assert furthest(exchanging.weights(), Contestant(config, Processes(), micro_batches=1).weights()) > 1e-3
+
+
+def compare_wire(overrides: Sequence[str]) -> None:
+    processes, config = connect(launched_place()), composed(overrides)
+    values = [
+        (rng.normal(size=1000) * 10 ** rng.uniform(-8, 4, 1000)).astype(np.float32)
+        for rng in map(np.random.default_rng, range(processes.size))
+    ]
+    for array in values:
+        array[0] = 60_000  # the sum would overflow, the mean does not
+    mean = processes.mean(tf.constant(values[processes.rank]), name="values", wire="float16").numpy()
+    first, second = [(array / 2).astype(np.float16) for array in values]
+    np.testing.assert_array_equal(mean, (first + second).astype(np.float32))
+
+    rounded = Contestant(config, processes, micro_batches=1, wire="float16")
+    exact = Contestant(config, processes, micro_batches=1)
+    with make_loader(config.data, config.train, open_train(config.data)) as loader:
+        batch = next(loader.steps())[processes.rank]
+    for contestant in (rounded, exact):
+        contestant.step([batch], 0.01)
+    largest = max(float(np.abs(array).max()) for array in exact.momenta())
+    assert 0 < furthest(rounded.momenta(), exact.momenta()) < 2e-3 * largest
+    require_equal_on_all(processes, rounded.weights())
 
 
 def spoil_gradients() -> None:
@@ -112,15 +142,38 @@ def spoil_scores() -> None:
     Evaluation.score = fail
 
 
+def reach_target() -> None:
+    loop._reaches = lambda options, scored: True
+
+
+def stop_moving(how: Callable[[], None]) -> Callable[[], None]:
+    honest, calls = TrainStep.__call__, []
+
+    def spoil() -> None:
+        def update(self: TrainStep, *args: object) -> object:
+            calls.append(1)
+            if len(calls) == 3:
+                how()
+            return honest(self, *args)
+
+        TrainStep.__call__ = update
+
+    return spoil
+
+
 FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
     "gradients": (1, spoil_gradients),
     "scores": (0, spoil_scores),
+    "target": (0, reach_target),
+    "frozen": (1, stop_moving(lambda: os.kill(os.getpid(), signal.SIGSTOP))),
+    "late": (1, stop_moving(lambda: time.sleep(3600))),
 }
+TASKS = {"compare": compare, "wire": compare_wire}
 
 if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
-    if task == "compare":
-        compare(arguments)
+    if task in TASKS:
+        TASKS[task](arguments)
         sys.exit()
     rank, spoil = FAULTS[task]
     if int(os.environ["HOROVOD_RANK"]) == rank:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from mrcnn_train import run
@@ -67,6 +68,21 @@ def test_killed_and_resumed_equals_unbroken(tiny_overrides: list[str], tmp_path:
         other = load_file(tmp_path / "broken" / "checkpoints" / "step-00000300" / file)
         for key in one:
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def test_jobs_of_a_multirun_have_processes_and_directories_of_their_own(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    rates = "optimizer.base_lr=0.001,0.002"
+    process = start("--multirun", *tiny_overrides, rates, "train.max_steps=1", "data.val=null", cwd=tmp_path)
+    output = finish(process, exit_code=0)
+    runs = sorted((tmp_path / "outputs" / "demo").iterdir())
+    saved = [OmegaConf.load(run_dir / "config.yaml").optimizer.base_lr for run_dir in runs]
+    assert saved == [0.001, 0.002]
+    assert all((run_dir / "checkpoints" / "step-00000001").exists() for run_dir in runs)
+    # TensorFlow's event files have the id of their process in the name: ....HOST.PROCESS.COUNT.v2
+    writers = {path.name.split(".")[-3] for run_dir in runs for path in (run_dir / "tensorboard").iterdir()}
+    assert len(writers) == 2, output
 
 
 # Of a network that takes seconds: a narrow ResNet on photographs of 128 px.

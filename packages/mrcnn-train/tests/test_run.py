@@ -84,23 +84,29 @@ def test_files(finished: Path) -> None:
     assert any(path.stat().st_size > 500 for path in (finished / "tensorboard").iterdir())
 
 
-def summaries(run_dir: Path) -> dict[str, set[int]]:
-    """Steps of every tag in TensorBoard's files."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+def summaries(run_dir: Path) -> dict[str, dict[str, set[int]]]:
+    """Steps by tag, by kind of summary, in TensorBoard's files. A tag is of the kind that it first was."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-    steps: dict[str, set[int]] = {}
-    for path in (run_dir / "tensorboard").glob("events.*"):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                steps.setdefault(value.tag, set()).add(event.step)
+    files = EventAccumulator(str(run_dir / "tensorboard"), tensor_size_guidance={"tensors": 0})
+    files.Reload()
+    steps: dict[str, dict[str, set[int]]] = {}
+    for tag in files.Tags()["tensors"]:
+        kind = files.SummaryMetadata(tag).plugin_data.plugin_name
+        events = files.Tensors(tag)
+        assert len({event.tensor_proto.dtype for event in events}) == 1, f"{tag} is of two kinds"
+        assert len({len(event.tensor_proto.tensor_shape.dim) for event in events}) == 1, f"{tag} is of two kinds"
+        steps.setdefault(kind, {})[tag] = {event.step for event in events}
     return steps
 
 
 def test_tensorboard(finished: Path) -> None:
     steps = summaries(finished)
     for tag in ("train/total", "train/learning_rate", "train/foreground_rois"):
-        assert steps[tag] == {1, 2, 3, 4, 5, 6}
-    assert steps["evaluation/box_AP"] == steps["evaluation/predictions"] == {3, 6}
+        assert steps["scalars"][tag] == {1, 2, 3, 4, 5, 6}
+    assert steps["scalars"]["evaluation/box_AP"] == steps["images"]["evaluation/predictions"] == {3, 6}
+    for name in ("valid_proposals", "foreground_anchors", "foreground_rois"):
+        assert steps["histograms"][f"distribution/{name}"] == {1, 2, 3, 4, 5, 6}
 
 
 def test_report(finished: Path) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -27,8 +27,8 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
     """Run `python -m mrcnn_train` with these arguments in as many processes as `options` asks for.
 
     Returns:
-        The exit code of the process that failed, or 0: 128 + signal where a signal ended it, and that of horovodrun
-        where several machines are in it.
+        The exit code of the process that failed, or 0: 128 + signal where a signal ended it. With `hosts` that of
+        horovodrun, which is 1 whatever the failure; 128 + 15 where SIGTERM came to this process.
 
     Raises:
         ConfigError: Horovod is not installed.
@@ -41,7 +41,11 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
         raise ConfigError(f"launch.hosts needs horovodrun: {INSTALL_HINT}")
     program = str(horovodrun) if horovodrun.exists() else "horovodrun"
     hosts = ["-np", str(asked_processes(options)), "-H", ",".join(options.hosts)]
-    return subprocess.run([program, *hosts, *command], check=False).returncode
+    process = subprocess.Popen([program, *hosts, *command])
+    # horovodrun would kill within seconds. A process of the job tells the others, and all end after the same step.
+    with _passing_on_sigterm(lambda: _ranks_below(process.pid) or [process.pid]) as received:
+        code = process.wait()
+    return 128 + received[0] if code and received else code
 
 
 def run_here(command: Sequence[str], *, count: int) -> int:
@@ -51,7 +55,7 @@ def run_here(command: Sequence[str], *, count: int) -> int:
     """
     with rendezvous(count) as environments:
         processes = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
-        with _passing_on_sigterm(processes):
+        with _passing_on_sigterm(lambda: [process.pid for process in processes if process.poll() is None]):
             deadline = math.inf
             while any(process.poll() is None for process in processes):
                 if deadline == math.inf and any(process.returncode for process in processes):
@@ -71,7 +75,7 @@ def run_here(command: Sequence[str], *, count: int) -> int:
 def run_job(arguments: Sequence[str]) -> int:
     """Run `python -m mrcnn_train` with these arguments in a process of its own; returns its exit code."""
     process = subprocess.Popen([sys.executable, "-m", "mrcnn_train", *arguments])
-    with _passing_on_sigterm([process]):
+    with _passing_on_sigterm(lambda: [process.pid]):
         code = process.wait()
     return code if code >= 0 else 128 - code
 
@@ -87,19 +91,33 @@ def _exit_code(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     return min(failures, key=lambda code: code == EXIT_PEER_LOST, default=0)
 
 
+def _ranks_below(pid: int) -> list[int]:
+    """Process ids of the ranks that a process on this machine has started, directly or not."""
+    import psutil  # comes with Horovod
+
+    ranks = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if "HOROVOD_RANK" in process.environ():
+                ranks.append(process.pid)
+    return ranks
+
+
 @contextlib.contextmanager
-def _passing_on_sigterm(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Hand SIGTERM to all processes. Ctrl-C reaches all of them from the terminal."""
+def _passing_on_sigterm(receivers: Callable[[], Sequence[int]]) -> Iterator[list[int]]:
+    """Hand SIGTERM to these processes; gives the signals that came. Ctrl-C reaches all of them from the terminal."""
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in processes:
+        received.append(number)
+        for pid in receivers():
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
+                os.kill(pid, number)
 
     previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
     previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        yield
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

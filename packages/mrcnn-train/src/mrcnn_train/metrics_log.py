@@ -45,10 +45,10 @@ class MetricsLog:
         self._writer.flush()
 
     def histograms(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Show distributions in TensorBoard."""
+        """Show distributions in TensorBoard, under tags that no scalar has: it takes a tag for one kind only."""
         with self._writer.as_default(step=step):
             for name, sample in values.items():
-                tf.summary.histogram(f"train/{name}", sample)
+                tf.summary.histogram(f"distribution/{name}", sample)
 
     def picture(self, step: int, name: str, png: Path) -> None:
         """Show a PNG file in TensorBoard."""

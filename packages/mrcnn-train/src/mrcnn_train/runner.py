@@ -75,7 +75,10 @@ def run(config: RunConfig) -> int:
         processes.together(lambda: draw_synthetic(config.data) if place.rank == 0 else None)
         data = processes.together(lambda: open_data(config, rank=place.rank, size=place.size))
         with data.loader:
-            return _run_with_tensorflow(config, data, processes=processes, stop=stop)
+            exit_code = _run_with_tensorflow(config, data, processes=processes, stop=stop)
+        # Launchers kill the others when the first one ends on a signal: not before rank 0 has written everything.
+        processes.barrier()
+        return exit_code
 
 
 def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
