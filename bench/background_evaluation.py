@@ -6,7 +6,7 @@ turn, of which the median counts:
     make bench-background_evaluation        or        python bench/background_evaluation.py --steps 200 --repeats 3
 
 Seconds from the tenth step to the last, without those of the detection. The checkpoint that every evaluation saves, and
-its table and pictures, are part of the cost. Evaluations come every 25 steps, which is far more often than in real runs.
+its table and pictures, are part of the cost. Evaluations come every 25 steps, far more often than in real runs.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-
 from machine import machine
+
 from mrcnn_data import TrainLoader
 from mrcnn_train import run
 from mrcnn_train import step as step_module
