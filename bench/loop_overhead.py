@@ -86,7 +86,7 @@ def measure_run(overrides: list[str], *, warm_up: int) -> Clock:
         while True:
             yield clock.timed("waiting for data", next)(batches)
 
-    TrainStep.__call__ = counted_update  # type: ignore[method-assign]
+    TrainStep.__call__ = counted_update  # type: ignore[method-assign, assignment]
     TrainLoader.steps = timed_steps  # type: ignore[method-assign]
     step_module.model_inputs = clock.timed(FEEDING, step_module.model_inputs)
     RunRecord.training = clock.timed("metrics and TensorBoard", RunRecord.training)  # type: ignore[method-assign]

@@ -23,7 +23,7 @@ from mrcnn_train.record import RunRecord, Scored
 from mrcnn_train.signals import StopSignals
 from mrcnn_train.step import LOSS_NAMES
 from mrcnn_train.stop_votes import StopVotes
-from mrcnn_train.window import COUNTS
+from mrcnn_train.window import COUNTS, EpochMeter
 
 
 def result_of(box_ap: float, mask_ap: float) -> SimpleNamespace:
@@ -134,6 +134,14 @@ def test_a_full_disk_is_one_line(hollow, monkeypatch, where: str) -> None:
     monkeypatch.setattr(f"mrcnn_train.record.{target}", replacement)
     with pytest.raises(SaveError, match=r"run cannot be written: No space left on device; resume=.* from step-0000000"):
         run(hollow("checkpoint.every_steps=1"))
+
+
+def test_throughput_of_an_epoch() -> None:
+    meter = EpochMeter(images_per_step=8)
+    meter.add(seconds=3.0, data_wait=0.5)
+    meter.add(seconds=1.0, data_wait=0.1)
+    assert meter.read() == pytest.approx({"images_per_second": 4.0, "data_wait": 0.3})
+    assert meter.read() is None
 
 
 def votes_of(size: int) -> tuple[StopVotes, StopSignals]:

@@ -111,7 +111,16 @@ def test_tensorboard(finished: Path) -> None:
 
 def test_report(finished: Path) -> None:
     report = (finished / "report.md").read_text()
-    for words in ("# demo", "2 images a step", "| steps | 6 |", "best", "AP50", "(curves.png)", "(contact_sheet.png)"):
+    for words in (
+        "# demo",
+        "2 images a step",
+        "| steps | 6 |",
+        "of an epoch",
+        "best",
+        "AP50",
+        "(curves.png)",
+        "(contact_sheet.png)",
+    ):
         assert words in report
 
 
@@ -127,6 +136,10 @@ def test_metrics(finished: Path) -> None:
         assert row["images_per_second"] > 0
         assert row["data_wait"] >= 0
         assert math.isfinite(row["gradient_norm"])
+    (epoch,) = rows_of(finished, "epoch")
+    assert epoch["step"] == 6
+    speeds = [row["images_per_second"] for row in train[1:]]  # the first step compiles
+    assert 0.5 * min(speeds) < epoch["images_per_second"] < 2 * max(speeds)
     evaluations = rows_of(finished, "evaluation")
     assert [row["step"] for row in evaluations] == [3, 6]
     assert all(0 <= row[name] <= 1 for row in evaluations for name in ("box_AP", "mask_AP"))

@@ -21,7 +21,7 @@ from mrcnn_train.signals import StopRequested, StopSignals
 from mrcnn_train.start import Trainer
 from mrcnn_train.step import TrainStep
 from mrcnn_train.stop_votes import StopVotes
-from mrcnn_train.window import Window
+from mrcnn_train.window import EpochMeter, Window
 
 
 class Job(NamedTuple):
@@ -145,12 +145,14 @@ def _train(job: Job) -> None:
     )
     batches_of_steps = loader.steps(trainer.start_step)
     window = Window(images_per_step=plan.global_batch, gather=job.processes.gather)
+    meter = EpochMeter(images_per_step=plan.global_batch)
     if _lacks_evaluation(job):
         _evaluate(job, trainer.start_step)
     for step in range(trainer.start_step, plan.total_steps):
         asked = time.perf_counter()
         batches = next(batches_of_steps)
-        window.data_wait += time.perf_counter() - asked
+        waited = time.perf_counter() - asked
+        window.data_wait += waited
         rate = learning_rate(step, plan.schedule)
         done = step + 1  # number of updates after this one
         job.profile.begin(done)
@@ -179,6 +181,10 @@ def _train(job: Job) -> None:
             if job.record is not None:
                 job.record.training(done, numbers, epoch=after)
             job.display.log(done, numbers.means, epoch=after, images_per_step=plan.global_batch, is_first=is_first)
+        if not is_first:  # which compiles
+            meter.add(seconds=time.perf_counter() - asked, data_wait=waited)
+        if crosses(1.0, before, after) and (of_epoch := meter.read()) is not None and job.record is not None:
+            job.record.epoch(done, of_epoch, epoch=after)
         if saves:
             if job.record is not None:
                 job.record.save(done, epoch=after, learning_rate=rate)

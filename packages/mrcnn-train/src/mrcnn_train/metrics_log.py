@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 class MetricsLog:
-    """Rows of two kinds, "train" and "evaluation"; each has `step` (updates done) and `minutes` since the start.
+    """Rows of three kinds, "train", "epoch" and "evaluation"; each has `step` (updates done) and `minutes`.
 
     Args:
         start_step: rows after it are of a part of the run that is being repeated, and are removed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +69,10 @@ class RunRecord:
         """Log the numbers of the last steps."""
         self._log.histograms(step, numbers.counts)
         self._log.write("train", step, {**numbers.means, "epoch": epoch, "minutes": self._minutes()})
+
+    def epoch(self, step: int, throughput: Mapping[str, float], *, epoch: float) -> None:
+        """Log the throughput of the epoch that ended with this step."""
+        self._log.write("epoch", step, {**throughput, "epoch": epoch, "minutes": self._minutes()})
 
     def save(self, step: int, *, epoch: float, learning_rate: float) -> None:
         """Write a checkpoint of the weights after `step` updates; drop the oldest.

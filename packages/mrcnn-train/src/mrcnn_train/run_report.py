@@ -22,7 +22,14 @@ def write_run_report(
     """
     train = [row for row in rows if row["kind"] == "train"]
     evaluations = [row for row in rows if row["kind"] == "evaluation"]
-    parts = [f"# {name}", _code(plan), "## Training", _training_table(train), f"![loss and AP over minutes]({curves})"]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    parts = [
+        f"# {name}",
+        _code(plan),
+        "## Training",
+        _training_table(train, epochs),
+        f"![loss and AP over minutes]({curves})",
+    ]
     if evaluations:
         parts += ["## Evaluations", _evaluation_table(evaluations)]
     table = path.with_name(ap_table)
@@ -33,7 +40,7 @@ def write_run_report(
     path.write_text("\n\n".join(parts) + "\n")
 
 
-def _training_table(rows: Sequence[Row]) -> str:
+def _training_table(rows: Sequence[Row], epochs: Sequence[Row]) -> str:
     if not rows:
         return "No step was logged."
     last = rows[-1]
@@ -45,6 +52,11 @@ def _training_table(rows: Sequence[Row]) -> str:
         "seconds of a step that data were waited for, median": f"{statistics.median(r['data_wait'] for r in rows):.4f}",
         "loss, first and last line": f"{rows[0]['total']:.3f}, {last['total']:.3f}",
     }
+    if epochs:
+        speeds = [row["images_per_second"] for row in epochs]
+        lines["images per second of an epoch, median and slowest"] = (
+            f"{statistics.median(speeds):.2f}, {min(speeds):.2f}"
+        )
     if "skipped_steps" in last:
         lines["steps skipped by the loss scale"] = f"{last['skipped_steps']:.0f}"
     return _table(("", ""), list(lines.items()))

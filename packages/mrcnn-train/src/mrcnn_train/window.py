@@ -1,4 +1,4 @@
-"""The steps since the last log line. Their numbers stay on the device until the line is written."""
+"""The steps since the last log line, whose numbers stay on the device until it is written; and those of an epoch."""
 
 from __future__ import annotations
 
@@ -91,6 +91,32 @@ class Window:
                     f"images {', '.join(map(str, image_ids))}; a lower optimizer.base_lr, a longer warm-up or "
                     "optimizer.clip_norm may help"
                 )
+
+
+class EpochMeter:
+    """Adds up the time of the steps of an epoch; that of evaluations and checkpoints is not theirs.
+
+    Args:
+        images_per_step: of all processes.
+    """
+
+    def __init__(self, *, images_per_step: int) -> None:
+        self._images_per_step = images_per_step
+        self._steps, self._seconds, self._data_wait = 0, 0.0, 0.0
+
+    def add(self, *, seconds: float, data_wait: float) -> None:
+        """Note a step: its time, and how much of that was spent waiting for data."""
+        self._steps += 1
+        self._seconds += seconds
+        self._data_wait += data_wait
+
+    def read(self) -> dict[str, float] | None:
+        """Images per second and seconds of a step that data were waited for, and begin anew; without steps None."""
+        steps, seconds, data_wait = self._steps, self._seconds, self._data_wait
+        self._steps, self._seconds, self._data_wait = 0, 0.0, 0.0
+        if steps == 0:
+            return None
+        return {"images_per_second": steps * self._images_per_step / seconds, "data_wait": data_wait / steps}
 
 
 def _summary(name: str, values: Sequence[float]) -> float:
