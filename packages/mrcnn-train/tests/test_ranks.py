@@ -29,9 +29,8 @@ ONE_OF_TWO = str(Path(__file__).with_name("one_of_two.py"))
 def two(tiny_overrides: list[str]) -> list[str]:
     """A tiny run of two micro-batches a step, whose rate does not depend on its length.
 
-    Two processes sum in another order than one: from the first step on they differ by the rounding of float32. Random
-    residual branches under a norm of few values blow that up a hundredfold a step or two, as much as the same rounding
-    in the weights of a single process; branches that start at zero, as the recipes have them, do not.
+    Residual branches start at zero, as the recipes have them: two processes sum in another order than one, and random
+    branches under norms of a few values amplify what is rounded differently from step to step.
     """
     return [
         *tiny_overrides,
