@@ -29,8 +29,10 @@ ONE_OF_TWO = str(Path(__file__).with_name("one_of_two.py"))
 def two(tiny_overrides: list[str]) -> list[str]:
     """A tiny run of two micro-batches a step, whose rate does not depend on its length.
 
-    Residual branches start at zero, as the recipes have them: two processes sum in another order than one, and random
-    branches under norms of a few values amplify what is rounded differently from step to step.
+    Residual branches start at zero, as the recipes have them. Two processes sum in another order than one, and with
+    random branches under the norms of such a small network a gradient may jump by 2e-4 of its norm where weights change
+    by 1e-7, in a single process too: 5 of 6 such changes did so in one of the first steps. Of 42 with branches at zero
+    none did, and the weights of two processes stayed within 5e-7 of those of one over seven steps.
     """
     return [
         *tiny_overrides,
