@@ -85,6 +85,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "optimizer.name=adam"], ["optimizer.name", "'adam'", "sgd, lars, novograd"]),
         (["+experiment=demo", "optimizer.decay=cosine"], ["optimizer.decay=cosine", "optimizer.drop_fractions=[]"]),
         (["+experiment=demo", "optimizer.ema_decay=1"], ["optimizer.ema_decay", "less than 1"]),
+        (["+experiment=demo", "distributed.timeout_minutes=0"], ["distributed.timeout_minutes", "positive"]),
         (["+experiment=demo", "distributed.wire=bfloat16"], ["distributed.wire", "null, float16"]),
         (["+experiment=demo", "stop_at.box_ap=0.4"], ["stop_at", "eval.every_epochs"]),
         (["+experiment=demo", "model.masks=false", "eval.every_epochs=1", "stop_at.mask_ap=1"], ["stop_at.mask_ap"]),

@@ -181,26 +181,30 @@ def test_evaluator_that_raises(two: list[str], tmp_path: Path, capfd) -> None:
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))  # saved before
 
 
-@pytest.mark.parametrize(
-    ("fault", "limits"),
-    [
-        ("frozen", {"HOROVOD_GLOO_TIMEOUT_SECONDS": "10"}),  # as if its machine were gone
-        ("late", {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "10"}),  # it lives
-    ],
-)
-def test_a_process_that_hangs_ends_the_job(
-    two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, fault: str, limits: dict[str, str]
-) -> None:
-    """Within the limits, which are minutes by default; here they are seconds."""
+def hang(fault: str, options: list[str], run_dir: Path) -> int:
+    """Run a job of which process 1 hangs in its third step."""
+    command = [sys.executable, ONE_OF_TWO, fault, *options, f"run.dir={run_dir}", "train.max_steps=100000"]
+    exit_code = run_here(command, count=2)
+    assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")][-1] == 2
+    return exit_code
+
+
+def test_a_frozen_process_ends_the_job(two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """As if its machine were gone; after two minutes by default."""
     monkeypatch.setattr("mrcnn_train.launch.GRACE", 5.0)
-    for variable, seconds in limits.items():
-        monkeypatch.setenv(variable, seconds)
-    command = [sys.executable, ONE_OF_TWO, fault, *two, f"run.dir={tmp_path / 'run'}", "train.max_steps=100000"]
-    assert run_here(command, count=2) == 3
+    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "10")
+    assert hang("frozen", two, tmp_path / "run") == 3
     error = capfd.readouterr().err
     assert "process 0: another process of the job ended or froze" in error
     assert "process 1 did not end in 5 s: killed" in error
-    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")][-1] == 2
+
+
+def test_a_process_that_does_not_come_ends_the_job(two: list[str], tmp_path: Path, capfd) -> None:
+    """It is alive, and exchanges that it is: Horovod waits for ever."""
+    assert hang("late", [*two, "distributed.timeout_minutes=4"], tmp_path / "run") == 3
+    error = capfd.readouterr().err
+    assert "process 1: no step and no exchange in 4 minutes" in error
+    assert "one_of_two.py" in error  # where it hangs
 
 
 @pytest.mark.parametrize("is_in_background", [True, False])

@@ -27,8 +27,8 @@ from mrcnn_train.composition import (
     refuse_dashes,
 )
 from mrcnn_train.config import RunConfig, asked_processes, check
-from mrcnn_train.errors import ConfigError, DivergedError, PeerLostError, SaveError
-from mrcnn_train.launch import EXIT_PEER_LOST, launch, run_job
+from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError, DivergedError, PeerLostError, SaveError
+from mrcnn_train.launch import launch, run_job
 from mrcnn_train.place import Place, launched_place
 
 EXIT_FAILED = 1

@@ -145,9 +145,10 @@ class StopOptions:
 
 @dataclasses.dataclass
 class DistributedOptions:
-    """How processes exchange gradients."""
+    """How processes exchange gradients, and how long they wait for each other."""
 
     wire: str | None = None  # "float16" halves what is sent; null: float32
+    timeout_minutes: float = 30.0  # a process without a step or an exchange for so long ends the job
 
 
 @dataclasses.dataclass
@@ -250,6 +251,7 @@ def check(config: RunConfig, *, processes: int = 1) -> None:
         ("stop_at.mask_ap", config.stop_at.mask_ap),
         ("checkpoint.every_epochs", config.checkpoint.every_epochs),
         ("eval.every_epochs", config.eval.every_epochs),
+        ("distributed.timeout_minutes", config.distributed.timeout_minutes),
     ):
         _require(number is None or number > 0, name, number, "a positive number")
     _require(train.seed < 2**32, "train.seed", train.seed, "less than 2**32")  # what NumPy's generator takes

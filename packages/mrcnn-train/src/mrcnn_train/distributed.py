@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mrcnn_train.devices import limit_to_local_cpus, use_own_gpu
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.place import Place
+from mrcnn_train.watchdog import Watchdog
 
 Value = TypeVar("Value")
 
@@ -22,9 +23,6 @@ HOROVOD_DEFAULTS = {
     # Gradients travel in portions of 64 MB at most, looked for every half millisecond: Horovod's advice for overlap.
     "HOROVOD_FUSION_THRESHOLD": str(64 * 2**20),
     "HOROVOD_CYCLE_TIME": "0.5",
-    # A rank that is alive but does not come: said after half a minute; longer than any compilation, the job ends.
-    "HOROVOD_STALL_CHECK_TIME_SECONDS": "30",
-    "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "1800",
     # A frozen process, or a machine that is gone without a word; also how much later one may start than another.
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
 }
@@ -73,6 +71,9 @@ class Processes:
         """Wait until all processes are here."""
         self.gather(None)
 
+    def progress(self) -> None:
+        """Note that this process gets on: one that does not for too long ends itself."""
+
     def together(self, work: Callable[[], Value]) -> Value:
         """Do what may fail on one process only, and fail on all of them if it does.
 
@@ -98,7 +99,7 @@ class HorovodProcesses(Processes):
     Every exchange raises PeerLostError where another process ended, or froze, before it.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, patience: float) -> None:
         for variable, value in HOROVOD_DEFAULTS.items():
             os.environ.setdefault(variable, value)
         try:
@@ -116,6 +117,7 @@ class HorovodProcesses(Processes):
                 "Horovod built with the MPI that started this job?"
             )
         super().__init__(found)
+        self._watchdog = Watchdog(patience, rank=found.rank)
 
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf
@@ -144,15 +146,24 @@ class HorovodProcesses(Processes):
     def broadcast(self, value: Value) -> Value:
         with peer_errors():  # named, or it would be after the value's type, which may differ between ranks
             shared: Value = self._horovod.broadcast_object(value, root_rank=0, name="broadcast")
+        self.progress()
         return shared
 
     def gather(self, value: Value) -> list[Value]:
         with peer_errors():
-            return list(self._horovod.allgather_object(value, name="gather"))
+            values = list(self._horovod.allgather_object(value, name="gather"))
+        self.progress()
+        return values
+
+    def progress(self) -> None:
+        self._watchdog.progress()
 
 
-def connect(place: Place) -> Processes:
+def connect(place: Place, *, patience: float = 1800.0) -> Processes:
     """Join the other processes of the job, if there are any, on cores and a GPU of one's own.
+
+    Args:
+        patience: seconds without `Processes.progress` after which a process of many ends itself.
 
     Raises:
         ConfigError: Horovod is not installed, or is not the one that started this process; more processes than GPUs.
@@ -161,7 +172,7 @@ def connect(place: Place) -> Processes:
         return Processes()
     limit_to_local_cpus(place)
     use_own_gpu(place)
-    return HorovodProcesses(place)
+    return HorovodProcesses(place, patience=patience)
 
 
 @contextlib.contextmanager

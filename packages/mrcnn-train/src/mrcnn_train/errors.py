@@ -1,5 +1,7 @@
 """What ends a run with one line instead of a traceback."""
 
+EXIT_PEER_LOST = 3  # of a process that ended because another one did
+
 
 class ConfigError(ValueError):
     """A request that cannot be carried out: the message names the option and what is wrong, in one line."""

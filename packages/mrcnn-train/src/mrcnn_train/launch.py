@@ -16,9 +16,8 @@ from types import FrameType
 
 from mrcnn_train.config import LaunchOptions, asked_processes
 from mrcnn_train.distributed import INSTALL_HINT, rendezvous
-from mrcnn_train.errors import ConfigError
+from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError
 
-EXIT_PEER_LOST = 3  # of a process that ended because another one did
 GRACE = 60.0  # seconds that the others have to end by themselves when one process has failed
 POLL = 0.1
 

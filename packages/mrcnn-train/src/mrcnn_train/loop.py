@@ -158,6 +158,7 @@ def _train(job: Job) -> None:
         job.profile.begin(done)
         metrics = update(batches, rate, votes.mine())
         job.profile.end(done, metrics)
+        job.processes.progress()
         votes.count(metrics)
         image_ids = [image_id for batch in batches for image_id in batch.image_ids]
         window.add(done, metrics, learning_rate=rate, image_ids=image_ids)
@@ -226,6 +227,7 @@ def _evaluate(job: Job, step: int) -> Scored | None:
     def progress(done: int, total: int) -> None:
         if job.processes.size == 1:
             job.stop.raise_if_received()
+        job.processes.progress()
         job.display.evaluating(done, total)
 
     job.trainer.optimizer.swap_average()

@@ -71,7 +71,7 @@ def run(config: RunConfig) -> int:
             return 0
         if place.size > 1:
             import_tensorflow_quietly()  # Horovod needs it at once; one process first says what is wrong with its input
-        processes = connect(place)
+        processes = connect(place, patience=60 * config.distributed.timeout_minutes)
         processes.together(lambda: draw_synthetic(config.data) if place.rank == 0 else None)
         data = processes.together(lambda: open_data(config, rank=place.rank, size=place.size))
         with data.loader:
