@@ -53,7 +53,7 @@ def test_training_leaves_what_it_promises(run_dir: Path) -> None:
     for name in ("config.yaml", "metrics.jsonl", "ap_table.txt", "contact_sheet.png", "curves.png", "checkpoints/best"):
         assert (run_dir / name).stat().st_size > 0, name
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert {row["kind"] for row in rows} == {"train", "evaluation"}
+    assert {row["kind"] for row in rows} == {"train", "epoch", "evaluation"}
 
 
 def test_evaluating_the_checkpoint_gives_the_runs_own_numbers(run_dir: Path, tmp_path: Path) -> None:
