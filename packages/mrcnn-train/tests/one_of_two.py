@@ -161,12 +161,16 @@ def stop_moving(how: Callable[[], None]) -> Callable[[], None]:
     return spoil
 
 
+def oversleep() -> None:
+    time.sleep(3600)
+
+
 FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
     "gradients": (1, spoil_gradients),
     "scores": (0, spoil_scores),
     "target": (0, reach_target),
     "frozen": (1, stop_moving(lambda: os.kill(os.getpid(), signal.SIGSTOP))),
-    "late": (1, stop_moving(lambda: time.sleep(3600))),
+    "late": (1, stop_moving(oversleep)),
 }
 TASKS = {"compare": compare, "wire": compare_wire}
 

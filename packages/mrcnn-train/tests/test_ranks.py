@@ -201,10 +201,11 @@ def test_a_frozen_process_ends_the_job(two: list[str], tmp_path: Path, monkeypat
 
 def test_a_process_that_does_not_come_ends_the_job(two: list[str], tmp_path: Path, capfd) -> None:
     """It is alive, and exchanges that it is: Horovod waits for ever."""
+    # Four minutes, because on a busy machine the first step may take nearly as long to compile.
     assert hang("late", [*two, "distributed.timeout_minutes=4"], tmp_path / "run") == 3
     error = capfd.readouterr().err
     assert "process 1: no step and no exchange in 4 minutes" in error
-    assert "one_of_two.py" in error  # where it hangs
+    assert "in oversleep" in error  # where it hangs
 
 
 @pytest.mark.parametrize("is_in_background", [True, False])

@@ -71,8 +71,13 @@ class Processes:
         """Wait until all processes are here."""
         self.gather(None)
 
+    @contextlib.contextmanager
+    def watched(self, patience: float) -> Iterator[None]:
+        """Within, a process of several ends itself where it gets nowhere for so many seconds; see `progress`."""
+        yield
+
     def progress(self) -> None:
-        """Note that this process gets on: one that does not for too long ends itself."""
+        """Note that this process gets on; every exchange does."""
 
     def together(self, work: Callable[[], Value]) -> Value:
         """Do what may fail on one process only, and fail on all of them if it does.
@@ -99,7 +104,7 @@ class HorovodProcesses(Processes):
     Every exchange raises PeerLostError where another process ended, or froze, before it.
     """
 
-    def __init__(self, place: Place, *, patience: float) -> None:
+    def __init__(self, place: Place) -> None:
         for variable, value in HOROVOD_DEFAULTS.items():
             os.environ.setdefault(variable, value)
         try:
@@ -117,7 +122,7 @@ class HorovodProcesses(Processes):
                 "Horovod built with the MPI that started this job?"
             )
         super().__init__(found)
-        self._watchdog = Watchdog(patience, rank=found.rank)
+        self._watchdog: Watchdog | None = None
 
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf
@@ -139,6 +144,14 @@ class HorovodProcesses(Processes):
         with peer_errors():
             return self._horovod.allreduce(tensor, op=self._horovod.Sum, name=name, ignore_name_scope=True)
 
+    @contextlib.contextmanager
+    def watched(self, patience: float) -> Iterator[None]:
+        self._watchdog = Watchdog(patience, rank=self.rank)
+        try:
+            yield
+        finally:
+            self._watchdog.stop()
+
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
         with peer_errors():
             self._horovod.broadcast_variables(list(variables), root_rank=0)
@@ -156,14 +169,12 @@ class HorovodProcesses(Processes):
         return values
 
     def progress(self) -> None:
-        self._watchdog.progress()
+        if self._watchdog is not None:
+            self._watchdog.progress()
 
 
-def connect(place: Place, *, patience: float = 1800.0) -> Processes:
+def connect(place: Place) -> Processes:
     """Join the other processes of the job, if there are any, on cores and a GPU of one's own.
-
-    Args:
-        patience: seconds without `Processes.progress` after which a process of many ends itself.
 
     Raises:
         ConfigError: Horovod is not installed, or is not the one that started this process; more processes than GPUs.
@@ -172,7 +183,7 @@ def connect(place: Place, *, patience: float = 1800.0) -> Processes:
         return Processes()
     limit_to_local_cpus(place)
     use_own_gpu(place)
-    return HorovodProcesses(place, patience=patience)
+    return HorovodProcesses(place)
 
 
 @contextlib.contextmanager

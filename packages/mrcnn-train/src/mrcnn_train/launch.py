@@ -41,10 +41,13 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
     program = str(horovodrun) if horovodrun.exists() else "horovodrun"
     hosts = ["-np", str(asked_processes(options)), "-H", ",".join(options.hosts)]
     process = subprocess.Popen([program, *hosts, *command])
-    # horovodrun would kill within seconds. A process of the job tells the others, and all end after the same step.
+    # horovodrun would kill within seconds. A process of the job tells the others, and all end after the same step; only
+    # where none of them is on this machine, horovodrun itself gets the signal.
     with _passing_on_sigterm(lambda: _ranks_below(process.pid) or [process.pid]) as received:
         code = process.wait()
-    return 128 + received[0] if code and received else code
+    if code and received:
+        return 128 + received[0]
+    return code if code >= 0 else 128 - code
 
 
 def run_here(command: Sequence[str], *, count: int) -> int:
@@ -95,10 +98,11 @@ def _ranks_below(pid: int) -> list[int]:
     import psutil  # comes with Horovod
 
     ranks = []
-    for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it ended meanwhile
-            if "HOROVOD_RANK" in process.environ():
-                ranks.append(process.pid)
+    with contextlib.suppress(psutil.Error):  # it ended meanwhile
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "HOROVOD_RANK" in process.environ():
+                    ranks.append(process.pid)
     return ranks
 
 

@@ -71,13 +71,16 @@ def run(config: RunConfig) -> int:
             return 0
         if place.size > 1:
             import_tensorflow_quietly()  # Horovod needs it at once; one process first says what is wrong with its input
-        processes = connect(place, patience=60 * config.distributed.timeout_minutes)
+        processes = connect(place)
         processes.together(lambda: draw_synthetic(config.data) if place.rank == 0 else None)
         data = processes.together(lambda: open_data(config, rank=place.rank, size=place.size))
-        with data.loader:
+        with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
+            signals = [number for number in processes.gather(stop.received) if number is not None]
+            if signals:  # while the data were checked
+                return 128 + signals[0]
             exit_code = _run_with_tensorflow(config, data, processes=processes, stop=stop)
-        # Launchers kill the others when the first one ends on a signal: not before rank 0 has written everything.
-        processes.barrier()
+            # Launchers kill the others when the first one ends on a signal: not before rank 0 has written everything.
+            processes.barrier()
         return exit_code
 
 

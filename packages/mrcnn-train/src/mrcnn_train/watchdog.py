@@ -16,7 +16,8 @@ from mrcnn_train.errors import EXIT_PEER_LOST
 
 
 class Watchdog:
-    """Looks, in a thread, whether `progress` is called in time; else shows where the process is, and ends it.
+    """Looks, in a thread and until `stop`, whether `progress` is called in time; else shows where the process is, and
+    ends it.
 
     Args:
         patience: seconds from one call to the next.
@@ -26,6 +27,7 @@ class Watchdog:
     def __init__(self, patience: float, *, rank: int) -> None:
         self._patience = patience
         self._rank = rank
+        self._stopped = threading.Event()
         self.progress()
         threading.Thread(target=self._watch, name="mrcnn-watchdog", daemon=True).start()
 
@@ -33,9 +35,14 @@ class Watchdog:
         """Note that the process gets on."""
         self._last = time.monotonic()
 
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+
     def _watch(self) -> None:
         while (left := self._last + self._patience - time.monotonic()) > 0:
-            time.sleep(left)
+            if self._stopped.wait(min(left, threading.TIMEOUT_MAX)):
+                return
         faulthandler.dump_traceback(all_threads=True)
         print(
             f"mrcnn_train: error: process {self._rank}: no step and no exchange in {self._patience / 60:g} minutes: it "
