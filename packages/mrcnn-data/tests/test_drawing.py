@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mrcnn_data.drawing import Instance, class_color, draw_instances, picture_scale, spread
+from mrcnn_data.drawing import GREY, Instance, class_color, draw_instances, picture_scale, spread, told_apart
 
 RED = (255, 0, 0)
 
@@ -100,6 +100,12 @@ def test_classes_have_different_colors():
     distances = np.abs(colors[:, None] - colors[None]).sum(axis=-1)
     assert distances[~np.eye(80, dtype=bool)].min() > 5
     assert np.abs(np.diff(colors, axis=0)).sum(axis=1).min() > 150
+
+
+def test_objects_are_told_apart_and_crowds_stay_grey():
+    same = Instance(box=(0, 0, 1, 1), mask=None, label="", color=RED)
+    colors = [one.color for one in told_apart([same, same._replace(color=GREY), same])]
+    assert colors == [class_color(0), GREY, class_color(2)]
 
 
 def test_spread():

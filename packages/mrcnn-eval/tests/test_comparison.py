@@ -92,6 +92,21 @@ def test_other_conditions_are_noted(runs):
     assert content["numbers"]["bbox"]["AR50"] == {"ours": 1.0, "theirs": -1.0, "change": None}
 
 
+def test_another_score_threshold_is_noted_everywhere(runs, capsys):
+    capsys.readouterr()
+    assert run(runs, "ours.json", "--compare", runs / "theirs", "--score-threshold", 0.6, "--report") == 0
+    note = "score threshold: 0.6 here, none there"
+    assert compared(runs)["notes"] == [note]
+    assert f"Not the same conditions. {note}\n" in capsys.readouterr().out
+    assert f"Not the same conditions. {note}" in (runs / "evaluation/report.html").read_text()
+    ours, theirs = runs / "evaluation", runs / "again"
+    ours.rename(theirs)
+    assert run(runs, "ours.json", "--compare", theirs, "--score-threshold", 0.05) == 0
+    assert compared(runs)["notes"] == ["score threshold: 0.05 here, 0.6 there"]
+    assert run(runs, "ours.json", "--compare", theirs, "--score-threshold", 0.6) == 0
+    assert compared(runs)["notes"] == []
+
+
 def test_boxes_compare_with_boxes_and_masks(runs):
     results = json.loads((runs / "ours.json").read_text())
     for entry in results:
@@ -107,7 +122,10 @@ def test_boxes_compare_with_boxes_and_masks(runs):
         ("absent", "theirs/evaluation/metrics.json: cannot be read"),
         ("torn", "theirs/evaluation/detections.json: damaged"),
         ("other images", "theirs: not on this ground truth: image 7"),
-        ("no numbers", "theirs: its metrics.json has no numbers"),
+        (
+            "no numbers",
+            "theirs: its metrics.json has no box or mask numbers to compare with (it has none of the two)\n",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_exit_code_2(runs, capsys, damage, message):
@@ -127,6 +145,21 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(runs, capsys, damag
     assert err.startswith("mrcnn-eval: error: --compare ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_run_without_our_kind_of_numbers_is_refused_before_scoring(runs, capsys):
+    results = json.loads((runs / "ours.json").read_text())
+    boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in results]
+    masks = [{key: value for key, value in entry.items() if key != "bbox"} for entry in results]
+    (runs / "boxes").mkdir()
+    (runs / "boxes/results.json").write_text(json.dumps(boxes))
+    (runs / "masks.json").write_text(json.dumps(masks))
+    assert run(runs, "boxes/results.json") == 0
+    capsys.readouterr()
+    assert run(runs, "masks.json", "--compare", runs / "boxes") == 2
+    why = "its metrics.json has no mask numbers to compare with (it has box)"
+    assert capsys.readouterr() == ("", f"mrcnn-eval: error: --compare {runs / 'boxes'}: {why}\n")
+    assert not (runs / "evaluation").exists()  # nothing was scored or written
 
 
 def test_largest_changes_first():

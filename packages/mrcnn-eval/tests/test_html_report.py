@@ -62,7 +62,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def files(scene, tmp_path):
-    """truth.json, results.json and images/: a cat found, another found badly, a dog missed, a false dog."""
+    """truth.json, results.json and images/: a cat found, the surest; another found badly, a dog missed, a false dog."""
     example = scene(images=2, categories=tuple(NAMES))
     for category in example.annotations["categories"]:
         category["name"] = NAMES[category["id"]]
@@ -109,6 +109,7 @@ def test_numbers_equal_metrics_json(files):
 
 
 def test_needs_nothing_else_and_shows_each_mistake(files):
+    set_scores(files, 0.6, 0.8, 0.7)
     text = write_report(files, "--image-dir", files / "images")
     page = Page(text)
     links = [attributes[key] for _, attributes in page.elements for key in ("src", "href") if key in attributes]
@@ -123,13 +124,39 @@ def test_needs_nothing_else_and_shows_each_mistake(files):
         "1.png. Area 1600 px: nothing found it.",
         "2.png. Area 1200 px: nothing found it.",
     ]
-    # Rows: the classes and "no object"; columns: the classes and "missed". F1 is best at 0.9: one right, two missed.
+    # Rows: the classes and "no object"; columns: the classes and "missed". F1 is best at 0.6: 1 right, 2 wrong, 2 missed.
     assert [[text for _, text in row[1:]] for row in page.tables["confusion"][1:]] == [
         ["1", "0", "0", "1"],
         ["0", "0", "0", "1"],
         ["0", "0", "0", "0"],
-        ["0", "0", "0"],
+        ["1", "1", "0"],
     ]
+
+
+def test_only_mistakes_that_are_counted_are_shown(files):
+    page = Page(write_report(files, "--image-dir", files / "images"))  # F1 is best at 0.9, above both false detections
+    shown = [attributes["data-caption"] for _, attributes in page.elements if attributes.get("class") == "exhibit"]
+    assert shown == ["1.png. Area 1600 px: nothing found it.", "2.png. Area 1200 px: nothing found it."]
+    assert "There are none at this score." in page.text
+    assert page.text.count("All 2.") == 1  # the missed ones
+    set_scores(files, 0.6, 0.8, 0.7)
+    assert Page(write_report(files, "--image-dir", files / "images")).text.count("All 2.") == 2
+
+
+def test_more_mistakes_than_pictures_are_counted(files):
+    results = json.loads((files / "results.json").read_text())
+    results += [results[0] | {"score": 0.95, "bbox": [x, 70, 5, 5], "segmentation": None} for x in (1, 11, 21)]
+    for entry in results:
+        del entry["segmentation"]
+    (files / "results.json").write_text(json.dumps(results))
+    assert "2 of 3, at most 2 of an image." in Page(write_report(files, "--image-dir", files / "images")).text
+
+
+def set_scores(files, *scores):
+    results = json.loads((files / "results.json").read_text())
+    for entry, score in zip(results, scores, strict=True):
+        entry["score"] = score
+    (files / "results.json").write_text(json.dumps(results))
 
 
 def test_same_input_same_page(files):
@@ -146,7 +173,7 @@ def test_nothing_detected_and_nothing_to_find(files, scene):
     (files / "empty.json").write_text("[]")
     page = Page(write_report(files, "--image-dir", files / "images", results="empty.json"))
     assert "nothing was detected: AP is 0" in page.text
-    assert "There are none." in page.text  # of the false detections
+    assert "There are none at this score." in page.text  # of the false detections
     (files / "truth.json").write_text(json.dumps(scene().annotations | {"categories": []}))
     page = Page(write_report(files, results="empty.json"))
     assert "AP is undefined" in page.text
@@ -225,6 +252,7 @@ def colors(exhibit):
 
 
 def test_masks_alone_have_pictures_too(files):
+    set_scores(files, 0.6, 0.8, 0.7)
     results = json.loads((files / "results.json").read_text())
     for entry in results:
         del entry["bbox"]
@@ -265,6 +293,7 @@ def browser():
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["desktop", "phone"])
 def test_in_a_browser(files, browser, width, height):
+    set_scores(files, 0.6, 0.8, 0.7)  # false detections are above the best threshold
     write_report(files, "--image-dir", files / "images")
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(120_000)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data.drawing import GAP, TITLE_HEIGHT, class_color
+from mrcnn_data.drawing import GAP, GREY, TITLE_HEIGHT, class_color
 from mrcnn_eval import CocoEvaluator
 from mrcnn_eval.pictures import detected_instances, draw_contact_sheet, truth_instances
 
@@ -40,6 +40,22 @@ def test_a_single_class_is_named_in_the_title_only(scene):
     evaluator.add_results(example.results)
     assert [instance.label for instance in truth_instances(evaluator, 1)] == ["", "crowd"]
     assert [instance.label for instance in detected_instances(evaluator, 1, score_threshold=0)] == ["0.90"]
+
+
+def test_objects_of_a_single_class_are_told_apart_by_color(scene):
+    example = scene(categories=(3,))
+    for x in (10, 30, 50):
+        example.truth([x, 20, 20, 40], category=3).detection([x, 20, 20, 40], category=3)
+    example.truth([80, 20, 10, 40], iscrowd=1, category=3)
+    evaluator = CocoEvaluator(example.annotations)
+    evaluator.add_results(example.results)
+    truth = [instance.color for instance in truth_instances(evaluator, 1)]
+    assert (len(set(truth)), truth[-1]) == (4, GREY)
+    found = [instance.color for instance in detected_instances(evaluator, 1, score_threshold=0)]
+    assert (len(found), len(set(found))) == (3, 3)
+    first, second = truth_instances(two_classes := filled(scene), 1)[::2]
+    assert (first.color, second.color) == (class_color(1), class_color(0))  # of several classes each has its color
+    assert len(two_classes.ground_truth.category_ids) == 2
 
 
 def test_contact_sheet_shows_both_sides_at_their_place(scene, tmp_path):

@@ -23,6 +23,7 @@ from mrcnn_data.drawing import (
     spread,
     stack,
     titled,
+    told_apart,
     write_png,
 )
 from mrcnn_data.geometry import resize_only
@@ -93,7 +94,11 @@ def _annotated(dataset: CocoDataset, index: int) -> np.ndarray:
         drawn.append(_object(dataset, box, int(number), mask, scale=scale))
     height, width = image.shape[:2]
     title = f"{_name(dataset, index)}: {width} x {height}, {len(instances.boxes)} objects{_of_what(dataset)}"
-    return titled(draw_instances(picture, drawn), title)
+    return titled(_drawn(dataset, picture, drawn), title)
+
+
+def _drawn(dataset: CocoDataset, picture: np.ndarray, objects: list[Instance]) -> np.ndarray:
+    return draw_instances(picture, told_apart(objects) if dataset.num_classes == 2 else objects)
 
 
 def _sample(
@@ -139,7 +144,7 @@ def _trained(dataset: CocoDataset, batch: Batch, *, title: str) -> np.ndarray:
     for box, number, mask, has_mask in zip(boxes, classes, masks, batch.gt_has_mask[0, present], strict=True):
         drawn.append(_object(dataset, box, number, mask if has_mask else None, scale=scale))
     title = f"{title}: {width} x {height}, {len(boxes)} objects{_of_what(dataset)}"
-    return titled(draw_instances(picture, drawn), title)
+    return titled(_drawn(dataset, picture, drawn), title)
 
 
 def _reduced(image: np.ndarray) -> tuple[np.ndarray, float]:

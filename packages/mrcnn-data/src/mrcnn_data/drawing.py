@@ -59,6 +59,13 @@ def class_color(category: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def told_apart(instances: Sequence[Instance]) -> list[Instance]:
+    """Give each instance a color of its own, where one class would make a cluster one blob; crowds stay grey."""
+    return [
+        one if one.color == GREY else one._replace(color=class_color(number)) for number, one in enumerate(instances)
+    ]
+
+
 def picture_scale(height: int, width: int, *, max_edge: int = MAX_EDGE) -> float:
     """Return by how much to enlarge an image: a whole number for small ones, so that mask pixels stay squares."""
     longer = max(height, width)

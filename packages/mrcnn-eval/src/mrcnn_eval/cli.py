@@ -17,7 +17,7 @@ from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
-    from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
+    from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult, IouType
     from mrcnn_eval.comparison import OtherRun
     from mrcnn_eval.inference import DetectFunction
     from mrcnn_model import MaskRCNN, ModelCard
@@ -69,11 +69,13 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
     keys = {"bbox": "bbox", "segm": "segmentation"}
     # COCO's own results files hold boxes or masks, not both: what the file has is what is scored.
     held = [iou_type for iou_type in IOU_TYPES if any(keys[iou_type] in entry for entry in results)]
+    iou_types = held or IOU_TYPES
+    _check_comparable(other, iou_types)
     evaluator = CocoEvaluator(
         arguments.annotations,
         max_dets=arguments.max_dets or 100,
         backend=arguments.backend or "hotcoco",
-        iou_types=held or IOU_TYPES,
+        iou_types=iou_types,
         honor_ignore=arguments.honor_ignore,
     )
     evaluator.add_results(results)
@@ -84,6 +86,14 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
     _write(
         evaluator, evaluator.evaluate(), arguments, other, output=output, images=arguments.image_dir, settings=settings
     )
+
+
+def _check_comparable(other: OtherRun | None, iou_types: Sequence[IouType]) -> None:
+    """Find out before hours of inference that `--compare` names a run without numbers of these kinds."""
+    if other is not None:
+        from mrcnn_eval.comparison import shared_kinds
+
+        shared_kinds(other, iou_types)
 
 
 def _scores_below(entry: dict[str, Any], threshold: float) -> bool:
@@ -104,9 +114,12 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 
 def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
+    from mrcnn_eval.coco_evaluator import IOU_TYPES
+
     model, card = _load(arguments.checkpoint)
     dataset = _open_dataset(arguments, card)
     check_classes(dataset, card, checkpoint=arguments.checkpoint)
+    _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output = _made(arguments.output or arguments.checkpoint / "evaluation")  # before hours of inference
     _apply_limits(model, arguments)
     from mrcnn_eval.inference import detect_dataset
@@ -306,6 +319,8 @@ def _write(
         write_json(output / "comparison.json", comparison_content(comparison))
         names.append("comparison.json")
         console.print(comparison_table(comparison))
+        for note in comparison.notes:
+            console.print(f"Not the same conditions. {note}", soft_wrap=True, highlight=False, markup=False)
     if images is not None:
         from mrcnn_eval.pictures import draw_contact_sheet
 

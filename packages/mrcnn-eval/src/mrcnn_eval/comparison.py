@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
-from mrcnn_eval.coco_evaluator import CocoEvaluator
+from mrcnn_eval.coco_evaluator import CocoEvaluator, IouType
 from mrcnn_eval.error_counts import best_threshold, image_f1
 from mrcnn_eval.image_results import ResultsError
 from mrcnn_eval.outcomes import outcomes
@@ -90,6 +90,22 @@ def _read(path: Path, kind: Any) -> Any:
         raise ComparisonError(f"--compare {path}: damaged: {error}") from error
 
 
+def shared_kinds(other: OtherRun, iou_types: Sequence[IouType]) -> list[IouType]:
+    """List the kinds of numbers among `iou_types` that the other evaluation has too.
+
+    Raises:
+        ComparisonError: there are none.
+    """
+    shared = [iou_type for iou_type in iou_types if iou_type in other.metrics]
+    if not shared:
+        wanted = " or ".join(HEADINGS[iou_type] for iou_type in iou_types)
+        held = " and ".join(heading for kind, heading in HEADINGS.items() if kind in other.metrics) or "none of the two"
+        raise ComparisonError(
+            f"--compare {other.directory}: its {METRICS} has no {wanted} numbers to compare with (it has {held})"
+        )
+    return shared
+
+
 def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRun) -> Comparison:
     """Compare an evaluation with another one.
 
@@ -106,17 +122,11 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
         theirs.add_results(other.detections)
     except ResultsError as error:
         raise ComparisonError(f"--compare {other.directory}: not on this ground truth: {error}") from error
-    shared = [iou_type for iou_type in evaluator.iou_types if iou_type in other.metrics]
-    if not shared:
-        raise ComparisonError(f"--compare {other.directory}: its {METRICS} has no numbers of {evaluator.iou_types}")
+    shared = shared_kinds(other, evaluator.iou_types)
     images = _scored_images(evaluator, int(metrics["num_images"]))
     return Comparison(
         other=str(other.directory),
-        notes=[
-            f"{name.replace('_', ' ')}: {metrics[name]} here, {other.metrics[name]} there"
-            for name in CONDITIONS
-            if name in other.metrics and _as_read(metrics[name]) != other.metrics[name]
-        ],
+        notes=_notes(metrics, other.metrics),
         numbers={
             iou_type: [
                 Difference(name, value, other.metrics[iou_type].get(name, -1.0))
@@ -133,6 +143,14 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
         },
         images=_image_differences(evaluator, theirs, images),
     )
+
+
+def _notes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    pairs = [(name, ours[name], theirs[name]) for name in CONDITIONS if name in theirs]
+    name, settings = "score_threshold", (ours["settings"], theirs.get("settings", {}))
+    if all(name in one for one in settings):
+        pairs.append((name, *("none" if one[name] is None else one[name] for one in settings)))
+    return [f"{name.replace('_', ' ')}: {a} here, {b} there" for name, a, b in pairs if _as_read(a) != b]
 
 
 def _as_read(value: Any) -> Any:

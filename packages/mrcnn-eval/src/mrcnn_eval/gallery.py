@@ -55,20 +55,20 @@ class Exhibit(NamedTuple):
 def false_detections(
     evaluator: CocoEvaluator, result: Outcomes, images: Path, *, threshold: float, count: int
 ) -> list[Exhibit]:
-    """Show the false detections of the highest scores, at most `MAX_PER_IMAGE` of an image.
+    """Show the false detections from `threshold` up, highest scores first, at most `MAX_PER_IMAGE` of an image.
 
     Args:
         evaluator: holds ground truth and detections.
         result: its outcomes.
         images: folder that the file names are relative to.
-        threshold: of the score, from which other detections are drawn too.
+        threshold: of the score; lower detections are neither exhibits nor drawn beside them.
         count: exhibits at most.
 
     Raises:
         DatasetError: an image file that is missing, broken, or of another size than the ground truth says.
         GroundTruthError: an image without a file name.
     """
-    wrong = np.flatnonzero(np.isin(result.det_kinds, list(WRONG_KINDS)))
+    wrong = np.flatnonzero(np.isin(result.det_kinds, list(WRONG_KINDS)) & (result.det_scores >= threshold))
     wrong = wrong[np.argsort(-result.det_scores[wrong], kind="stable")]
     exhibits = []
     for at in _spread_over_images(wrong, result.det_images, count=count):

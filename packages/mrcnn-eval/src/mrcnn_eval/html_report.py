@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult, IouType
 from mrcnn_eval.comparison import Comparison, most_changed
 from mrcnn_eval.error_counts import best_threshold, calibration, class_errors, confusion
-from mrcnn_eval.gallery import Exhibit, false_detections, missed_objects
+from mrcnn_eval.gallery import MAX_PER_IMAGE, Exhibit, false_detections, missed_objects
 from mrcnn_eval.outcomes import WRONG_KINDS, Outcomes, outcomes
 from mrcnn_eval.plots import ap_by_size_plot, calibration_plot, precision_recall_plot, score_plot
 from mrcnn_eval.precision_recall import PrecisionRecall
@@ -56,6 +56,14 @@ class Pair(NamedTuple):
     name: str
     taken_for: str
     times: int
+
+
+class Gallery(NamedTuple):
+    """Pictures of one kind of mistake: its title, how many such mistakes there are, and those shown."""
+
+    title: str
+    total: int
+    exhibits: list[Exhibit]
 
 
 def write_html_report(
@@ -111,21 +119,27 @@ def write_html_report(
             scores=score_plot(counts),
             calibration=calibration_plot(counts),
             curve_size=CURVE_SIZE,
+            max_per_image=MAX_PER_IMAGE,
             galleries=None if images is None else _galleries(evaluator, judged, images, threshold=threshold),
         )
     )
     write_replacing(path, page.encode("utf-8"))
 
 
-def _galleries(
-    evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, threshold: float
-) -> dict[str, list[Exhibit]]:
-    return {
-        "False detections of the highest scores": false_detections(
-            evaluator, judged, images, threshold=threshold, count=EXHIBITS
+def _galleries(evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, threshold: float) -> list[Gallery]:
+    wrong = np.isin(judged.det_kinds, list(WRONG_KINDS)) & (judged.det_scores >= threshold)
+    return [
+        Gallery(
+            "False detections of the highest scores",
+            int(wrong.sum()),
+            false_detections(evaluator, judged, images, threshold=threshold, count=EXHIBITS),
         ),
-        "Largest missed objects": missed_objects(evaluator, judged, images, threshold=threshold, count=EXHIBITS),
-    }
+        Gallery(
+            "Largest missed objects",
+            int((judged.found_scores < threshold).sum()),
+            missed_objects(evaluator, judged, images, threshold=threshold, count=EXHIBITS),
+        ),
+    ]
 
 
 def _environment(measures: Measures) -> Environment:

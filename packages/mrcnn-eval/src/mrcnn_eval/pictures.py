@@ -20,6 +20,7 @@ from mrcnn_data.drawing import (
     spread,
     stack,
     titled,
+    told_apart,
     write_png,
 )
 from mrcnn_eval.coco_evaluator import CocoEvaluator
@@ -107,7 +108,7 @@ def truth_instances(evaluator: CocoEvaluator, image_id: Any) -> list[Instance]:
                 color=GREY if truth.crowd[row] else class_color(category),
             )
         )
-    return instances
+    return told_apart(instances) if _is_single_class(evaluator) else instances
 
 
 def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_threshold: float) -> list[Instance]:
@@ -129,11 +130,11 @@ def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_thresho
                 color=class_color(category),
             )
         )
-    return instances
+    return told_apart(instances) if _is_single_class(evaluator) else instances
 
 
 def _is_single_class(evaluator: CocoEvaluator) -> bool:
-    """With one class the title names it: labels on hundreds of nuclei would hide them."""
+    """With one class the title names it: labels on hundreds of nuclei would hide them, one color would join them."""
     return len(evaluator.ground_truth.category_ids) == 1
 
 
