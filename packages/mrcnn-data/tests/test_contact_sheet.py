@@ -67,6 +67,15 @@ def test_pictures_have_names_of_classes_and_crowds(write_coco, tmp_path):
         assert ((label != class_color(0)).any(axis=2)).mean() > 0.1  # the writing
 
 
+def test_objects_of_a_single_class_have_colors_of_their_own(write_coco, tmp_path):
+    image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+    beside = {"bbox": [300, 50, 100, 150], "segmentation": [[300, 50, 400, 50, 400, 200, 300, 200]]}
+    root = write_coco([image], [BOX, beside], categories=[{"id": 3, "name": "nucleus"}])
+    for pane in panes(sheet_of(root, tmp_path)):
+        assert (pane[60:190, 299] == class_color(0)).all()  # the edge of the first, at the edge of the second
+        assert (pane[60:190, 300] == class_color(1)).all()
+
+
 def test_large_images_are_reduced(write_coco, tmp_path):
     image = np.full((960, 1440, 3), 60, np.uint8)
     segmentation = [[240, 240, 480, 240, 480, 480, 240, 480]]
