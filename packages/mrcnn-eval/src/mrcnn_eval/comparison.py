@@ -147,10 +147,13 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
 
 def _notes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     pairs = [(name, ours[name], theirs[name]) for name in CONDITIONS if name in theirs]
-    name, settings = "score_threshold", (ours["settings"], theirs.get("settings", {}))
-    if all(name in one for one in settings):
-        pairs.append((name, *("none" if one[name] is None else one[name] for one in settings)))
-    return [f"{name.replace('_', ' ')}: {a} here, {b} there" for name, a, b in pairs if _as_read(a) != b]
+    here, there = ours["settings"], theirs.get("settings", {})
+    pairs += [(name, here[name], there[name]) for name in ("score_threshold",) if name in here and name in there]
+    return [
+        f"{name.replace('_', ' ')}: {'none' if a is None else a} here, {'none' if b is None else b} there"
+        for name, a, b in pairs
+        if _as_read(a) != b
+    ]
 
 
 def _as_read(value: Any) -> Any:
