@@ -218,6 +218,14 @@ def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, 
     assert err.count("\n") == 1
 
 
+def test_a_comparison_without_our_numbers_is_refused_before_inference(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mrcnn_eval.inference.detect_dataset", lambda *_, **__: pytest.fail("inference started"))
+    for name, content in (("metrics.json", "{}"), ("detections.json", "[]")):
+        (tmp_path / name).write_text(content)
+    assert main(["--checkpoint", str(checkpoint()), "--compare", str(tmp_path)]) == 2
+    assert "its metrics.json has no box or mask numbers to compare with" in capsys.readouterr().err
+
+
 def test_class_count_that_differs_is_one_line(checkpoint, root, capsys):
     path = root / "annotations/instances_val.json"
     content = json.loads(path.read_text())
