@@ -124,11 +124,16 @@ class Conv(LeafLayer):
         return tf.nn.relu(x) if self.relu else x
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+        stride = self.stride
+        if self.kernel.shape[0] == 1 and stride > 1:
+            # Not a convolution of stride 2: oneDNN's gradient of its kernel writes beyond its memory (AVX-512, 8 to 16
+            # channels, TensorFlow 2.21: "double free or corruption").
+            x, stride = x[:, ::stride, ::stride], 1
         if self.pads_itself:
             padding = "SAME"
         else:
             x, padding = tf.pad(x, self.padding), "VALID"
-        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=padding)
+        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=stride, padding=padding)
         return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
