@@ -329,6 +329,7 @@ def test_loss_falls(tiny, tmp_path: Path) -> None:
         "train.max_steps=30",
         "train.deterministic=false",
         "optimizer.warmup_steps=5",
+        "optimizer.base_lr=0.02",  # four seeds end at 0.56 to 0.70; at the demo's 0.005 they end at 0.80 to 0.84
         "log.every=10",
         "data.val=null",
         "checkpoint.every_epochs=null",
@@ -336,7 +337,7 @@ def test_loss_falls(tiny, tmp_path: Path) -> None:
     assert run(config) == 0
     rows = rows_of(tmp_path / "run", "train")
     assert [row["step"] for row in rows] == [1, 10, 20, 30]
-    assert rows[-1]["total"] < 0.9 * rows[0]["total"]
+    assert rows[-1]["total"] < 0.8 * rows[0]["total"]
     assert checkpoints_of(tmp_path / "run") == ["step-00000030"]
     assert "best" not in {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
 
