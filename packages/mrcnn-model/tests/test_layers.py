@@ -64,6 +64,34 @@ def test_group_norm_equals_keras_with_gradients():
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize(("channels", "outputs"), [(3, 8), (8, 16), (16, 32), (24, 15)])
+def test_gradients_of_thin_convolutions(channels, outputs, kernel_size, stride, symmetric):
+    """Beside explicit padding in float64. oneDNN's 1x1 of stride 2 corrupted memory where channels fill no block."""
+    rng = np.random.default_rng(3)
+    layer = Conv(
+        in_channels=channels, out_channels=outputs, kernel_size=kernel_size, stride=stride, symmetric_padding=symmetric,
+        name="thin", dtype=FLOAT32,
+    )  # fmt: skip
+    randomise(layer, rng)
+    before, after = kernel_size // 2, kernel_size // 2 if stride == 1 or symmetric else max(kernel_size // 2 - 1, 0)
+    padding = [[0, 0], [before, after], [before, after], [0, 0]]
+    x = tf.constant(rng.standard_normal([2, 16, 24, channels]), tf.float32)
+    exact_x, exact_kernel = tf.cast(x, tf.float64), tf.cast(layer.kernel.value, tf.float64)
+    with tf.GradientTape() as tape, tf.GradientTape() as exact_tape:
+        tape.watch(x)
+        exact_tape.watch([exact_x, exact_kernel])
+        y, exact_y = layer(x), tf.nn.conv2d(exact_x, exact_kernel, stride, padding)
+        weights = rng.standard_normal(y.shape)
+        total = tf.reduce_sum(y * tf.constant(weights, tf.float32))
+        exact_total = tf.reduce_sum(exact_y * weights)
+    found = tape.gradient(total, [x, layer.kernel.value])
+    for ours, exact in zip(found, exact_tape.gradient(exact_total, [exact_x, exact_kernel]), strict=True):
+        assert np.linalg.norm(ours.numpy() - exact.numpy()) < 1e-5 * np.linalg.norm(exact)
+
+
 def test_upsample_equals_conv2d_transpose():
     rng = np.random.default_rng(2)
     layer = Upsample(in_channels=3, out_channels=4, name="up", dtype=FLOAT32)

@@ -85,7 +85,10 @@ class Conv(LeafLayer):
         # Not explicit padding: TensorFlow 2.21 computes the gradients of that on a CPU without oneDNN. Forward and
         # backward of R50-FPN, 2 x 320 x 480, 128 mask RoIs an image, two busy cores: 8.6 s with it, 6.9 s without.
         self.pads_itself = stride == 1 or kernel_size == 1  # kernels are odd: "SAME" pads the same
-        self.stride = stride
+        # Nor a 1x1 of stride 2: oneDNN's gradient of its kernel writes beyond its memory (AVX-512, 8 to 16 channels:
+        # "double free or corruption"). It reads every other pixel, which is taken first.
+        self.subsampling = stride if kernel_size == 1 else 1
+        self.stride = stride // self.subsampling
         self.norm = norm
         self.relu = relu
         self.kernel = self.variable(
@@ -124,16 +127,12 @@ class Conv(LeafLayer):
         return tf.nn.relu(x) if self.relu else x
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
-        stride = self.stride
-        if self.kernel.shape[0] == 1 and stride > 1:
-            # Not a convolution of stride 2: oneDNN's gradient of its kernel writes beyond its memory (AVX-512, 8 to 16
-            # channels, TensorFlow 2.21: "double free or corruption").
-            x, stride = x[:, ::stride, ::stride], 1
-        if self.pads_itself:
-            padding = "SAME"
-        else:
-            x, padding = tf.pad(x, self.padding), "VALID"
-        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=stride, padding=padding)
+        if self.subsampling > 1:
+            x = x[:, :: self.subsampling, :: self.subsampling]
+        if not self.pads_itself:
+            x = tf.pad(x, self.padding)
+        padding = "SAME" if self.pads_itself else "VALID"
+        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=padding)
         return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -217,7 +216,7 @@ def joined_convolution(layers: Sequence[Conv], x: tf.Tensor) -> list[tf.Tensor]:
     """What each of some 1x1 convolutions without a norm makes of `x`, by one convolution: `x` is read once."""
     kernel = tf.concat([_value(layer.kernel) for layer in layers], axis=-1)
     bias = tf.concat([_value(layer.bias) for layer in layers], axis=0)
-    joined = tf.nn.bias_add(tf.nn.conv2d(x, tf.cast(kernel, x.dtype), 1, "SAME"), tf.cast(bias, x.dtype))
+    joined = layers[0]._convolve(x, kernel, bias)
     return tf.split(joined, [layer.kernel.shape[-1] for layer in layers], axis=-1)
 
 
