@@ -22,7 +22,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 from machine import copy_gigabytes_per_second, machine, peak_gigabytes
 from peer import Peer
+from timing import gemm_gflops, seconds_of
 
 import mrcnn_ops
 from mrcnn_model import ModelConfig, build_model, fill_model
@@ -304,14 +304,6 @@ def print_parts(rows: list[list[Any]], limits: Limits) -> None:
 # ---- measurement ----------------------------------------------------------------------------------------------------
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    results = run()
-    for tensor in tf.nest.flatten(results):
-        memoryview(tensor)  # waits for the values; .numpy() would copy them
-    return time.perf_counter() - begin
-
-
 def serve(inputs_path: str, threads: str) -> None:
     """Answer as bench/peers/torchvision_model.py does, and to `flops` and `parts REPEATS`."""
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
@@ -322,12 +314,9 @@ def serve(inputs_path: str, threads: str) -> None:
     weights = {name[8:]: array for name, array in inputs.items() if name.startswith("weights/")}
     fill_model(bench.model, weights, layout=TORCHVISION)
     del inputs, weights  # torchvision's side has let go of them too
-    square = tf.random.uniform([2048, 2048])
     actions: dict[str, Callable[[], Any]] = {
         "train": lambda: seconds_of(bench.train),
         "detect": lambda: seconds_of(bench.detect),
-        "gemm": lambda: seconds_of(lambda: tf.matmul(square, square)),
-        "numpy_gemm": lambda: numpy_gemm(square.numpy()),
         "memory": peak_gigabytes,
         "counts": bench.counts,
         "flops": bench.flops,
@@ -340,12 +329,6 @@ def serve(inputs_path: str, threads: str) -> None:
         else:
             answer = actions[command]()
         print(json.dumps(answer), flush=True)
-
-
-def numpy_gemm(square: np.ndarray) -> float:
-    begin = time.perf_counter()
-    square @ square
-    return time.perf_counter() - begin
 
 
 def check_counts(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -375,11 +358,7 @@ def compare(size: str, torch_python: Path, repeats: int) -> list[str]:
             Peer(torch_python, HERE / "peers" / "torchvision_model.py", path, THREADS) as theirs,
         ):
             sides = (ours, theirs)
-            gemms = [
-                min(side.ask(kind) for _ in range(15))
-                for side, kind in ((ours, "gemm"), (ours, "numpy_gemm"), (theirs, "gemm"))
-            ]
-            limits = Limits(2 * 2048**3 / min(gemms) / 1e9, copy_gigabytes_per_second(THREADS, 15))
+            limits = Limits(gemm_gflops(lambda: float(theirs.ask("gemm")), 15), copy_gigabytes_per_second(THREADS, 15))
             seconds, memory = {}, []
             for kind in WANTED:
                 for side in sides:

@@ -17,7 +17,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ import tensorflow as tf
 from machine import copy_gigabytes_per_second, machine
 from peer import Peer
 from pycocotools import mask as coco_mask
+from timing import gemm_gflops, seconds_of
 
 import mrcnn_ops
 
@@ -379,32 +379,6 @@ class Torchvision(Peer):
             return [file[name] for name in file.files]
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    results = run()
-    for tensor in tf.nest.flatten(results):
-        memoryview(tensor)  # waits for the values; .numpy() would copy them
-    return time.perf_counter() - begin
-
-
-def gemm_gflops(torchvision: Torchvision, repeats: int) -> float:
-    """The best of NumPy, TensorFlow and torch for a product of 2048 x 2048 matrices of float32."""
-    a = np.random.default_rng(0).random((2048, 2048), np.float32)
-    tensor = tf.constant(a)
-    sides: list[Callable[[], float]] = [
-        lambda: seconds_of(lambda: tf.matmul(tensor, tensor)),
-        lambda: timed(lambda: a @ a),
-        lambda: torchvision.seconds("gemm"),
-    ]
-    return 2 * 2048**3 / min(statistics.median(side() for _ in range(repeats)) for side in sides) / 1e9
-
-
-def timed(run: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
 def measure(case: Case, torchvision: Torchvision, repeats: int) -> tuple[float, float]:
     """Median seconds of ours and of theirs, taken in turns after two runs to warm up."""
     for _ in range(2):
@@ -443,7 +417,7 @@ def main() -> None:
             for case in cases:
                 case.check(torchvision.values(case.name, scratch))
             bandwidth = copy_gigabytes_per_second(THREADS, options.repeats)
-            gflops = gemm_gflops(torchvision, options.repeats)
+            gflops = gemm_gflops(lambda: torchvision.seconds("gemm"), options.repeats)
             results = [measure(case, torchvision, options.repeats) for case in cases]
     report(cases, results, bandwidth, gflops)
 

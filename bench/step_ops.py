@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -22,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from machine import machine
+from timing import seconds_of
 
 import mrcnn_model.targets
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
@@ -96,14 +96,6 @@ def check_same(before: Step, after: Step) -> None:
     print(f"{norm_before:.4f}: the same")
 
 
-def seconds(step: Step) -> float:
-    start = time.perf_counter()
-    losses, grads = step()
-    for tensor in (losses, *grads):
-        memoryview(tensor)  # waits for the values
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=7)
@@ -115,7 +107,7 @@ def main() -> None:
     inputs = make_inputs(options.images, height, width)
     before, after = make_step(inputs, stock=True), make_step(inputs, stock=False)
     check_same(before, after)
-    times = [(seconds(before), seconds(after)) for _ in range(options.steps)]
+    times = [(seconds_of(before), seconds_of(after)) for _ in range(options.steps)]
     medians = [statistics.median(side) for side in zip(*times, strict=True)]
     print(f"machine: {machine()}, {THREADS} threads")
     print(f"{options.images} x {height} x {width}, median of {options.steps} steps each:")
