@@ -45,9 +45,7 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
     # where none of them is on this machine, horovodrun itself gets the signal.
     with _passing_on_sigterm(lambda: _ranks_below(process.pid) or [process.pid]) as received:
         code = process.wait()
-    if code and received:
-        return 128 + received[0]
-    return code if code >= 0 else 128 - code
+    return 128 + received[0] if code and received else _as_in_shells(code)
 
 
 def run_here(command: Sequence[str], *, count: int) -> int:
@@ -79,7 +77,7 @@ def run_job(arguments: Sequence[str]) -> int:
     process = subprocess.Popen([sys.executable, "-m", "mrcnn_train", *arguments])
     with _passing_on_sigterm(lambda: [process.pid]):
         code = process.wait()
-    return code if code >= 0 else 128 - code
+    return _as_in_shells(code)
 
 
 def _exit_code(processes: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -88,9 +86,14 @@ def _exit_code(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         if process.returncode is not None and process.returncode < 0:
             name = signal.Signals(-process.returncode).name
             print(f"mrcnn_train: error: process {rank} of {len(processes)} was ended by {name}", file=sys.stderr)
-            return 128 - process.returncode
+            return _as_in_shells(process.returncode)
     failures = [process.returncode for process in processes if process.returncode]
     return min(failures, key=lambda code: code == EXIT_PEER_LOST, default=0)
+
+
+def _as_in_shells(code: int) -> int:
+    """The code of a process that a signal ended, which Python gives as its negative, as 128 + signal."""
+    return code if code >= 0 else 128 - code
 
 
 def _ranks_below(pid: int) -> list[int]:
