@@ -68,7 +68,7 @@ def false_detections(
         DatasetError: an image file that is missing, broken, or of another size than the ground truth says.
         GroundTruthError: an image without a file name.
     """
-    wrong = np.flatnonzero(np.isin(result.det_kinds, list(WRONG_KINDS)) & (result.det_scores >= threshold))
+    wrong = result.wrong_detections(threshold)
     wrong = wrong[np.argsort(-result.det_scores[wrong], kind="stable")]
     exhibits = []
     for at in _spread_over_images(wrong, result.det_images, count=count):
@@ -96,7 +96,7 @@ def missed_objects(
 ) -> list[Exhibit]:
     """Show the largest objects that no detection from `threshold` up found; see `false_detections`."""
     truth = evaluator.ground_truth
-    missed = np.flatnonzero(result.found_scores < threshold)
+    missed = result.missed_objects(threshold)
     missed = missed[np.argsort(-truth.areas[result.object_rows[missed]], kind="stable")]
     exhibits = []
     for at in _spread_over_images(missed, result.object_images, count=count):

@@ -127,16 +127,15 @@ def write_html_report(
 
 
 def _galleries(evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, threshold: float) -> list[Gallery]:
-    wrong = np.isin(judged.det_kinds, list(WRONG_KINDS)) & (judged.det_scores >= threshold)
     return [
         Gallery(
             "False detections of the highest scores",
-            int(wrong.sum()),
+            len(judged.wrong_detections(threshold)),
             false_detections(evaluator, judged, images, threshold=threshold, count=EXHIBITS),
         ),
         Gallery(
             "Largest missed objects",
-            int((judged.found_scores < threshold).sum()),
+            len(judged.missed_objects(threshold)),
             missed_objects(evaluator, judged, images, threshold=threshold, count=EXHIBITS),
         ),
     ]

@@ -68,6 +68,14 @@ class Outcomes(NamedTuple):
     object_classes: np.ndarray
     found_scores: np.ndarray
 
+    def wrong_detections(self, threshold: float) -> np.ndarray:
+        """Numbers of the detections from this score up that are wrong, int64."""
+        return np.flatnonzero(np.isin(self.det_kinds, list(WRONG_KINDS)) & (self.det_scores >= threshold))
+
+    def missed_objects(self, threshold: float) -> np.ndarray:
+        """Numbers of the objects that no detection from this score up found, int64."""
+        return np.flatnonzero(self.found_scores < threshold)
+
 
 def outcomes(evaluator: CocoEvaluator, *, image_ids: Iterable[Any] | None = None) -> Outcomes:
     """Match every detection at IoU 0.5: by masks where they are scored and given, else by boxes.
