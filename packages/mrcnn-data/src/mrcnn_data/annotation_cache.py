@@ -24,7 +24,8 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from mrcnn_data.annotations import FileContent, no_collections, read_annotations, read_file
+from mrcnn_data.annotations import FileContent, no_collections, read_annotations
+from mrcnn_data.annotation_text import AnnotationText
 from mrcnn_data.columns import Columns, Id, RawSegmentations, Segmentations
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.report import Finding, Report
@@ -132,44 +133,26 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _fill(path: Path, status: os.stat_result, stamp_path: Path, cache_dir: Path) -> FileContent:
     """Read the file, unless its content is known under another path or time, and write what is missing."""
-    data = read_file(path)
-    digest = _Digest(data)
+    text = AnnotationText(path, is_hashed=True)
     found = None
     if any(cache_dir.glob("*.columns")):  # only then is it worth waiting for the hash
         with contextlib.suppress(OSError, _DamagedCacheError):
-            found = _load(_columns_path(cache_dir, digest.content()))
+            found = _load(_columns_path(cache_dir, text.content()))
     if found is None:
-        content = read_annotations(path, data=data)
+        content = read_annotations(path, data=text)
         if content.report.by_severity("error"):
             return content
-        columns_path = _columns_path(cache_dir, digest.content())
+        columns_path = _columns_path(cache_dir, text.content())
         _store(columns_path, content)
         try:
             found = _load(columns_path)
         except _DamagedCacheError as error:
             raise OSError(str(error)) from None
-    stamp = _Stamp(str(path), status.st_size, status.st_mtime_ns, digest.content())
+    stamp = _Stamp(str(path), status.st_size, status.st_mtime_ns, text.content())
     with replaced(stamp_path) as file:
         file.write(msgspec.json.encode(stamp))
     _remove_unused(cache_dir)
     return found
-
-
-class _Digest:
-    """SHA-256 of the file, made by a thread: hashing releases the interpreter lock."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._content = ""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self._content = hashlib.sha256(self._data).hexdigest()[:32]
-
-    def content(self) -> str:
-        self._thread.join()
-        return self._content
 
 
 def _store(path: Path, content: FileContent) -> None:

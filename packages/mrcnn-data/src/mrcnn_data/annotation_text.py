@@ -1,0 +1,104 @@
+"""The text of an annotation file, of use while a thread is still reading it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn_data.errors import DatasetError
+
+_BLOCK = 4 << 20  # bytes read at a time
+_LONGEST_MATCH = 256  # bytes; what a search looks at again when more has been read
+
+
+class AnnotationText:
+    """Reading and hashing release the interpreter lock: decoding goes on beside them, which hides their 1.5 s.
+
+    Attributes:
+        view: the whole file; a part of it is there once `search` has found something behind it.
+    """
+
+    def __init__(self, path: Path, *, is_hashed: bool = False) -> None:
+        """Raises DatasetError where the file cannot be opened; the other methods, where it cannot be read."""
+        self._path = path
+        with self._as_dataset_error():
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - the thread closes it
+        size = os.fstat(self._file.fileno()).st_size
+        self.view = memoryview(np.empty(size, np.uint8))  # not a bytearray: its zeros would take a pass of their own
+        self._hash = hashlib.sha256() if is_hashed else None
+        self._num_read = 0
+        self._is_read = False
+        self._error: OSError | None = None
+        self._progress = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            with self._file:
+                while count := self._file.readinto(self.view[self._num_read : self._num_read + _BLOCK]):
+                    if self._hash:
+                        self._hash.update(self.view[self._num_read : self._num_read + count])
+                    with self._progress:
+                        self._num_read += count
+                        self._progress.notify()
+                rest = self._file.read()
+            if rest or self._num_read < len(self.view):  # a pipe, or somebody writes to the file
+                self.view = memoryview(bytearray(self.view[: self._num_read]) + rest)
+                if self._hash:
+                    self._hash.update(rest)
+        except OSError as error:
+            self._error = error
+        with self._progress:
+            self._is_read = True
+            self._progress.notify()
+
+    def search(self, pattern: re.Pattern[bytes], start: int) -> re.Match[bytes] | None:
+        """Find a pattern at or behind `start`, as soon as it has been read; None at the end of the file."""
+        while True:
+            with self._progress:
+                self._progress.wait_for(lambda: self._is_read or self._num_read > start + _LONGEST_MATCH)
+                is_read, end = self._is_read, self._num_read
+            if is_read:
+                return pattern.search(self.whole(), start)
+            match = pattern.search(self.view, start, end)
+            if match:
+                return match
+            start = end - _LONGEST_MATCH
+
+    @contextlib.contextmanager
+    def as_list(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Characters `start` to `stop`, the two at the ends turned into brackets for the time of use."""
+        ends = self.view[start], self.view[stop]
+        self.view[start], self.view[stop] = b"[]"
+        try:
+            yield self.view[start : stop + 1]
+        finally:
+            self.view[start], self.view[stop] = ends
+
+    def whole(self) -> memoryview:
+        self._thread.join()
+        with self._as_dataset_error():
+            if self._error:
+                raise self._error
+        return self.view
+
+    def content(self) -> str:
+        """The beginning of its SHA-256, where `is_hashed`."""
+        self.whole()
+        assert self._hash
+        return self._hash.hexdigest()[:32]
+
+    @contextlib.contextmanager
+    def _as_dataset_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DatasetError(f"{self._path}: cannot read the annotation file: {error.strerror}") from None
