@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from mrcnn_data.annotations import FileContent, no_collections, read_annotations
 from mrcnn_data.annotation_text import AnnotationText
+from mrcnn_data.annotations import FileContent, no_collections, read_annotations
 from mrcnn_data.columns import Columns, Id, RawSegmentations, Segmentations
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.report import Finding, Report

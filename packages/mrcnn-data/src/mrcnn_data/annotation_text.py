@@ -31,7 +31,7 @@ class AnnotationText:
         with self._as_dataset_error():
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - the thread closes it
         size = os.fstat(self._file.fileno()).st_size
-        self.view = memoryview(np.empty(size, np.uint8))  # not a bytearray: its zeros would take a pass of their own
+        self.view = np.empty(size, np.uint8).data  # not a bytearray: its zeros would take a pass of their own
         self._hash = hashlib.sha256() if is_hashed else None
         self._num_read = 0
         self._is_read = False
@@ -49,11 +49,12 @@ class AnnotationText:
                     with self._progress:
                         self._num_read += count
                         self._progress.notify()
-                rest = self._file.read()
-            if rest or self._num_read < len(self.view):  # a pipe, or somebody writes to the file
-                self.view = memoryview(bytearray(self.view[: self._num_read]) + rest)
-                if self._hash:
-                    self._hash.update(rest)
+                if len(self.view) == 0:  # a pipe, perhaps
+                    self.view = memoryview(bytearray(self._file.read()))
+                    if self._hash:
+                        self._hash.update(self.view)
+                else:  # cut off while it was read
+                    self.view = self.view[: self._num_read]
         except OSError as error:
             self._error = error
         with self._progress:
@@ -64,7 +65,8 @@ class AnnotationText:
         """Find a pattern at or behind `start`, as soon as it has been read; None at the end of the file."""
         while True:
             with self._progress:
-                self._progress.wait_for(lambda: self._is_read or self._num_read > start + _LONGEST_MATCH)
+                while not self._is_read and self._num_read <= start + _LONGEST_MATCH:
+                    self._progress.wait()
                 is_read, end = self._is_read, self._num_read
             if is_read:
                 return pattern.search(self.whole(), start)
