@@ -19,7 +19,7 @@ _LONGEST_MATCH = 256  # bytes; what a search looks at again when more has been r
 
 
 class AnnotationText:
-    """Reading and hashing release the interpreter lock: decoding goes on beside them, which hides their 1.5 s.
+    """Reading and hashing release the interpreter lock: decoding goes on beside them where a core is free.
 
     Attributes:
         view: the whole file; a part of it is there once `search` has found something behind it.

@@ -97,8 +97,8 @@ class FileContent(NamedTuple):
 class _Fields(NamedTuple):
     """The fields of annotations.
 
-    Structs live for a few hundred annotations only, which stay in the processor's cache: 1.5 s and 400 MB less for
-    train2017 than all structs at once.
+    Structs live for a few hundred annotations only, which stay in the processor's cache: train2017 takes 1.0 GB,
+    where all its structs at once took 1.3 GB.
     """
 
     ids: np.ndarray | list[Id | None]  # as of `compact_ids`, like the next two
