@@ -192,7 +192,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.fix is not None:
         source = find_split(arguments.root, arguments.splits[0])
         changes = write_fixed(source, arguments.fix)
-        print(f"{arguments.fix}: {len(changes.read_text().splitlines())} changes, listed in {changes}")
+        count = len(changes.read_text().splitlines())
+        print(f"{arguments.fix}: for the images of {source.image_dir}; {count} changes, listed in {changes}")
     return max(int(result["exit_code"]) for result in results)
 
 
