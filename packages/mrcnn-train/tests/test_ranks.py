@@ -149,8 +149,11 @@ def test_killed_process_ends_the_other(two: list[str], tmp_path: Path) -> None:
 
 def test_unreadable_image_in_the_loader_of_one_process(two: list[str], shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(shapes, tmp_path / "data")
+    arguments = ["data.root=data", "launch.processes=2", "train.max_steps=100000", "run.dir=run"]
+    process = start(*two, *arguments, cwd=tmp_path)
+    wait_for_step(process, tmp_path / "run", 1)  # the check before training has found nothing
     (tmp_path / "data" / "train" / "000005.png").write_bytes(b"no image")
-    output = train(*two, "data.root=data", "launch.processes=2", "run.dir=run", cwd=tmp_path, exit_code=2)
+    output = finish(process, exit_code=2)
     assert "000005.png" in output
     assert "another process of the job ended" in output
     assert "Traceback" not in output
