@@ -40,8 +40,8 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
         raise ConfigError(f"launch.hosts needs horovodrun: {INSTALL_HINT}")
     program = str(horovodrun) if horovodrun.exists() else "horovodrun"
     hosts = ["-np", str(asked_processes(options)), "-H", ",".join(options.hosts)]
-    # Not by mpirun, which horovodrun prefers where Horovod has MPI: it starts it apart from itself, so that SIGTERM would
-    # end horovodrun alone and the job would go on. Gloo finds the processes; on GPUs NCCL still adds up the gradients.
+    # Not by mpirun, which horovodrun prefers where Horovod has MPI and starts apart from itself: SIGTERM would end
+    # horovodrun alone, and the job would go on. Gloo finds the processes; on GPUs NCCL still adds up the gradients.
     process = subprocess.Popen([program, "--gloo", *hosts, *command])
     # horovodrun would kill within seconds. A process of the job tells the others, and all end after the same step; only
     # where none of them is on this machine, horovodrun itself gets the signal.
