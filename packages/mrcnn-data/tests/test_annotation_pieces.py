@@ -1,12 +1,17 @@
 """A file that is decoded in pieces, while it is read, against the same text decoded as a whole."""
 
+import errno
+import hashlib
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mrcnn_data import annotation_text, annotations
+from mrcnn_data.annotation_text import AnnotationText
 from mrcnn_data.annotations import read_annotations
 from mrcnn_data.errors import DatasetError
 
@@ -105,6 +110,75 @@ def test_cut_off_as_decoded_whole(tmp_path, length):
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(content()).encode()[:length])
     assert outcome(path) == outcome(path, path.read_bytes())
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Hundreds of pieces, most of them decoded before the file has been read."""
+    monkeypatch.setattr(annotation_text, "_BLOCK", 1000)
+    monkeypatch.setattr(annotations, "_PIECE", 5000)
+
+
+IN_PIECES = ("COCO's order", "annotations last", "annotations first", "unknown image, late", "no id", "no iscrowd")
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (",\n ", " : ")])
+def test_never_decoded_whole(tmp_path, monkeypatch, small_blocks, name, separators):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(CASES[name], separators=separators))
+    expected = outcome(path, path.read_bytes())
+    monkeypatch.setattr(annotations, "_decode_whole", lambda *_: pytest.fail("decoded whole"))
+    assert outcome(path) == expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_small_blocks_as_decoded_whole(tmp_path, small_blocks, name):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(CASES[name]))
+    text = AnnotationText(path, is_hashed=True)
+    assert outcome(path, text) == outcome(path, path.read_bytes())
+    assert bytes(text.whole()) == path.read_bytes()  # brackets are gone
+    assert text.content() == hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def test_memory_that_has_not_been_read_is_not_looked_at(tmp_path, monkeypatch, small_blocks):
+    """NumPy may hand out the memory of an earlier reading: of the same file before it changed, say."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(CASES["objects within an annotation"]))
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b'"category_id": 3, "bbox": [99', b'"category_id": 2, "bbox": [99'))
+    monkeypatch.setattr(annotation_text.np, "empty", lambda size, kind: np.frombuffer(bytearray(before), kind))
+    found = outcome(path)
+    monkeypatch.undo()
+    assert path.read_bytes() != before
+    assert found == outcome(path, path.read_bytes())
+
+
+def test_a_file_that_cannot_be_read_further(tmp_path, monkeypatch, small_blocks):
+    class Breaking:
+        def __init__(self, *_, **__):
+            self.file = Path.open(path, "rb", buffering=0)
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def readinto(self, block):
+            if self.file.tell() > 100_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return self.file.readinto(block)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content()))
+    monkeypatch.setattr(annotation_text, "open", Breaking, raising=False)
+    with pytest.raises(DatasetError, match=r"a\.json: cannot read the annotation file: Input/output error"):
+        read_annotations(path)
 
 
 def test_pipe(tmp_path):

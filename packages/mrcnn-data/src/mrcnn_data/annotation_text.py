@@ -35,7 +35,7 @@ class AnnotationText:
         self._hash = hashlib.sha256() if is_hashed else None
         self._num_read = 0
         self._is_read = False
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._progress = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -53,9 +53,9 @@ class AnnotationText:
                     self.view = memoryview(bytearray(self._file.read()))
                     if self._hash:
                         self._hash.update(self.view)
-                else:  # cut off while it was read
+                else:  # perhaps cut off while it was read
                     self.view = self.view[: self._num_read]
-        except OSError as error:
+        except Exception as error:  # raised again by the thread that waits
             self._error = error
         with self._progress:
             self._is_read = True

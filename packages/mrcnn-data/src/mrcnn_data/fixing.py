@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeGuard
 import msgspec
 import numpy as np
 
-from mrcnn_data.annotations import read_annotations, read_file
+from mrcnn_data.annotation_text import AnnotationText
+from mrcnn_data.annotations import read_annotations
 from mrcnn_data.checking import UNREADABLE, WRONG_SIZE, look_at_image
 from mrcnn_data.columns import ids_of
 from mrcnn_data.dataset import CocoDataset, Source, open_columns
@@ -73,7 +74,7 @@ def fix_annotations(source: Source) -> Fixed:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    data = read_file(path)
+    data = bytes(AnnotationText(path).whole())
     try:
         try:
             content = msgspec.json.decode(data)
