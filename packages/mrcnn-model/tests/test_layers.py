@@ -64,9 +64,10 @@ def test_group_norm_equals_keras_with_gradients():
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "symmetric"),
+    [(1, 1, False), (1, 2, False), (3, 1, False), (3, 2, False), (3, 2, True)],
+)
 @pytest.mark.parametrize(("channels", "outputs"), [(3, 8), (8, 16), (16, 32), (24, 15)])
 def test_gradients_of_thin_convolutions(channels, outputs, kernel_size, stride, symmetric):
     """Beside explicit padding in float64. oneDNN's 1x1 of stride 2 corrupted memory where channels fill no block."""

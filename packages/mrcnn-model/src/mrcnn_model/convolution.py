@@ -85,10 +85,10 @@ class Conv(LeafLayer):
         # Not explicit padding: TensorFlow 2.21 computes the gradients of that on a CPU without oneDNN. Forward and
         # backward of R50-FPN, 2 x 320 x 480, 128 mask RoIs an image, two busy cores: 8.6 s with it, 6.9 s without.
         self.pads_itself = stride == 1 or kernel_size == 1  # kernels are odd: "SAME" pads the same
-        # Nor a 1x1 of stride 2: oneDNN's gradient of its kernel writes beyond its memory (AVX-512, 8 to 16 channels:
-        # "double free or corruption"). It reads every other pixel, which is taken first.
+        # Nor a 1x1 of stride 2: in TensorFlow 2.21 oneDNN's gradient of its kernel writes beyond its memory (AVX-512, 8
+        # to 16 channels: "double free or corruption"). Every other pixel is taken first, then the stride is 1.
+        self.stride = stride
         self.subsampling = stride if kernel_size == 1 else 1
-        self.stride = stride // self.subsampling
         self.norm = norm
         self.relu = relu
         self.kernel = self.variable(
@@ -132,7 +132,9 @@ class Conv(LeafLayer):
         if not self.pads_itself:
             x = tf.pad(x, self.padding)
         padding = "SAME" if self.pads_itself else "VALID"
-        x = tf.nn.conv2d(x, tf.cast(kernel, self.compute_dtype), strides=self.stride, padding=padding)
+        x = tf.nn.conv2d(
+            x, tf.cast(kernel, self.compute_dtype), strides=self.stride // self.subsampling, padding=padding
+        )
         return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
