@@ -3,10 +3,11 @@
 Trains the demo's network on its shapes without evaluation, scoring in a thread, scoring in between; several times in
 turn, of which the median counts:
 
-    make bench-background_evaluation        or        python bench/background_evaluation.py --steps 200 --repeats 3
+    make bench-background_evaluation        or        python bench/background_evaluation.py --steps 240 --repeats 3
 
 Seconds from the tenth step to the last, without those of the detection. The checkpoint that every evaluation saves, and
-its table and pictures, are part of the cost. Evaluations come every 25 steps, far more often than in real runs.
+its table and pictures, are part of the cost. There is one evaluation, half way through 230 steps, 40 s: about an epoch of
+the demo. In runs on COCO an epoch takes many minutes.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ def measure(*overrides: str, steps: int, directory: Path) -> dict[str, float]:
     return times
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--every-epochs", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--every-epochs", type=float, default=0.5)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     every = f"eval.every_epochs={options.every_epochs}"
@@ -97,8 +98,9 @@ def main() -> None:
                 times[way].append(measure(*overrides, steps=options.steps, directory=Path(name)))
     print(f"{machine()}; {options.steps - WARM_UP} steps of 4 images, {options.repeats} runs each")
     bare = statistics.median(one["loop"] for one in times["without evaluation"])
+    loops: dict[str, float] = {}
     for way, runs in times.items():
-        loop = statistics.median(one["loop"] for one in runs)
+        loops[way] = loop = statistics.median(one["loop"] for one in runs)
         spread = f"{min(one['loop'] for one in runs):.1f} to {max(one['loop'] for one in runs):.1f}"
         detecting = statistics.median(one["detecting"] for one in runs)
         evaluations = runs[0]["evaluations"]
@@ -106,8 +108,10 @@ def main() -> None:
             f"{way:26} {loop:7.1f} s ({spread}) {loop / bare - 1:+7.1%}; "
             f"{evaluations:.0f} evaluations, detecting {detecting:.1f} s more"
         )
-    print(f"in the background it is to be below {MOST_COST:.0%}")
+    is_met = loops["scored in the background"] < (1 + MOST_COST) * bare
+    print(f"in the background below {MOST_COST:.0%}: {'met' if is_met else 'NOT MET'}")
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

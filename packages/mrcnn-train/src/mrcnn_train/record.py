@@ -64,6 +64,7 @@ class RunRecord:
         self._log = MetricsLog(run_dir, start_step=trainer.start_step)
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="mrcnn-score")
         self._scoring: _Scoring | None = None
+        self._drawing: Future[None] | None = None  # of the curves, by the same thread
 
     def training(self, step: int, numbers: Numbers, *, epoch: float) -> None:
         """Log the numbers of the last steps."""
@@ -103,6 +104,8 @@ class RunRecord:
     def score(self, evaluation: Evaluation, evaluator: CocoEvaluator, *, step: int, epoch: float) -> None:
         """Begin to score what was detected with the weights after `step` updates, which are saved."""
         assert self._scoring is None
+        if self._drawing is not None:
+            self._drawing.result()
         future = self._scorer.submit(evaluation.score, evaluator, self.run_dir, step=step)
         self._scoring = _Scoring(step, epoch, future)
 
@@ -131,7 +134,7 @@ class RunRecord:
         self._log.write("evaluation", step, values)
         if earlier is None or total_ap(values) > total_ap(earlier):
             mark_best(self._checkpoints, self._checkpoints / step_name(step))
-        draw_curves(self.run_dir / CURVES, self._log.rows)
+        self._drawing = self._scorer.submit(draw_curves, self.run_dir / CURVES, list(self._log.rows))
         return Scored(step, result)
 
     @property
@@ -148,6 +151,8 @@ class RunRecord:
 
     def close(self) -> None:
         """Draw the curves to the end and close the logs."""
+        if self._drawing is not None and not self._drawing.cancel():
+            self._drawing.exception()  # waits: both write the same file
         self._scorer.shutdown(wait=False, cancel_futures=True)
         draw_curves(self.run_dir / CURVES, self._log.rows)
         self._log.close()
