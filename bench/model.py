@@ -305,7 +305,7 @@ def print_parts(rows: list[list[Any]], limits: Limits) -> None:
 
 
 def serve(inputs_path: str, threads: str) -> None:
-    """Answer as bench/peers/torchvision_model.py does, and to `flops` and `parts REPEATS`."""
+    """Answer as bench/peers/torchvision_model.py does, but for `gemm`, and to `flops` and `parts REPEATS`."""
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     tf.config.threading.set_inter_op_parallelism_threads(int(threads))
     with np.load(inputs_path) as file:
