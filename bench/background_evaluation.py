@@ -6,8 +6,8 @@ turn, of which the median counts:
     make bench-background_evaluation        or        python bench/background_evaluation.py --steps 240 --repeats 3
 
 Seconds from the tenth step to the last, without those of the detection. The checkpoint that every evaluation saves, and
-its table and pictures, are part of the cost. There is one evaluation, half way through 230 steps, 40 s: about an epoch of
-the demo. In runs on COCO an epoch takes many minutes.
+its table and pictures, are part of the cost. There is one evaluation, half way through 230 steps, 40 s: about an epoch
+of the demo. In runs on COCO an epoch takes many minutes.
 """
 
 from __future__ import annotations
