@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
 import operator
 import re
 from collections.abc import Hashable, Iterator
@@ -203,9 +202,7 @@ def _decode_whole(path: Path, data: bytes | memoryview, report: Report) -> _Entr
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if isinstance(error, msgspec.ValidationError):
                 raise
-            # What Python's json module reads and msgspec does not: NaN, Infinity, a byte order mark, UTF-16.
-            text = bytes(data)
-            return _decode_entries(path, strict_json(text.decode(json.detect_encoding(text)).encode()), report)
+            return _decode_entries(path, strict_json(data), report)
     except (msgspec.ValidationError, RecursionError) as error:
         raise DatasetError(f"{path} is not a COCO instances file: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -6,7 +6,6 @@ boxes, segmentations and fields become what training makes of them. Everything e
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -74,12 +73,12 @@ def fix_annotations(source: Source) -> Fixed:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    data = bytes(AnnotationText(path).whole())
+    data = AnnotationText(path).whole()
     try:
         try:
             content = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            content = msgspec.json.decode(strict_json(data.decode(json.detect_encoding(data)).encode()))
+            content = msgspec.json.decode(strict_json(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or not all(

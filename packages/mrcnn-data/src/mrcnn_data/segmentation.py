@@ -6,6 +6,7 @@ lengths, so unchecked input crashes it or worse. Legend: V vertices of one part.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any, NamedTuple
@@ -95,9 +96,14 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
     return Decoded(None, ("segmentation of unknown kind",))
 
 
-def strict_json(data: bytes) -> bytes:
-    """Turn the NaN and Infinity that Python's json module writes into null, outside of strings."""
-    pieces = re.split(rb'("(?:[^"\\]|\\.)*")', data)  # odd pieces are strings
+def strict_json(data: bytes | memoryview) -> bytes:
+    """Turn what Python's json module reads and msgspec does not into what both do.
+
+    That is NaN and Infinity, which become null outside of strings, a byte order mark, and UTF-16 or 32.
+    """
+    data = bytes(data)
+    text = data.decode(json.detect_encoding(data)).encode()
+    pieces = re.split(rb'("(?:[^"\\]|\\.)*")', text)  # odd pieces are strings
     pieces[::2] = [_JSON_FALSE_NUMBER.sub(b"null", piece) for piece in pieces[::2]]
     return b"".join(pieces)
 
