@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,41 +144,49 @@ def test_small_blocks_as_decoded_whole(tmp_path, small_blocks, name):
     assert text.content() == hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
+class File:
+    """What the thread reads from; `before_block` is called with the position."""
+
+    def __init__(self, path, before_block):
+        self.file = Path.open(path, "rb", buffering=0)
+        self.before_block = before_block
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def readinto(self, block):
+        self.before_block(self.file.tell())
+        return self.file.readinto(block)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
 def test_memory_that_has_not_been_read_is_not_looked_at(tmp_path, monkeypatch, small_blocks):
     """NumPy may hand out the memory of an earlier reading: of the same file before it changed, say."""
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(CASES["objects within an annotation"]))
-    before = path.read_bytes()
-    path.write_bytes(before.replace(b'"category_id": 3, "bbox": [99', b'"category_id": 2, "bbox": [99'))
-    monkeypatch.setattr(annotation_text.np, "empty", lambda size, kind: np.frombuffer(bytearray(before), kind))
-    found = outcome(path)
-    monkeypatch.undo()
-    assert path.read_bytes() != before
-    assert found == outcome(path, path.read_bytes())
+    before = json.dumps(CASES["objects within an annotation"]).encode()
+    after = before.replace(b'"category_id": 3, "bbox": [99', b'"category_id": 2, "bbox": [99')
+    assert after != before
+    path.write_bytes(after)
+    numpy = SimpleNamespace(uint8=np.uint8, empty=lambda size, kind: np.frombuffer(bytearray(before), kind))
+    monkeypatch.setattr(annotation_text, "np", numpy)
+    slow = File(path, lambda position: time.sleep(0.0002))
+    monkeypatch.setattr(annotation_text, "open", lambda *_, **__: slow, raising=False)
+    assert outcome(path) == outcome(path, after)
 
 
 def test_a_file_that_cannot_be_read_further(tmp_path, monkeypatch, small_blocks):
-    class Breaking:
-        def __init__(self, *_, **__):
-            self.file = Path.open(path, "rb", buffering=0)
-
-        def fileno(self):
-            return self.file.fileno()
-
-        def readinto(self, block):
-            if self.file.tell() > 100_000:
-                raise OSError(errno.EIO, "Input/output error")
-            return self.file.readinto(block)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
+    def fail_late(position):
+        if position > 100_000:
+            raise OSError(errno.EIO, "Input/output error")
 
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content()))
-    monkeypatch.setattr(annotation_text, "open", Breaking, raising=False)
+    monkeypatch.setattr(annotation_text, "open", lambda *_, **__: File(path, fail_late), raising=False)
     with pytest.raises(DatasetError, match=r"a\.json: cannot read the annotation file: Input/output error"):
         read_annotations(path)
 
