@@ -10,6 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
+from mrcnn_data.image_header import read_header
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
@@ -53,11 +55,12 @@ class MetricsLog:
 
     def picture(self, step: int, name: str, png: Path) -> None:
         """Show a PNG file in TensorBoard, as it is: `tf.summary.image` would take a second to encode it again."""
-        content = png.read_bytes()
-        width, height = (str(int.from_bytes(content[at : at + 4])) for at in (16, 20))  # of the header
+        header = read_header(png)
+        assert header is not None, f"{png} is no picture"
+        height, width = map(str, header.size)
+        metadata = create_summary_metadata(display_name=None, description="")
         with self._writer.as_default(step=step):
-            metadata = create_summary_metadata(display_name=None, description="")
-            tf.summary.write(name, tf.constant([width, height, content]), metadata=metadata)
+            tf.summary.write(name, tf.constant([width, height, png.read_bytes()]), metadata=metadata)
 
     def close(self) -> None:
         self._writer.close()
