@@ -97,15 +97,14 @@ def main() -> int:
             for way, overrides in ways.items():
                 times[way].append(measure(*overrides, steps=options.steps, directory=Path(name)))
     print(f"{machine()}; {options.steps - WARM_UP} steps of 4 images, {options.repeats} runs each")
-    bare = statistics.median(one["loop"] for one in times["without evaluation"])
-    loops: dict[str, float] = {}
+    loops = {way: statistics.median(one["loop"] for one in runs) for way, runs in times.items()}
+    bare = loops["without evaluation"]
     for way, runs in times.items():
-        loops[way] = loop = statistics.median(one["loop"] for one in runs)
         spread = f"{min(one['loop'] for one in runs):.1f} to {max(one['loop'] for one in runs):.1f}"
         detecting = statistics.median(one["detecting"] for one in runs)
         evaluations = runs[0]["evaluations"]
         print(
-            f"{way:26} {loop:7.1f} s ({spread}) {loop / bare - 1:+7.1%}; "
+            f"{way:26} {loops[way]:7.1f} s ({spread}) {loops[way] / bare - 1:+7.1%}; "
             f"{evaluations:.0f} evaluations, detecting {detecting:.1f} s more"
         )
     is_met = loops["scored in the background"] < (1 + MOST_COST) * bare
