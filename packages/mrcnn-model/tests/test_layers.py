@@ -120,3 +120,60 @@ def test_half_precision_keeps_variables_and_casts_once(precision):
     assert conv(tf.zeros([1, 4, 4, 3])).dtype == policy.compute_dtype
     assert dense(tf.zeros([1, 3])).dtype == policy.compute_dtype
     assert all(v.dtype == "float32" for v in [*conv.variables, *dense.variables])
+
+
+@pytest.mark.parametrize(("kernel_size", "norm"), [(3, "frozen_bn"), (1, "frozen_bn"), (3, "none")])
+def test_what_a_convolution_makes_of_its_input_is_not_kept_for_the_backward_pass(kernel_size, norm):
+    """Padded or subsampled inputs and folded or cast kernels are made again; the convolution is not."""
+    layer = Conv(
+        in_channels=4, out_channels=8, kernel_size=kernel_size, stride=2, norm=Norm(norm), name="conv",
+        dtype=keras.DTypePolicy("mixed_bfloat16"),
+    )  # fmt: skip
+
+    forward = set()
+
+    @tf.function
+    def step(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            forward.update(needed_by(y))
+            loss = tf.reduce_sum(upstream * y)
+        return tape.gradient(loss, [x, layer.kernel.value])
+
+    x, upstream = tf.zeros([2, 8, 8, 4], tf.bfloat16), tf.zeros([2, 4, 4, 8], tf.bfloat16)
+    backward = set.union(*map(needed_by, step.get_concrete_function(x, upstream).outputs)) - forward
+    kept = {tensor.op.type for op in backward for tensor in op.inputs if tensor.op in forward}
+    assert kept <= {"Placeholder", "ReadVariableOp", "Const", "Shape"}
+    types = {op.type for op in backward}
+    assert {"Conv2DBackpropInput", "Conv2DBackpropFilter"} <= types
+    assert "Conv2D" not in types
+
+
+def test_the_gradient_of_what_is_upsampled_comes_after_those_of_the_weights():
+    layer = Upsample(in_channels=4, out_channels=8, name="upsample", dtype=FLOAT32)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])
+
+    of_x, *of_weights = step.get_concrete_function(tf.zeros([2, 3, 3, 4])).outputs
+    before = needed_by(of_x)
+    for gradient, kind in zip(of_weights, ["MatMul", "BiasAddGrad"], strict=True):
+        ops = {op for op in needed_by(gradient) if op.type == kind}
+        assert ops
+        assert ops <= before
+
+
+def needed_by(tensor):
+    """The operations before a tensor of a graph: those of its inputs, and those that must have run."""
+    found, todo = set(), [tensor.op]
+    while todo:
+        op = todo.pop()
+        if op not in found:
+            found.add(op)
+            todo += [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
+    return found
