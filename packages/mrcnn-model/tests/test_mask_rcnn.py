@@ -224,3 +224,20 @@ def test_learns_two_images(make_tiny_model, make_batch):
 
     history = [float(step()) for _ in range(30)]
     assert history[-1] < 0.5 * history[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"cascade": True}])
+def test_gradients_of_the_pyramid_are_summed_by_twos(make_tiny_model, make_batch, changes):
+    """Grappler keeps zeros of the size of a sum of three or more."""
+    model = make_tiny_model(**changes)
+    batch = {name: tf.constant(value) for name, value in make_batch().items()}
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            losses, _ = model.losses(**batch)
+            total = tf.add_n(list(losses))
+        return tape.gradient(total, [v.value for v in model.backbone.trainable_variables])
+
+    sums = [op for op in step.get_concrete_function().graph.get_operations() if op.type == "AddN"]
+    assert {len(op.inputs) for op in sums if op.outputs[0].shape == [2, 16, 24, 16]} == {2}  # P2's
