@@ -126,7 +126,11 @@ class Bench:
     """Our network with given proposals; the functions are compiled at their first call."""
 
     def __init__(self, inputs: Arrays) -> None:
-        self.tensors = {name: tf.constant(array) for name, array in inputs.items() if not name.startswith("weights/")}
+        self.tensors = {
+            name: tf.constant(array)
+            for name, array in inputs.items()
+            if name != "full_masks" and not name.startswith("weights/")
+        }
         num_images = len(inputs["images"])
         self.batch = {name: self.tensors[name] for name in ("images", "image_sizes", "gt_boxes", "gt_classes")} | {
             "gt_masks": self.tensors["gt_masks"],
@@ -158,11 +162,12 @@ class Bench:
         with tf.GradientTape() as tape:
             losses, stats = self.model.losses(**self.batch)
             total = tf.add_n(list(losses))
-        gradients = map(tf.convert_to_tensor, tape.gradient(total, self.variables))
-        for variable, momentum, gradient in zip(self.variables, self.momentum, gradients, strict=True):
-            tf.raw_ops.ResourceApplyMomentum(
-                var=variable.handle, accum=momentum.handle, lr=0.0, grad=gradient, momentum=0.9
-            )
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(total, self.variables)]
+        with tf.control_dependencies(gradients):  # as mrcnn_train and torch: all gradients, then the update
+            for variable, momentum, gradient in zip(self.variables, self.momentum, gradients, strict=True):
+                tf.raw_ops.ResourceApplyMomentum(
+                    var=variable.handle, accum=momentum.handle, lr=0.0, grad=gradient, momentum=0.9
+                )
         return tf.stack(list(losses)), stats
 
     def _scores(self) -> tf.Tensor:
