@@ -228,21 +228,21 @@ def parts(bench: Bench) -> list[Part]:
         return from_anchors.boxes, rois.boxes, rois.classes
 
     _, boxes, classes = targets(*rpn_output)
-    num_slots = config.roi_max_foreground
+    slots = [tensor[:, : config.roi_max_foreground] for tensor in (boxes, classes)]
     return [
-        Part("backbone", lambda x: model.backbone(model_pixels(x)), [images], [model.backbone], False),
-        Part("pyramid", lambda *c: model.fpn([features[0], *c]), features[1:], [model.fpn]),
-        Part("region proposal network", lambda *p: list(model.rpn(p)), pyramid, [model.rpn]),
+        Part("backbone", lambda x: model.backbone(model_pixels(x), training=True), [images], [model.backbone], False),
+        Part("pyramid", lambda *c: model.fpn([features[0], *c], training=True), features[1:], [model.fpn]),
+        Part("region proposal network", lambda *p: list(model.rpn(p, training=True)), pyramid, [model.rpn]),
         Part("proposals, matching, sampling", targets, [*rpn_output], (), False),
         Part(
             "box head with its RoIAlign",
-            lambda *p: list(model.classify([*p, pyramid[4]], boxes)),
+            lambda *p: list(model.classify([*p, pyramid[4]], boxes, training=True)),
             pyramid[:4],
             [stage.head],
         ),
         Part(
             "mask head with its RoIAlign",
-            lambda *p: model.mask_logits([*p, pyramid[4]], boxes[:, :num_slots], classes[:, :num_slots]),
+            lambda *p: model.mask_logits([*p, pyramid[4]], *slots, training=True),
             pyramid[:4],
             [model.mask_head] if model.mask_head else [],
         ),

@@ -1,5 +1,8 @@
 """The whole network on tiny inputs: batch invariance, empty images, frozen parts, precision, static graphs."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -241,3 +244,14 @@ def test_gradients_of_the_pyramid_are_summed_by_twos(make_tiny_model, make_batch
 
     sums = [op for op in step.get_concrete_function().graph.get_operations() if op.type == "AddN"]
     assert {len(op.inputs) for op in sums if op.outputs[0].shape == [2, 16, 24, 16]} == {2}  # P2's
+
+
+def test_a_detection_graph_is_let_go(make_tiny_model, make_batch):
+    """TensorFlow keeps graphs with custom gradients."""
+    model, batch = make_tiny_model(norm="frozen_bn"), make_batch()
+    detect = tf.function(model.detect)
+    graph = weakref.ref(detect.get_concrete_function(batch["images"], batch["image_sizes"]).graph)
+    assert graph() is not None
+    del detect
+    gc.collect()
+    assert graph() is None

@@ -5,6 +5,7 @@ Every leaf layer makes its variables in the constructor, under its dotted name, 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import keras
@@ -109,21 +110,24 @@ class Conv(LeafLayer):
         """[N, H, W, C_in] -> [N, H', W', C] in the compute type.
 
         Args:
-            training: a synchronised batch norm takes the batch's statistics and remembers them.
+            training: a gradient will be asked for: what need not be kept for it is not (`recomputed`). A synchronised
+                batch norm takes the batch's statistics and remembers them.
         """
         x = tf.cast(x, self.compute_dtype)
         kind, after_relu = self.norm.kind, self.norm.after_relu
+        run = recomputed if training else _apply
         if kind == "gn" and after_relu:
-            x = recomputed(self._convolve, x, _value(self.kernel), _value(self.bias))
+            x = run(self._convolve, x, _value(self.kernel), _value(self.bias))
             return self._group_norm(tf.nn.relu(x) if self.relu else x)
         if kind == "gn":
-            x = self._group_norm(recomputed(self._convolve, x, _value(self.kernel)))
+            x = self._group_norm(run(self._convolve, x, _value(self.kernel)))
         elif kind == "sync_bn" and training:
-            x = self._batch_norm(recomputed(self._convolve, x, _value(self.kernel)))
+            x = self._batch_norm(run(self._convolve, x, _value(self.kernel)))
         elif kind == "none":
-            x = recomputed(self._convolve, x, _value(self.kernel), _value(self.bias))
+            x = run(self._convolve, x, _value(self.kernel), _value(self.bias))
         else:
-            x = recomputed(self._convolve_folded, x, *map(_value, (self.kernel, self.gamma, self.beta)))
+            parameters = (self.kernel, self.gamma, self.beta, self.moving_mean, self.moving_variance)
+            x = run(self._convolve_folded, x, *map(_value, parameters))
         return tf.nn.relu(x) if self.relu else x
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
@@ -137,8 +141,8 @@ class Conv(LeafLayer):
         )
         return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
 
-    def _convolve_folded(self, x: tf.Tensor, kernel: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-        mean, variance = _value(self.moving_mean), _value(self.moving_variance)
+    def _convolve_folded(self, x: tf.Tensor, kernel: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
+        gamma, beta, mean, variance = parameters
         kernel, bias = fold_batch_norm(
             kernel, gamma=gamma, beta=beta, mean=mean, variance=variance, epsilon=self.norm.epsilon
         )
@@ -200,19 +204,23 @@ class Upsample(LeafLayer):
         self.kernel = self.variable("kernel", (2, 2, in_channels, out_channels), he_normal_fan_out())
         self.bias = self.variable("bias", (out_channels,), "zeros")
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[K, P, P, C_in] -> [K, P, P, 4, C] in the compute type; index 2i + j is output pixel (2y + i, 2x + j)."""
-        x = tf.cast(x, self.compute_dtype)
-        return tf.nn.relu(recomputed(self._taps, x, _value(self.kernel), _value(self.bias), weights_first=True))
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[K, P, P, C_in] -> [K, P, P, 4, C] in the compute type; index 2i + j is output pixel (2y + i, 2x + j).
 
-    def _taps(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        Args:
+            training: a gradient will be asked for.
+        """
+        size, channels = x.shape[1], self.kernel.shape[3]
+        flat = tf.reshape(tf.cast(x, self.compute_dtype), [-1, self.kernel.shape[2]])  # [K*P*P, C_in]
+        run = partial(recomputed, weights_first=True) if training else _apply
+        taps = tf.nn.relu(run(self._multiply, flat, _value(self.kernel), _value(self.bias)))
+        return tf.reshape(taps, [-1, size, size, 4, channels])  # after ReLU: so TensorFlow fuses product, bias and ReLU
+
+    def _multiply(self, flat: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         kernel = tf.cast(kernel, self.compute_dtype)
         in_channels, channels = kernel.shape[2], kernel.shape[3]
-        size = x.shape[1]
-        flat = tf.reshape(x, [-1, in_channels])  # [K*P*P, C_in]
         taps = tf.matmul(flat, tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [in_channels, 4 * channels]))
-        taps = tf.nn.bias_add(taps, tf.tile(tf.cast(bias, self.compute_dtype), [4]))
-        return tf.reshape(taps, [-1, size, size, 4, channels])
+        return tf.nn.bias_add(taps, tf.tile(tf.cast(bias, self.compute_dtype), [4]))
 
 
 def joined_convolution(layers: Sequence[Conv], x: tf.Tensor) -> list[tf.Tensor]:
@@ -228,20 +236,25 @@ def recomputed(
 ) -> tf.Tensor:
     """`function(x, *weights)`, for whose backward pass nothing but the arguments is kept.
 
-    What `function` makes of them on its way, a padded input or a folded kernel, is made again by the backward pass:
-    175 MB of a step of R50-FPN at 800 x 1216. In a graph the convolution or product at its end does not run again: its
-    gradient does not need its result, and TensorFlow drops what nothing needs.
+    What `function` makes of them on its way, a padded input or a folded kernel, the backward pass makes again: 175 MB
+    of a training step of R50-FPN at 800 x 1216. In a graph the convolution or product at its end does not run again:
+    its gradient does not need its result, and TensorFlow drops what nothing needs. Only for training: TensorFlow keeps
+    a graph with a custom gradient until the process ends, and tracing takes half as long again.
 
     Args:
-        weights_first: compute the gradient of `x` after those of all the weights. Left to itself, TensorFlow may hurry
-            on to what comes before, and keep `x` and the gradient that came in for later. Worth it where these are
-            large; for all convolutions it made the step 6 % slower on two cores, where otherwise two gradients overlap.
+        function: of tensors, all of which are arguments; reads no variable.
+        x: the activations.
+        weights: whatever else it is computed from.
+        weights_first: compute the gradient of `x` after those of the weights, each of which must have one. Left to
+            itself, TensorFlow may start on the layers before, and keep `x` and the incoming gradient for later. Worth
+            it where these are large; for all convolutions it made the step 6 % slower on two cores, where otherwise two
+            gradients overlap.
     """
 
     @tf.custom_gradient
     def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
-            # Not before `dy` is there: else it would be made at once, or taken from the forward pass.
+            # Not before `dy` is there: else what is made again would be made at once, or merged with the first.
             with tf.control_dependencies([dy]), tf.GradientTape(persistent=weights_first) as tape:
                 again = [tf.identity(argument) for argument in arguments]
                 tape.watch(again)
@@ -255,6 +268,10 @@ def recomputed(
         return function(*arguments), gradient
 
     return run(x, *weights)
+
+
+def _apply(function: Callable[..., tf.Tensor], *arguments: tf.Tensor) -> tf.Tensor:
+    return function(*arguments)
 
 
 def _value(variable: keras.Variable) -> tf.Tensor:

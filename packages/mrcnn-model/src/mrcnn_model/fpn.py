@@ -29,12 +29,12 @@ class Fpn(keras.layers.Layer):
             for level, _ in enumerate(in_channels, start=2)
         ]
 
-    def call(self, features: list[tf.Tensor]) -> list[tf.Tensor]:
+    def call(self, features: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
         """C2..C5 -> P2..P6, each [N, H_l, W_l, F]."""
-        merged = [lateral(c) for lateral, c in zip(self.laterals, features, strict=True)]
+        merged = [lateral(c, training=training) for lateral, c in zip(self.laterals, features, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
             merged[level] += upsample_nearest(merged[level + 1])
-        pyramid = [output(x) for output, x in zip(self.outputs, merged, strict=True)]
+        pyramid = [output(x, training=training) for output, x in zip(self.outputs, merged, strict=True)]
         return [*pyramid, pyramid[-1][:, ::2, ::2, :]]
 
 

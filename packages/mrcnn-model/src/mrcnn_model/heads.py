@@ -70,10 +70,10 @@ class BoxHead(keras.layers.Layer):
             dtype=dtype,
         )
 
-    def call(self, rois: tf.Tensor) -> BoxHeadOutput:
+    def call(self, rois: tf.Tensor, training: bool = False) -> BoxHeadOutput:
         """[K, P, P, F] -> logits and deltas."""
         for conv in self.convs:
-            rois = conv(rois)
+            rois = conv(rois, training=training)
         pool_size, channels = rois.shape[1], rois.shape[3]
         hidden = tf.reshape(rois, [-1, pool_size * pool_size * channels])
         for fc in self.fcs:
@@ -116,19 +116,20 @@ class MaskHead(keras.layers.Layer):
             dtype=dtype,
         )
 
-    def call(self, rois: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    def call(self, rois: tf.Tensor, classes: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Predict each RoI's mask for its class.
 
         Args:
             rois: [K, P, P, F].
             classes: int32 [K], 1..C-1 (0, background, is read as 1: mask it out afterwards).
+            training: a gradient will be asked for.
 
         Returns:
             float32 logits [K, 2P, 2P].
         """
         for conv in self.convs:
-            rois = conv(rois)
-        features = self.upsample(rois)  # [K, P, P, 4, channels]
+            rois = conv(rois, training=training)
+        features = self.upsample(rois, training=training)  # [K, P, P, 4, channels]
         index = tf.maximum(classes, 1) - 1
         kernels = tf.gather(tf.transpose(self.logits.kernel.value[0, 0]), index)  # [K, channels]
         bias = tf.gather(self.logits.bias.value, index)  # [K]

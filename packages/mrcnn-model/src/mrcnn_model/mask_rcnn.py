@@ -138,7 +138,7 @@ class MaskRCNN:
         """
         gt = GroundTruth(gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes)
         pyramid = self.features(images, image_sizes, training=True)
-        rpn_output = self.rpn(pyramid)
+        rpn_output = self.rpn(pyramid, training=True)
         anchors = self.anchors(pyramid)
         proposals = self.proposals(rpn_output, pyramid, image_sizes, training=True)
 
@@ -148,7 +148,7 @@ class MaskRCNN:
         rois = roi_targets(
             proposals, gt, sample_seeds, self.config, foreground_iou=first.foreground_iou, weights=first.weights
         )
-        pyramid = _branch(pyramid)
+        pyramid = _branch(pyramid)  # gradients: RPN + (boxes + mask)
         output, box_class, box_reg = self.box_stage_losses(_branch(pyramid), rois, gt, image_sizes)
         mask = self.mask_loss(pyramid, rois, gt) if self.mask_head else tf.constant(0.0)
         stats = _training_stats(from_anchors, proposals, rois, output)
@@ -182,7 +182,7 @@ class MaskRCNN:
         Returns:
             What the first says of the sampled RoIs [N, S, ...], and class and regression loss, summed over the stages.
         """
-        output = self.classify(pyramid, rois.boxes)
+        output = self.classify(pyramid, rois.boxes, training=True)
         losses = [self.box_losses(output, rois)]
         refined = output
         for index, stage in enumerate(self.box_stages[1:], start=1):
@@ -191,7 +191,7 @@ class MaskRCNN:
                 boxes, rois.sampled, gt, self.config, foreground_iou=stage.foreground_iou, weights=stage.weights
             )
             pyramid = _branch(pyramid)
-            refined = self.classify(pyramid, rois.boxes, index)
+            refined = self.classify(pyramid, rois.boxes, index, training=True)
             losses.append(self.box_losses(refined, rois, index))
         class_losses, box_losses = zip(*losses, strict=True)
         return output, tf.add_n(class_losses), tf.add_n(box_losses)
@@ -209,7 +209,7 @@ class MaskRCNN:
         gt_indices = rois.gt_indices[:, :num_slots]
         targets = mask_targets(gt.masks, gt.boxes, gt_indices, boxes, size=self.config.mask_size)
         has_mask = gather_ground_truth(gt.has_mask, gt_indices) & (classes > 0)
-        return mask_loss(self.mask_logits(pyramid, boxes, classes), targets, has_mask)
+        return mask_loss(self.mask_logits(pyramid, boxes, classes, training=True), targets, has_mask)
 
     # Inference
 
@@ -280,7 +280,8 @@ class MaskRCNN:
 
     def features(self, images: tf.Tensor, image_sizes: tf.Tensor, *, training: bool = False) -> list[tf.Tensor]:
         """Pixels to the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""
-        return self.fpn(self.backbone(normalise_images(images, image_sizes, self.config), training=training))
+        features = self.backbone(normalise_images(images, image_sizes, self.config), training=training)
+        return self.fpn(features, training=training)
 
     def anchors(self, pyramid: Sequence[tf.Tensor]) -> tf.Tensor:
         """float32 [A, 4] in pixels of the resized image, level after level."""
@@ -331,23 +332,28 @@ class MaskRCNN:
         )
         return tf.reshape(pooled, [-1, size, size, pooled.shape[-1]])
 
-    def classify(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, stage: int = 0) -> BoxHeadOutput:
+    def classify(
+        self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, stage: int = 0, *, training: bool = False
+    ) -> BoxHeadOutput:
         """Run a box head on boxes [N, R, 4]: logits [N, R, C] and deltas [N, R, B, 4]."""
         pooled = self.pool(pyramid, boxes, self.config.box_pool_size)
         if len(self.box_stages) > 1:
             pooled = _scale_gradient(pooled, 1 / len(self.box_stages))
         head = self.box_stages[stage].head
-        output = head(pooled)
+        output = head(pooled, training=training)
         num_images, num_boxes = tf.shape(boxes)[0], boxes.shape[1]
         return BoxHeadOutput(
             logits=tf.reshape(output.logits, [num_images, num_boxes, self.config.num_classes]),
             deltas=tf.reshape(output.deltas, [num_images, num_boxes, head.num_boxes, 4]),
         )
 
-    def mask_logits(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    def mask_logits(
+        self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, classes: tf.Tensor, *, training: bool = False
+    ) -> tf.Tensor:
         """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m]."""
         assert self.mask_head is not None
-        logits = self.mask_head(self.pool(pyramid, boxes, self.config.mask_pool_size), tf.reshape(classes, [-1]))
+        pooled = self.pool(pyramid, boxes, self.config.mask_pool_size)
+        logits = self.mask_head(pooled, tf.reshape(classes, [-1]), training=training)
         size = self.config.mask_size
         return tf.reshape(logits, [tf.shape(boxes)[0], boxes.shape[1], size, size])
 
@@ -456,10 +462,10 @@ def _head_norm(kind: str, config: ModelConfig) -> Norm:
 
 
 def _branch(pyramid: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The same features for one more reader, so that their gradients are summed by twos.
+    """The same features for one more reader, so that the gradients of P2 to P4 are summed by twos.
 
-    A sum of three or more, Grappler (TensorFlow 2.21) turns into additions to a buffer, whose zeros it then folds into
-    a constant and keeps: as much memory as the features, 78 MiB for an image of 800 x 1216.
+    Grappler (TensorFlow 2.21) turns a sum of three or more into additions to a buffer, and may fold the zeros it starts
+    from into a constant that it keeps: as large as the features, 78 MiB for an image of 800 x 1216.
     """
     return [tf.identity(features) for features in pyramid]
 

@@ -27,11 +27,11 @@ class RpnHead(keras.layers.Layer):
             in_channels=channels, out_channels=4 * num_anchors, kernel_size=1, name="rpn.deltas", **options
         )
 
-    def call(self, pyramid: Sequence[tf.Tensor]) -> RpnOutput:
+    def call(self, pyramid: Sequence[tf.Tensor], training: bool = False) -> RpnOutput:
         """P2..P6 [N, H_l, W_l, F] -> logits and deltas of all levels, float32, in the order of the anchors."""
         logits, deltas = [], []
         for features in pyramid:
-            hidden = self.conv(features)
+            hidden = self.conv(features, training=training)
             num_images = tf.shape(hidden)[0]
             level_logits, level_deltas = joined_convolution([self.logits, self.deltas], hidden)
             logits.append(tf.reshape(tf.cast(level_logits, tf.float32), [num_images, -1]))
