@@ -255,3 +255,8 @@ def test_a_detection_graph_is_let_go(make_tiny_model, make_batch):
     del detect
     gc.collect()
     assert graph() is None
+
+
+def test_losses_take_arrays_as_a_loader_gives_them(make_tiny_model, make_batch):
+    model, batch = make_tiny_model(), make_batch()
+    np.testing.assert_array_equal(model.losses(**batch)[0], losses_of(model, batch)[0])

@@ -457,12 +457,14 @@ def test_what_category_ids_cannot_be(tmp_path, capsys, by_row, make_tiny_model):
             "by_row.safetensors has rows 1 to 8 for classes: none for category id 9",
         ),
         ((*common[:-1], tmp_path / "other.json"), "other.json has no COCO categories with id and name"),
+        ((*common[:-1], source), "has no COCO categories with id and name: UnicodeDecodeError"),
         ((zero, tmp_path / "out.npz", "--to=torchvision", "--by-category-id"), "not different numbers from 1: [0, 1,"),
     ):
         code, output = run(capsys, *arguments)
         assert (code, output.out) == (1, "")
         assert output.err.startswith("error: ")
         assert message in output.err
+        assert len(output.err) < 500  # not the bytes of a file
 
 
 def test_detectron2_zoo_has_coco_in_the_order_of_ids(shared_data, capsys, tmp_path):

@@ -116,7 +116,7 @@ def read_card(directory: Path) -> tuple[ModelConfig, ModelCard]:
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a model card: {error!r}") from error
+        raise CheckpointError(f"{path} is not a model card: {type(error).__name__}: {error}") from error
 
 
 def read_weights(directory: Path) -> dict[str, np.ndarray]:

@@ -197,7 +197,9 @@ def _read_categories(annotations: Path) -> list[tuple[int, str]]:
     try:
         categories = sorted((int(c["id"]), str(c["name"])) for c in json.loads(annotations.read_text())["categories"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{annotations} has no COCO categories with id and name: {error!r}") from error
+        raise ValueError(
+            f"{annotations} has no COCO categories with id and name: {type(error).__name__}: {error}"
+        ) from error
     if not categories or len({category_id for category_id, _ in categories}) < len(categories):
         raise ValueError(f"{annotations} has no categories, or two of one id")
     return categories

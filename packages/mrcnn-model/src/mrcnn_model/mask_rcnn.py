@@ -136,7 +136,7 @@ class MaskRCNN:
             RoIs and of the valid proposals, and the box head's accuracy on all and on foreground RoIs. An image without
             ground truth gives finite losses; its box and mask regression losses are 0.
         """
-        gt = GroundTruth(gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes)
+        gt = GroundTruth(*map(tf.convert_to_tensor, (gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes)))
         pyramid = self.features(images, image_sizes, training=True)
         rpn_output = self.rpn(pyramid, training=True)
         anchors = self.anchors(pyramid)
