@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_model.convolution import Conv, Dense, Upsample
+from mrcnn_model.flops import needed_ops
 from mrcnn_model.fpn import upsample_nearest
 from mrcnn_model.normalization import Norm, group_norm
 
@@ -137,12 +138,12 @@ def test_what_a_convolution_makes_of_its_input_is_not_kept_for_the_backward_pass
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
-            forward.update(needed_by(y))
+            forward.update(needed_ops([y.op]))
             loss = tf.reduce_sum(tf.sin(y))
         return tape.gradient(loss, [x, layer.kernel.value])
 
     outputs = step.get_concrete_function(tf.zeros([2, 8, 8, 4], tf.bfloat16)).outputs
-    backward = set.union(*map(needed_by, outputs)) - forward
+    backward = needed_ops(tensor.op for tensor in outputs) - forward
     kept = {tensor.op.type for op in backward for tensor in op.inputs if tensor.op in forward}
     assert kept <= {"Placeholder", "ReadVariableOp", "Const", "Shape", "IdentityN"}  # IdentityN: y, for the sine
     types = {op.type for op in backward}
@@ -152,7 +153,7 @@ def test_what_a_convolution_makes_of_its_input_is_not_kept_for_the_backward_pass
     made_again = [op for op in backward if op.type in ("Pad", "StridedSlice", "Cast")]
     assert made_again
     for op in made_again:
-        assert "Cos" in {needed.type for needed in needed_by(op.outputs[0])}
+        assert "Cos" in {needed.type for needed in needed_ops([op])}
 
 
 def test_the_gradient_of_what_is_upsampled_comes_after_those_of_the_weights():
@@ -166,19 +167,8 @@ def test_the_gradient_of_what_is_upsampled_comes_after_those_of_the_weights():
         return tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])
 
     of_x, *of_weights = step.get_concrete_function(tf.zeros([2, 3, 3, 4])).outputs
-    before = needed_by(of_x)
+    before = needed_ops([of_x.op])
     for gradient, kind in zip(of_weights, ["MatMul", "BiasAddGrad"], strict=True):
-        ops = {op for op in needed_by(gradient) if op.type == kind}
+        ops = {op for op in needed_ops([gradient.op]) if op.type == kind}
         assert ops
         assert ops <= before
-
-
-def needed_by(tensor):
-    """The operations before a tensor of a graph: those of its inputs, and those that must have run."""
-    found, todo = set(), [tensor.op]
-    while todo:
-        op = todo.pop()
-        if op not in found:
-            found.add(op)
-            todo += [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
-    return found

@@ -1,6 +1,7 @@
 """The arithmetic of a graph: what its convolutions and matrix products multiply and add."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -18,12 +19,12 @@ def count_flops(graph: tf.Graph) -> int:
     Raises:
         ValueError: a shape is not static; the message names the op.
     """
-    return sum(map(_flops, _running_ops(graph)))
+    return sum(map(_flops, needed_ops([*(tensor.op for tensor in graph.outputs), *graph.control_outputs])))
 
 
-def _running_ops(graph: Any) -> set[Any]:
-    """The ops that outputs and side effects depend on."""
-    waiting = [*(tensor.op for tensor in graph.outputs), *graph.control_outputs]
+def needed_ops(ops: Iterable[Any]) -> set[Any]:
+    """Some ops of a graph and those that they depend on: whose outputs they take, and that must have run before."""
+    waiting = list(ops)
     seen = set(waiting)
     while waiting:
         op = waiting.pop()
