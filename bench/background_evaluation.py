@@ -27,8 +27,8 @@ WARM_UP = 10
 MEASURE = """
 import json, sys, time
 from mrcnn_train.app import main
-from mrcnn_train.evaluation import Evaluation
-from mrcnn_train.step import TrainStep
+from mrcnn_train.training.evaluation import Evaluation
+from mrcnn_train.training.step import TrainStep
 
 calls, detecting, evaluations, times = [0], [0.0], [0], {}
 update, detect = TrainStep.__call__, Evaluation.detect

@@ -32,8 +32,8 @@ import numpy as np
 from machine import machine
 
 from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
-from mrcnn_data.batch import BufferPool
-from mrcnn_data.buckets import assign_canvases, resized_sizes
+from mrcnn_data.loading.batch import BufferPool
+from mrcnn_data.loading.buckets import assign_canvases, resized_sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT_EDGE, MAX_SIZE, BATCH = 800, 1333, 4

@@ -20,9 +20,9 @@ import numpy as np
 from machine import machine
 
 from mrcnn_data import MASK_SIZE, CocoDataset, instance_masks
-from mrcnn_data.geometry import resize_only
-from mrcnn_data.masks import crop_mask
-from mrcnn_data.segmentation import RunLengths, Segmentation
+from mrcnn_data.images.geometry import resize_only
+from mrcnn_data.masks.rasterising import crop_mask
+from mrcnn_data.masks.segmentation import RunLengths, Segmentation
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET, SAMPLES, JITTER, LEAST_IOU = 28, 8, 0.15, 0.98

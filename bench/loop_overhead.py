@@ -25,11 +25,11 @@ from machine import machine
 
 from mrcnn_data import TrainLoader
 from mrcnn_train import run
-from mrcnn_train import step as step_module
-from mrcnn_train.composition import typed_config
-from mrcnn_train.progress import ProgressDisplay
-from mrcnn_train.record import RunRecord
-from mrcnn_train.step import TrainStep
+from mrcnn_train.config.composition import typed_config
+from mrcnn_train.record.progress import ProgressDisplay
+from mrcnn_train.record.run_record import RunRecord
+from mrcnn_train.training import step as step_module
+from mrcnn_train.training.step import TrainStep
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_OVERHEAD = 0.03  # share of the time

@@ -38,9 +38,9 @@ import mrcnn_ops
 from mrcnn_model import ModelConfig, build_model, fill_model
 from mrcnn_model.flops import CONVOLUTIONS, count_flops
 from mrcnn_model.mask_rcnn import DetectionOps
-from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
-from mrcnn_model.torchvision import TORCHVISION
-from mrcnn_model.weights import export_weights
+from mrcnn_model.targets.assignment import GroundTruth, anchor_targets, roi_targets
+from mrcnn_model.weights.filling import export_weights
+from mrcnn_model.weights.torchvision import TORCHVISION
 
 THREADS = 2
 NUM_OBJECTS = 20

@@ -23,7 +23,7 @@ import tensorflow as tf
 from machine import machine
 from timing import seconds_of
 
-import mrcnn_model.targets
+import mrcnn_model.targets.assignment
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
 from mrcnn_model.mask_rcnn import DetectionOps
 
@@ -71,7 +71,7 @@ def make_step(inputs: dict[str, tf.Tensor], *, stock: bool) -> Step:
         return gradients(model, inputs)
 
     if stock:  # the model takes its matching from this name, at the time of tracing
-        with mock.patch.object(mrcnn_model.targets, "match_boxes", stock_ops.match_boxes):
+        with mock.patch.object(mrcnn_model.targets.assignment, "match_boxes", stock_ops.match_boxes):
             step()
     return step
 

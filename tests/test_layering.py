@@ -26,7 +26,7 @@ ALLOWED_SIBLINGS = {
 }
 
 # Files for those who have the other library anyway: they import it inside their functions, and nothing declares it.
-ADAPTERS = {"mrcnn_data.tf_dataset": "tensorflow"}
+ADAPTERS = {"mrcnn_data.loading.tf_dataset": "tensorflow"}
 
 
 class Import(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mrcnn_data import annotation_text, annotations
-from mrcnn_data.annotation_text import AnnotationText
-from mrcnn_data.annotations import read_annotations
+from mrcnn_data.annotations.file import read_annotations
+from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
 
 NUM_ANNOTATIONS = 6000  # 2 MB: several pieces

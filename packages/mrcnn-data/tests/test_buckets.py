@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrcnn_data import DatasetError, default_buckets
-from mrcnn_data.buckets import assign_canvases, resized_sizes
+from mrcnn_data.loading.buckets import assign_canvases, resized_sizes
 
 
 def test_sizes_by_hand():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mrcnn_data import CocoDataset, DatasetError, check_dataset, check_datasets, load_image
-from mrcnn_data.image_copies import fingerprints
-from mrcnn_data.image_header import read_header
+from mrcnn_data.checks.image_copies import fingerprints
+from mrcnn_data.images.header import read_header
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -188,7 +188,9 @@ def checked(root, cache):
 def count_checks(monkeypatch):
     """How often image files were looked at."""
     calls = []
-    monkeypatch.setattr("mrcnn_data.checking.fingerprints", lambda datasets: calls.append(1) or fingerprints(datasets))
+    monkeypatch.setattr(
+        "mrcnn_data.checks.checking.fingerprints", lambda datasets: calls.append(1) or fingerprints(datasets)
+    )
     return calls
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from mrcnn_data.cli import main
+from mrcnn_data.tools.cli import main
 
 
 def test_shapes_then_check(tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):
 
 
 def test_as_a_module(tmp_path):
-    command = [sys.executable, "-m", "mrcnn_data.cli", "check", str(tmp_path), "val"]
+    command = [sys.executable, "-m", "mrcnn_data.tools.cli", "check", str(tmp_path), "val"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrcnn_data import Augmentation
-from mrcnn_data.colour import colour_matrix, jitter_colour
+from mrcnn_data.augmentation.colour import colour_matrix, jitter_colour
 
 LUMA = np.array([0.299, 0.587, 0.114])
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "turn": 0.0, "mean": 100.0}

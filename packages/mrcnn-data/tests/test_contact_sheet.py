@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mrcnn_data import Augmentation, CocoDataset, contact_sheet, draw_contact_sheet
-from mrcnn_data.cli import main
-from mrcnn_data.contact_sheet import choose_images
-from mrcnn_data.drawing import GAP, TITLE_HEIGHT, class_color, titled
+from mrcnn_data.drawing.contact_sheet import choose_images
+from mrcnn_data.drawing.objects import GAP, TITLE_HEIGHT, class_color, titled
+from mrcnn_data.tools.cli import main
 
 HEIGHT, WIDTH = 480, 600  # drawn as they are: neither enlarged nor reduced
 BOX = {"bbox": [100, 50, 200, 150], "segmentation": [[100, 50, 300, 50, 300, 200, 100, 200]]}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mrcnn_data import MASK_SIZE, Augmentation, CocoDataset, TrainLoader, default_buckets
-from mrcnn_data.copy_paste import paste_objects, shifted_into
-from mrcnn_data.dataset import Instances
-from mrcnn_data.geometry import Geometry, resize_only
-from mrcnn_data.placement import place
-from mrcnn_data.segmentation import Polygons, decode_segmentation
+from mrcnn_data.annotations.dataset import Instances
+from mrcnn_data.augmentation.copy_paste import paste_objects, shifted_into
+from mrcnn_data.augmentation.placement import place
+from mrcnn_data.images.geometry import Geometry, resize_only
+from mrcnn_data.masks.segmentation import Polygons, decode_segmentation
 
 SIZE = (40, 60)
 SAME = resize_only(SIZE, SIZE)
@@ -43,7 +43,7 @@ def pasted(below, above, geometry=SAME, seed=0):
 
 
 def mask_of(objects, number):
-    from mrcnn_data.masks import crop_mask
+    from mrcnn_data.masks.rasterising import crop_mask
 
     out = np.zeros(SIZE, np.uint8)
     crop_mask(objects.segmentations[number], np.array([0, 0, SIZE[1], SIZE[0]], float), objects.geometries[number], out)

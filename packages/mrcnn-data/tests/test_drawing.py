@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mrcnn_data.drawing import GREY, Instance, class_color, draw_instances, picture_scale, spread, told_apart
+from mrcnn_data.drawing.objects import GREY, Instance, class_color, draw_instances, picture_scale, spread, told_apart
 
 RED = (255, 0, 0)
 

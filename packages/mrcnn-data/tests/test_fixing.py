@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mrcnn_data import CocoDataset, DatasetError, check_dataset
-from mrcnn_data.dataset import Source
-from mrcnn_data.fixing import fix_annotations, write_fixed
+from mrcnn_data.annotations.dataset import Source
+from mrcnn_data.checks.fixing import fix_annotations, write_fixed
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mrcnn_data.geometry import Geometry, resize_only
+from mrcnn_data.images.geometry import Geometry, resize_only
 
 HEIGHT, WIDTH = 5, 7
 DIHEDRAL = list(itertools.product([False, True], repeat=3))  # transpose, flip_x, flip_y
@@ -47,7 +47,7 @@ def test_every_pixel_lands_where_its_centre_does(operation, crop):
 
 @pytest.mark.parametrize("turns", range(4))
 def test_quarter_turns_are_numpys(turns):
-    from mrcnn_data.augmentation import Augmentation, draw_geometry
+    from mrcnn_data.augmentation.options import Augmentation, draw_geometry
 
     source = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
     geometry = draw_geometry(

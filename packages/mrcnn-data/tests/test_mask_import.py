@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mrcnn_data import CocoDataset, DatasetError, import_masks, instance_masks
-from mrcnn_data.cli import main
-from mrcnn_data.mask_import import write_imported
+from mrcnn_data.tools.cli import main
+from mrcnn_data.tools.mask_import import write_imported
 
 VALUES = np.zeros((8, 12), np.uint8)
 VALUES[1:4, 1:5] = 1

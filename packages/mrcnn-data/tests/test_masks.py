@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from mrcnn_data import CocoDataset, instance_masks, paste_masks
-from mrcnn_data.geometry import Geometry, resize_only
-from mrcnn_data.masks import MASK_SIZE, crop_mask, visible_box
-from mrcnn_data.segmentation import Polygons, RunLengths, decode_segmentation
+from mrcnn_data.images.geometry import Geometry, resize_only
+from mrcnn_data.masks.rasterising import MASK_SIZE, crop_mask, visible_box
+from mrcnn_data.masks.segmentation import Polygons, RunLengths, decode_segmentation
 
 HEIGHT, WIDTH = 60, 80
 SAME = resize_only((HEIGHT, WIDTH), (HEIGHT, WIDTH))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mrcnn_data import Augmentation, CocoDataset, TrainLoader, default_buckets
-from mrcnn_data.repeat_factor import repeat_factors
+from mrcnn_data.loading.repeat_factor import repeat_factors
 
 BOX = {"bbox": [5, 5, 9, 9], "segmentation": [[5, 5, 14, 5, 14, 14, 5, 14]]}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mrcnn_data import default_buckets
-from mrcnn_data.sampler import GlobalBatchSampler
+from mrcnn_data.loading.sampler import GlobalBatchSampler
 
 LANDSCAPE, PORTRAIT, PANORAMA = (800, 1067), (1067, 800), (400, 1333)
 

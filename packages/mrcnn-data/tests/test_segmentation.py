@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from mrcnn_data.masks import full_mask
-from mrcnn_data.segmentation import FAULTS, Polygons, RunLengths, decode_segmentation
+from mrcnn_data.masks.rasterising import full_mask
+from mrcnn_data.masks.segmentation import FAULTS, Polygons, RunLengths, decode_segmentation
 
 TRIANGLE = [10, 10, 20, 10, 20, 20]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mrcnn_data import CocoDataset, dataset_statistics
-from mrcnn_data.cli import main
-from mrcnn_data.statistics_report import statistics_record, suggestions_for
-from mrcnn_data.suggestions import fit_of_anchors, padding_share, suggest_anchors, suggest_canvases
+from mrcnn_data.statistics.report import statistics_record, suggestions_for
+from mrcnn_data.statistics.suggestions import fit_of_anchors, padding_share, suggest_anchors, suggest_canvases
+from mrcnn_data.tools.cli import main
 
 IMAGE = np.full((200, 300, 3), 90, np.uint8)
 

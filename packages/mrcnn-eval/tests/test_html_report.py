@@ -13,8 +13,8 @@ import pytest
 
 from mrcnn_eval import CocoEvaluator
 from mrcnn_eval.cli import main
-from mrcnn_eval.gallery import MAX_BYTES, false_detections, missed_objects
-from mrcnn_eval.outcomes import outcomes
+from mrcnn_eval.mistakes.outcomes import outcomes
+from mrcnn_eval.report.gallery import MAX_BYTES, false_detections, missed_objects
 
 BOX = [10, 20, 30, 40]
 NAMES = {3: "<b>cat</b>", 8: "dog", 9: "unused"}

@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mrcnn_eval import CocoEvaluator
-from mrcnn_eval.error_counts import best_threshold, calibration, class_errors, confusion, image_f1
-from mrcnn_eval.outcomes import BACKGROUND, CLASS, DUPLICATE, IGNORED, LOCALISATION, RIGHT, outcomes
+from mrcnn_eval.mistakes.counts import best_threshold, calibration, class_errors, confusion, image_f1
+from mrcnn_eval.mistakes.outcomes import BACKGROUND, CLASS, DUPLICATE, IGNORED, LOCALISATION, RIGHT, outcomes
 
 CAT, DOG = 1, 2
 

@@ -10,7 +10,13 @@ import pytest
 
 from mrcnn_data import DatasetError
 from mrcnn_eval import CocoEvaluator
-from mrcnn_eval.predictions import find_pictures, nothing_shown, opened_pictures, prediction_table, write_predictions
+from mrcnn_eval.inference.predictions import (
+    find_pictures,
+    nothing_shown,
+    opened_pictures,
+    prediction_table,
+    write_predictions,
+)
 
 CATEGORIES = [(7, "cat"), (3, "dog")]
 

@@ -9,7 +9,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from mrcnn_eval.tta import PLAIN, View, augmented_detect, views  # noqa: E402
+from mrcnn_eval.inference.tta import PLAIN, View, augmented_detect, views  # noqa: E402
 from mrcnn_model import MaskRCNN, ModelConfig, build_model  # noqa: E402
 from mrcnn_model.mask_rcnn import COMPILED_OPS  # noqa: E402
 from mrcnn_model.structures import Proposals  # noqa: E402

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
 from mrcnn_model.flops import count_flops
-from mrcnn_model.heads import BoxHeadOutput
+from mrcnn_model.layers.heads import BoxHeadOutput
 from mrcnn_model.mask_rcnn import normalise_images
 from mrcnn_model.structures import Proposals, RpnOutput
 

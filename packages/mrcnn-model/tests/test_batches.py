@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_model.structures import Proposals
-from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
+from mrcnn_model.targets.assignment import GroundTruth, anchor_targets, roi_targets
 
 
 def tensors(batch):

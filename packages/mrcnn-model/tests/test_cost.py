@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from mrcnn_model import ModelConfig, build_model
 from mrcnn_model.flops import count_flops
-from mrcnn_model.normalization import Norm
-from mrcnn_model.resnet import ResNet
+from mrcnn_model.layers.normalization import Norm
+from mrcnn_model.layers.resnet import ResNet
 
 PER_MASK = 0.530 - 28 * 28 * 256 * (80 - 1) / 1e9
 SHAPES = [(1, 800, 1344), (2, 320, 480), (4, 512, 512)]

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_model import ModelCard, read_card, save_model
-from mrcnn_model.export import main
-from mrcnn_model.resizing import resize_images
+from mrcnn_model.export.resizing import resize_images
+from mrcnn_model.export.saved_model import main
 
 CARD = ModelCard(
     class_names=["fig", "date", "nut"], category_ids=[7, 3, 12], short_edge=64, max_size=96, buckets=[[64, 96]]

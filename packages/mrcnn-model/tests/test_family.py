@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from mrcnn_model import ModelCard, ModelConfig, build_model, load_model, save_model
 from mrcnn_model.boxes import encode_boxes
-from mrcnn_model.convolution import Conv
-from mrcnn_model.normalization import Norm, batch_norm, group_norm
-from mrcnn_model.resnet import ResNet
-from mrcnn_model.targets import GroundTruth, rematch_rois
+from mrcnn_model.layers.convolution import Conv
+from mrcnn_model.layers.normalization import Norm, batch_norm, group_norm
+from mrcnn_model.layers.resnet import ResNet
+from mrcnn_model.targets.assignment import GroundTruth, rematch_rois
 
 MEMBERS = {
     "cascade": {"cascade": True},

@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from mrcnn_model import ModelConfig, build_model, fill_model
 from mrcnn_model.boxes import encode_boxes
-from mrcnn_model.losses import mask_loss
 from mrcnn_model.mask_rcnn import normalise_images
 from mrcnn_model.structures import Proposals, RoiTargets, Samples
-from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets
-from mrcnn_model.tensorpack import TENSORPACK
+from mrcnn_model.targets.assignment import AnchorTargets, GroundTruth, anchor_targets
+from mrcnn_model.targets.losses import mask_loss
+from mrcnn_model.weights.tensorpack import TENSORPACK
 
 LEVELS = (2, 3, 4, 5, 6)
 

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_model.convolution import Conv, Dense, Upsample
 from mrcnn_model.flops import needed_ops
-from mrcnn_model.fpn import upsample_nearest
-from mrcnn_model.normalization import Norm, group_norm
+from mrcnn_model.layers.convolution import Conv, Dense, Upsample
+from mrcnn_model.layers.fpn import upsample_nearest
+from mrcnn_model.layers.normalization import Norm, group_norm
 
 FLOAT32 = keras.DTypePolicy("float32")
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from mrcnn_model import ModelConfig
 from mrcnn_model.boxes import generalized_iou
-from mrcnn_model.losses import (
+from mrcnn_model.structures import RoiTargets
+from mrcnn_model.targets.losses import (
     box_class_loss,
     box_errors,
     box_regression_loss,
@@ -16,7 +17,6 @@ from mrcnn_model.losses import (
     rpn_class_loss,
     smooth_l1,
 )
-from mrcnn_model.structures import RoiTargets
 
 UNIT_WEIGHTS = [1.0, 1.0, 1.0, 1.0]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_model.mask_targets import mask_targets
+from mrcnn_model.targets.mask_targets import mask_targets
 
 
 def targets(masks, gt_boxes, gt_indices, rois, size=4):

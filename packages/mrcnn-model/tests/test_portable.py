@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import mrcnn_ops
-from mrcnn_model.portable import generate_proposals, multiclass_nms, multilevel_roi_align
+from mrcnn_model.export.portable import generate_proposals, multiclass_nms, multilevel_roi_align
 
 STRIDES = (4, 8, 16, 32)
 

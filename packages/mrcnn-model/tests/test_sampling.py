@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_model.sampling import per_image_uniform, sample_candidates
+from mrcnn_model.targets.sampling import per_image_uniform, sample_candidates
 
 
 def masks(*rows):

@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_model import ModelConfig, build_model, fill_model
-from mrcnn_model.torchvision import TORCHVISION
-from mrcnn_model.weights import export_weights
+from mrcnn_model.weights.filling import export_weights
+from mrcnn_model.weights.torchvision import TORCHVISION
 
 PYTHON = os.environ.get("MRCNN_TORCH_PYTHON", sys.executable)
 SIZES = [(240, 320), (256, 192)]  # (h, w) on one canvas of 256 x 320

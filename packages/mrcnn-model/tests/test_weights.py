@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from mrcnn_model import CheckpointError, ModelCard, fill_model, load_model, load_weights, save_model, variable_key
 from mrcnn_model.config import BACKBONES
 from mrcnn_model.convert import config_of, main
-from mrcnn_model.layout import to_keys
-from mrcnn_model.weights import LAYOUTS, export_weights, write_arrays
+from mrcnn_model.weights.filling import LAYOUTS, export_weights, write_arrays
+from mrcnn_model.weights.layout import to_keys
 
 NAMES = {
     "tensorpack": {

@@ -11,7 +11,7 @@ import pytest
 
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train import RunConfig
-from mrcnn_train.composition import typed_config
+from mrcnn_train.config.composition import typed_config
 
 Compose = Callable[..., RunConfig]
 

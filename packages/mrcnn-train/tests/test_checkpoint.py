@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint, variable_key
-from mrcnn_train import checkpoint as checkpoint_module
-from mrcnn_train.checkpoint import (
+from mrcnn_train.config.options import model_config
+from mrcnn_train.errors import SaveError
+from mrcnn_train.training import checkpoint as checkpoint_module
+from mrcnn_train.training.checkpoint import (
     TrainerState,
     best_name,
     complete_checkpoints,
@@ -22,9 +24,7 @@ from mrcnn_train.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from mrcnn_train.config import model_config
-from mrcnn_train.errors import SaveError
-from mrcnn_train.optimizer import Optimizer, Sgd
+from mrcnn_train.training.optimizer import Optimizer, Sgd
 
 CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, buckets=[[64, 64]])
 

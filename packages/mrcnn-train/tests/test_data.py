@@ -11,8 +11,8 @@ import pytest
 from mrcnn_data import CocoDataset, DatasetError
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train import RunConfig
-from mrcnn_train.data import open_train, open_val
 from mrcnn_train.runner import make_paths_absolute, open_data
+from mrcnn_train.training.data import open_train, open_val
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: 
 def test_the_second_run_reads_no_annotation_file(config, monkeypatch) -> None:
     first = open_train(config.data)
     assert open_val(config.data, first) is not None
-    forbid(monkeypatch, "mrcnn_data.annotation_cache.read_annotations")
+    forbid(monkeypatch, "mrcnn_data.annotations.cache.read_annotations")
     train = open_train(config.data)
     val = open_val(config.data, train)
     assert val is not None
@@ -80,7 +80,7 @@ def test_explicit_paths_are_cached_too(config, root: Path, tmp_path: Path) -> No
 def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -> None:
     """As the ranks of a job do; each reads annotations out of it."""
     code = (
-        "import sys; from mrcnn_train.config import DataOptions; from mrcnn_train.data import open_train, open_val\n"
+        "import sys; from mrcnn_train.config.options import DataOptions; from mrcnn_train.training.data import open_train, open_val\n"
         "data = DataOptions(root=sys.argv[1], train='train', val='val', cache_dir=sys.argv[2])\n"
         "train = open_train(data); val = open_val(data, train)\n"
         "print([[d.annotations.classes.flags.writeable, d.num_objects().tolist(), str(d.instances(0).segmentations)]"
@@ -163,7 +163,7 @@ def test_nothing_is_checked_twice(config, root: Path, capsys, monkeypatch) -> No
     edit_annotations(root, "train", segmentation=[])
     first = check_lines(capsys, config)
     with monkeypatch.context() as patch:
-        forbid(patch, "mrcnn_data.checking.fingerprints")
+        forbid(patch, "mrcnn_data.checks.checking.fingerprints")
         assert check_lines(capsys, config) == first
     shutil.copyfile(root / "train" / "000003.png", root / "train" / "000004.png")
     assert check_lines(capsys, config) != first
@@ -179,6 +179,6 @@ def test_what_was_found_in_data_that_is_gone_is_forgotten(config, root: Path, ca
 
 
 def test_many_objects_are_announced(config, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mrcnn_train.data.MANY_OBJECTS", 1)
+    monkeypatch.setattr("mrcnn_train.training.data.MANY_OBJECTS", 1)
     announced, _ = check_lines(capsys, config)
     assert announced.endswith("objects in 18 images ...")

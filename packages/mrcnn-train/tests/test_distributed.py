@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from mrcnn_train import ConfigError
-from mrcnn_train.config import asked_processes, check
-from mrcnn_train.data import make_loader, open_train
-from mrcnn_train.devices import limit_to_local_cpus
-from mrcnn_train.distributed import Processes, connect, is_of_horovod, peer_errors
+from mrcnn_train.config.options import asked_processes, check
 from mrcnn_train.errors import PeerLostError
-from mrcnn_train.launch import run_here
-from mrcnn_train.place import Place, launched_place
+from mrcnn_train.job.devices import limit_to_local_cpus
+from mrcnn_train.job.distributed import Processes, connect, is_of_horovod, peer_errors
+from mrcnn_train.job.launch import run_here
+from mrcnn_train.job.place import Place, launched_place
+from mrcnn_train.training.data import make_loader, open_train
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     def numbers(size: int) -> Iterator[list[dict[str, str]]]:
         yield [{"RANK": str(rank)} for rank in range(size)]
 
-    monkeypatch.setattr("mrcnn_train.launch.rendezvous", numbers)
+    monkeypatch.setattr("mrcnn_train.job.launch.rendezvous", numbers)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_exit_code_of_a_job(no_rendezvous, capfd, body: str, exit_code: int, wor
 
 
 def test_who_hangs_when_another_failed_is_killed(no_rendezvous, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    monkeypatch.setattr("mrcnn_train.launch.GRACE", 0.5)
+    monkeypatch.setattr("mrcnn_train.job.launch.GRACE", 0.5)
     code = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '0' else time.sleep(600)"
     assert run_here([sys.executable, "-c", code], count=2) == 3
     assert "process 1 did not end" in capfd.readouterr().err
@@ -189,6 +189,6 @@ def test_sigterm_reaches_all_processes(no_rendezvous, monkeypatch: pytest.Monkey
         if {path.name for path in tmp_path.iterdir()} == {"0", "1"} and not sent:
             sent.append(os.kill(os.getpid(), signal.SIGTERM))
 
-    monkeypatch.setattr("mrcnn_train.launch.time.sleep", sleep_and_terminate)
+    monkeypatch.setattr("mrcnn_train.job.launch.time.sleep", sleep_and_terminate)
     assert run_here([sys.executable, "-c", code], count=2) == 143
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "0-ended", "1-ended"}

@@ -11,19 +11,19 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_train import SaveError, run
-from mrcnn_train.checkpoint import save_checkpoint
-from mrcnn_train.config import StopOptions
-from mrcnn_train.distributed import Processes
-from mrcnn_train.evaluation import CONTACT_SHEET, Evaluation
-from mrcnn_train.loop import _reaches
-from mrcnn_train.metrics_log import read_rows
-from mrcnn_train.place import Place
-from mrcnn_train.progress import ProgressDisplay
-from mrcnn_train.record import RunRecord, Scored
-from mrcnn_train.signals import StopSignals
-from mrcnn_train.step import LOSS_NAMES
-from mrcnn_train.stop_votes import StopVotes
-from mrcnn_train.window import COUNTS, EpochMeter
+from mrcnn_train.config.options import StopOptions
+from mrcnn_train.job.distributed import Processes
+from mrcnn_train.job.place import Place
+from mrcnn_train.job.signals import StopSignals
+from mrcnn_train.job.votes import StopVotes
+from mrcnn_train.record.metrics_log import read_rows
+from mrcnn_train.record.progress import ProgressDisplay
+from mrcnn_train.record.run_record import RunRecord, Scored
+from mrcnn_train.record.window import COUNTS, EpochMeter
+from mrcnn_train.training.checkpoint import save_checkpoint
+from mrcnn_train.training.evaluation import CONTACT_SHEET, Evaluation
+from mrcnn_train.training.loop import _reaches
+from mrcnn_train.training.step import LOSS_NAMES
 
 
 def result_of(box_ap: float, mask_ap: float) -> SimpleNamespace:
@@ -52,7 +52,7 @@ def hollow(monkeypatch: pytest.MonkeyPatch, tiny):
         cv2.imwrite(str(run_dir / CONTACT_SHEET), np.zeros((4, 4, 3), np.uint8))
         return result_of(0.4, 0.3)
 
-    monkeypatch.setattr("mrcnn_train.loop.TrainStep", HollowStep)
+    monkeypatch.setattr("mrcnn_train.training.loop.TrainStep", HollowStep)
     monkeypatch.setattr(Evaluation, "detect", lambda self, progress: None)
     monkeypatch.setattr(Evaluation, "score", score)
     monkeypatch.setattr(ProgressDisplay, "tables", lambda self, result: None)
@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_line(hollow, monkeypatch, where: str) -> None:
         "checkpoint": ("save_checkpoint", save),
         "curves": ("draw_curves", lambda *args: fill_up()),
     }[where]
-    monkeypatch.setattr(f"mrcnn_train.record.{target}", replacement)
+    monkeypatch.setattr(f"mrcnn_train.record.run_record.{target}", replacement)
     with pytest.raises(SaveError, match=r"run cannot be written: No space left on device; resume=.* from step-0000000"):
         run(hollow("checkpoint.every_steps=1"))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_train.optimizer import Lars, NovoGrad, Optimizer, Rule, Sgd
+from mrcnn_train.training.optimizer import Lars, NovoGrad, Optimizer, Rule, Sgd
 
 RATES = (0.1, 0.2, 0.2, 0.05, 0.05)
 DECAY = 0.01

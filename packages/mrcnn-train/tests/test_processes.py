@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from mrcnn_train import run
-from mrcnn_train.composition import known_experiments
-from mrcnn_train.metrics_log import read_rows
+from mrcnn_train.config.composition import known_experiments
+from mrcnn_train.record.metrics_log import read_rows
 
 pytestmark = pytest.mark.slow
 

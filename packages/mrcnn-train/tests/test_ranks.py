@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mrcnn_train.launch import run_here
-from mrcnn_train.metrics_log import read_rows
+from mrcnn_train.job.launch import run_here
+from mrcnn_train.record.metrics_log import read_rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -194,7 +194,7 @@ def hang(fault: str, options: list[str], run_dir: Path) -> int:
 
 def test_a_frozen_process_ends_the_job(two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     """As if its machine were gone; after two minutes by default."""
-    monkeypatch.setattr("mrcnn_train.launch.GRACE", 5.0)
+    monkeypatch.setattr("mrcnn_train.job.launch.GRACE", 5.0)
     monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "10")
     assert hang("frozen", two, tmp_path / "run") == 3
     error = capfd.readouterr().err

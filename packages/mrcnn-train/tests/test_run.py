@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 from mrcnn_data import DatasetError
 from mrcnn_model import load_model, variable_key
 from mrcnn_train import ConfigError, DivergedError, RunConfig, run
-from mrcnn_train.composition import resumed_config
-from mrcnn_train.metrics_log import read_rows
+from mrcnn_train.config.composition import resumed_config
+from mrcnn_train.record.metrics_log import read_rows
 from mrcnn_train.runner import new_run_dir
-from mrcnn_train.step import TrainStep
+from mrcnn_train.training.step import TrainStep
 
 
 def rows_of(run_dir: Path, kind: str) -> list[dict]:

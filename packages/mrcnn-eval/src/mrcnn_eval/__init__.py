@@ -1,14 +1,14 @@
 """Detections in, COCO AP out: evaluation, reports and pictures.
 
-Importing this package does not import TensorFlow; what runs a model lies in `mrcnn_eval.inference`.
+Importing this package does not import TensorFlow; what runs a model lies in `mrcnn_eval.inference.dataset`.
 """
 
-from mrcnn_eval.classes import class_difference
-from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult
-from mrcnn_eval.ground_truth import GroundTruthError
-from mrcnn_eval.image_results import ResultsError
-from mrcnn_eval.ranks import RankError, merge_images, shares_of_all
-from mrcnn_eval.summary import Measures
+from mrcnn_eval.scoring.classes import class_difference
+from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult
+from mrcnn_eval.scoring.ground_truth import GroundTruthError
+from mrcnn_eval.scoring.image_results import ResultsError
+from mrcnn_eval.scoring.ranks import RankError, merge_images, shares_of_all
+from mrcnn_eval.scoring.summary import Measures
 
 __version__ = "0.1.0"
 

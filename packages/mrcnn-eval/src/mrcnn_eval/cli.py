@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, check_options, parse_options
-from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
-    from mrcnn_eval.coco_evaluator import CocoEvaluator, EvalResult, IouType
-    from mrcnn_eval.comparison import OtherRun
-    from mrcnn_eval.inference import DetectFunction
+    from mrcnn_eval.inference.dataset import DetectFunction
+    from mrcnn_eval.mistakes.comparison import OtherRun
+    from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult, IouType
     from mrcnn_model import MaskRCNN, ModelCard
 
 PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
     """
     from mrcnn_data import DatasetError
-    from mrcnn_eval.comparison import ComparisonError, read_other_run
-    from mrcnn_eval.ground_truth import GroundTruthError
-    from mrcnn_eval.image_results import ResultsError
+    from mrcnn_eval.mistakes.comparison import ComparisonError, read_other_run
+    from mrcnn_eval.scoring.ground_truth import GroundTruthError
+    from mrcnn_eval.scoring.image_results import ResultsError
 
     logging.basicConfig(format="mrcnn-eval: %(levelname)s: %(message)s", level=logging.WARNING)
     arguments = parse_options(argv)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Score a results JSON without a model; with `--image-dir`, draw pictures too."""
-    from mrcnn_eval.coco_evaluator import IOU_TYPES, CocoEvaluator
+    from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator
 
     results = _read_results(arguments.results)
     if arguments.score_threshold is not None:
@@ -91,7 +91,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
 def _check_comparable(other: OtherRun | None, iou_types: Sequence[IouType]) -> None:
     """Find out before hours of inference that `--compare` names a run without numbers of these kinds."""
     if other is not None:
-        from mrcnn_eval.comparison import shared_kinds
+        from mrcnn_eval.mistakes.comparison import shared_kinds
 
         shared_kinds(other, iou_types)
 
@@ -114,7 +114,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 
 def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
-    from mrcnn_eval.coco_evaluator import IOU_TYPES
+    from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES
 
     model, card = _load(arguments.checkpoint)
     dataset = _open_dataset(arguments, card)
@@ -122,7 +122,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output = _made(arguments.output or arguments.checkpoint / "evaluation")  # before hours of inference
     _apply_limits(model, arguments)
-    from mrcnn_eval.inference import detect_dataset
+    from mrcnn_eval.inference.dataset import detect_dataset
 
     with _progress_bar() as progress:
         evaluator = detect_dataset(
@@ -160,7 +160,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     """Run a checkpoint over pictures; write what it finds as one JSON and draw it over each picture."""
     from rich.console import Console
 
-    from mrcnn_eval.predictions import (
+    from mrcnn_eval.inference.predictions import (
         find_pictures,
         nothing_shown,
         opened_pictures,
@@ -173,7 +173,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     output = _made(arguments.output or arguments.checkpoint / "predictions")
     _apply_limits(model, arguments)
 
-    from mrcnn_eval.inference import detect_dataset
+    from mrcnn_eval.inference.dataset import detect_dataset
 
     with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
         with _progress_bar() as progress:
@@ -208,7 +208,7 @@ def _detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFu
     """Return what detects with the views asked for, None for the model's own way."""
     if tta is None:
         return None
-    from mrcnn_eval.tta import augmented_detect, views
+    from mrcnn_eval.inference.tta import augmented_detect, views
 
     try:
         scales = [view for view in tta if isinstance(view, float)]
@@ -255,7 +255,7 @@ def check_classes(dataset: CocoDataset, card: ModelCard, *, checkpoint: Path) ->
     Raises:
         UsageError: naming the first difference.
     """
-    from mrcnn_eval.classes import class_difference
+    from mrcnn_eval.scoring.classes import class_difference
 
     difference = class_difference(
         (dataset.category_ids, dataset.class_names),
@@ -302,7 +302,7 @@ def _write(
 ) -> None:
     from rich.console import Console
 
-    from mrcnn_eval.report import ap_tables, metrics_content, write_ap_table, write_json, write_results
+    from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 
     metrics = metrics_content(result, settings=settings)
     write_json(output / "metrics.json", metrics)
@@ -313,7 +313,7 @@ def _write(
     console.print(ap_tables(result))
     comparison = None
     if other is not None:
-        from mrcnn_eval.comparison import compare, comparison_content, comparison_table
+        from mrcnn_eval.mistakes.comparison import compare, comparison_content, comparison_table
 
         comparison = compare(evaluator, metrics, other)
         write_json(output / "comparison.json", comparison_content(comparison))
@@ -322,12 +322,12 @@ def _write(
         for note in comparison.notes:
             console.print(f"Not the same conditions. {note}", soft_wrap=True, highlight=False, markup=False)
     if images is not None:
-        from mrcnn_eval.pictures import draw_contact_sheet
+        from mrcnn_eval.report.pictures import draw_contact_sheet
 
         draw_contact_sheet(output / "contact_sheet.png", evaluator, images, score_threshold=PICTURE_SCORE)
         names.append("contact_sheet.png")
     if arguments.report:
-        from mrcnn_eval.html_report import write_html_report
+        from mrcnn_eval.report.html import write_html_report
 
         write_html_report(
             output / "report.html", evaluator, result, metrics=metrics, images=images, comparison=comparison

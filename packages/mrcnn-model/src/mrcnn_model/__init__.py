@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     )
     from mrcnn_model.mask_rcnn import MaskRCNN, build_model
     from mrcnn_model.structures import Detections, Losses
-    from mrcnn_model.weights import WeightsReport, fill_model, load_weights
+    from mrcnn_model.weights.filling import WeightsReport, fill_model, load_weights
 
 __all__ = [
     "CheckpointError",
@@ -48,9 +48,9 @@ _HOMES = {
     "Losses": "structures",
     "MaskRCNN": "mask_rcnn",
     "build_model": "mask_rcnn",
-    "WeightsReport": "weights",
-    "fill_model": "weights",
-    "load_weights": "weights",
+    "WeightsReport": "weights.filling",
+    "fill_model": "weights.filling",
+    "load_weights": "weights.filling",
 }
 
 

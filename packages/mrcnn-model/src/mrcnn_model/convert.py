@@ -23,12 +23,11 @@ import keras
 import numpy as np
 
 from mrcnn_model.checkpoint import CheckpointError, ModelCard, load_model, save_model, variable_key
-from mrcnn_model.class_rows import rows_without_class
 from mrcnn_model.config import ModelConfig
-from mrcnn_model.config_from_weights import architecture
-from mrcnn_model.layout import Arrays, HeadOptions, Layout, to_keys
 from mrcnn_model.mask_rcnn import MaskRCNN, build_model
-from mrcnn_model.weights import (
+from mrcnn_model.weights.class_rows import rows_without_class
+from mrcnn_model.weights.config_from_weights import architecture
+from mrcnn_model.weights.filling import (
     LAYOUTS,
     WeightsReport,
     export_weights,
@@ -38,6 +37,7 @@ from mrcnn_model.weights import (
     unlike_conventions,
     write_arrays,
 )
+from mrcnn_model.weights.layout import Arrays, HeadOptions, Layout, to_keys
 
 SETTINGS = {"pixel_mean", "pixel_std"}  # arrays of detectron2 that go into the configuration
 SIZES = ("short_edge", "max_size")

@@ -14,10 +14,15 @@ import mrcnn_ops
 from mrcnn_model.anchors import level_anchors
 from mrcnn_model.boxes import clip_boxes, decode_boxes, encode_boxes
 from mrcnn_model.config import ROI_STRIDES, STRIDES, ModelConfig
-from mrcnn_model.fpn import Fpn
-from mrcnn_model.gathering import gather_ground_truth
-from mrcnn_model.heads import BoxHead, BoxHeadOutput, MaskHead
-from mrcnn_model.losses import (
+from mrcnn_model.layers.fpn import Fpn
+from mrcnn_model.layers.heads import BoxHead, BoxHeadOutput, MaskHead
+from mrcnn_model.layers.normalization import MeanOverProcesses, Norm
+from mrcnn_model.layers.resnet import ResNet
+from mrcnn_model.layers.rpn import RpnHead
+from mrcnn_model.structures import Detections, Losses, Proposals, RoiTargets, RpnOutput
+from mrcnn_model.targets.assignment import AnchorTargets, GroundTruth, anchor_targets, rematch_rois, roi_targets
+from mrcnn_model.targets.gathering import gather_ground_truth
+from mrcnn_model.targets.losses import (
     box_class_loss,
     box_errors,
     box_regression_loss,
@@ -25,12 +30,7 @@ from mrcnn_model.losses import (
     rpn_box_loss,
     rpn_class_loss,
 )
-from mrcnn_model.mask_targets import mask_targets
-from mrcnn_model.normalization import MeanOverProcesses, Norm
-from mrcnn_model.resnet import ResNet
-from mrcnn_model.rpn import RpnHead
-from mrcnn_model.structures import Detections, Losses, Proposals, RoiTargets, RpnOutput
-from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets, rematch_rois, roi_targets
+from mrcnn_model.targets.mask_targets import mask_targets
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 

@@ -3,7 +3,7 @@
 Importing this package does not import TensorFlow.
 """
 
-from mrcnn_train.config import RunConfig
+from mrcnn_train.config.options import RunConfig
 from mrcnn_train.errors import ConfigError, DivergedError, PeerLostError, SaveError
 from mrcnn_train.runner import run
 

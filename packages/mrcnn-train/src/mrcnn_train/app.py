@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mrcnn_data import DatasetError
 from mrcnn_eval import GroundTruthError, RankError, ResultsError
-from mrcnn_train.composition import (
+from mrcnn_train.config.composition import (
     CONFIG_NAME,
     CONFIG_PATH,
     HYDRA_VERSION_BASE,
@@ -26,10 +26,10 @@ from mrcnn_train.composition import (
     launched_config,
     refuse_dashes,
 )
-from mrcnn_train.config import RunConfig, asked_processes, check
+from mrcnn_train.config.options import RunConfig, asked_processes, check
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError, DivergedError, PeerLostError, SaveError
-from mrcnn_train.launch import launch, run_job
-from mrcnn_train.place import Place, launched_place
+from mrcnn_train.job.launch import launch, run_job
+from mrcnn_train.job.place import Place, launched_place
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, TrainLoader
-from mrcnn_eval.quiet_tensorflow import import_tensorflow_quietly
-from mrcnn_train.composition import SAVED_CONFIG, save_config
-from mrcnn_train.config import RunConfig, asked_processes, check
-from mrcnn_train.data import check_data, check_evaluation, draw_synthetic, make_loader, open_train, open_val
-from mrcnn_train.distributed import Processes, connect
+from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_train.config.composition import SAVED_CONFIG, save_config
+from mrcnn_train.config.options import RunConfig, asked_processes, check
+from mrcnn_train.config.plan import Plan, describe_plan, make_plan
 from mrcnn_train.errors import ConfigError
-from mrcnn_train.place import launched_place
-from mrcnn_train.plan import Plan, describe_plan, make_plan
-from mrcnn_train.signals import StopSignals
+from mrcnn_train.job.distributed import Processes, connect
+from mrcnn_train.job.place import launched_place
+from mrcnn_train.job.signals import StopSignals
+from mrcnn_train.training.data import check_data, check_evaluation, draw_synthetic, make_loader, open_train, open_val
 
 if TYPE_CHECKING:
-    from mrcnn_train.start import Trainer
+    from mrcnn_train.training.start import Trainer
 
 PATH_OPTIONS = ("root", "train_annotations", "train_images", "val_annotations", "val_images", "cache_dir")
 
@@ -103,9 +103,9 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
 def _run_with_tensorflow(config: RunConfig, data: Data, *, processes: Processes, stop: StopSignals) -> int:
     import_tensorflow_quietly()
     try:
-        from mrcnn_train.disk import disk_errors
-        from mrcnn_train.loop import train_loop
-        from mrcnn_train.start import prepare, share
+        from mrcnn_train.record.disk import disk_errors
+        from mrcnn_train.training.loop import train_loop
+        from mrcnn_train.training.start import prepare, share
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
         raise ConfigError(str(error)) from error
     trainer = processes.together(lambda: prepare(config, train=data.train, val=data.val, processes=processes))
@@ -129,7 +129,7 @@ def _run_with_tensorflow(config: RunConfig, data: Data, *, processes: Processes,
 
 
 def _make_run_dir(config: RunConfig, trainer: Trainer) -> Path:
-    from mrcnn_train.initial_weights import write_weights_report
+    from mrcnn_train.training.initial_weights import write_weights_report
 
     run_dir = resumed_run_dir(config) or new_run_dir(config)
     if trainer.weights_report is not None:

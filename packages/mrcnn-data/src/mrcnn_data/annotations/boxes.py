@@ -1,0 +1,69 @@
+"""The boxes of a file: clipped to their images, derived from segmentations, or refused. Legend: A annotations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mrcnn_data.annotations.columns import Columns
+from mrcnn_data.annotations.report import Report
+from mrcnn_data.masks.rasterising import segmentation_box
+from mrcnn_data.masks.segmentation import decode_segmentation
+
+
+def check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """Clip, derive or refuse every box.
+
+    Args:
+        image_sizes: int64 [I, 2] (h, w).
+    Returns:
+        boxes: float32 [A, 4] (x1, y1, x2, y2), source pixels.
+        usable: bool [A].
+    """
+    limits = image_sizes.T[::-1].astype(np.float64)[:, columns.image_index]  # [2, A], (w, h)
+    boxes = columns.boxes_xywh.T.copy()  # [4, A]: NumPy goes through long rows several times as fast as through short
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+        boxes[2:] += boxes[:2]
+    is_given = columns.has_bbox & np.isfinite(boxes).all(axis=0)
+    is_known = is_given | _derive_boxes(columns, ~is_given, limits, boxes, report)
+    boxes[:, ~is_known] = 0
+    has_area = _has_area(boxes)
+    clipped = np.clip(boxes.reshape(2, 2, -1), 0, limits).reshape(4, -1)
+    is_inside = _has_area(clipped)
+    sticks_out = (np.abs(clipped - boxes) > 1.0).any(axis=0)  # up to a pixel is rounding: COCO's own boxes do it
+    for kind, severity, action, which in (
+        ("box of zero or negative size", "dropped", "object dropped", is_known & ~has_area),
+        ("box outside the image", "dropped", "object dropped", has_area & ~is_inside),
+        ("box sticks out of the image", "repaired", "clipped to the image", is_inside & sticks_out & has_area),
+    ):
+        report.add(kind, severity=severity, action=action, where=columns.ids_where(which))
+    return clipped.T.astype(np.float32, order="C"), is_known & has_area & is_inside
+
+
+def _has_area(boxes: np.ndarray) -> np.ndarray:
+    return np.asarray((boxes[2] > boxes[0]) & (boxes[3] > boxes[1]))
+
+
+def _derive_boxes(
+    columns: Columns, wanted: np.ndarray, limits: np.ndarray, boxes: np.ndarray, report: Report
+) -> np.ndarray:
+    """Write the boxes of the segmentations of `wanted` annotations; return where there is one, bool [A]."""
+    derived = np.zeros(len(wanted), bool)
+    for row in np.flatnonzero(wanted).tolist():
+        width, height = map(int, limits[:, row])
+        segmentation = decode_segmentation(columns.segmentations[row], height=height, width=width).segmentation
+        box = None if segmentation is None else segmentation_box(segmentation, height=height, width=width)
+        if box is not None:
+            boxes[:, row], derived[row] = box, True
+    for kind, of_kind in (
+        ("bbox missing", wanted & ~columns.has_bbox),
+        ("bbox is not four finite numbers", wanted & columns.has_bbox),
+    ):
+        action = "taken from the segmentation"
+        report.add(kind, severity="repaired", action=action, where=columns.ids_where(of_kind & derived))
+        report.add(
+            f"{kind}, and no segmentation to take it from",
+            severity="dropped",
+            action="object dropped",
+            where=columns.ids_where(of_kind & ~derived),
+        )
+    return derived

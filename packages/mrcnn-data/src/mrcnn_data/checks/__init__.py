@@ -1,0 +1,1 @@
+"""Looking for faults in data sets, and repairing annotation files."""

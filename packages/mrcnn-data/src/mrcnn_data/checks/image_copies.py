@@ -1,0 +1,91 @@
+"""Images that occur more than once, in a dataset or in two of them: found by their bytes, whatever they are called."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mrcnn_data.annotations.dataset import CocoDataset
+from mrcnn_data.annotations.report import Report
+
+_ENDS = 32 * 1024  # bytes read from either end of every file; pictures stored without compression may agree in them
+_BLOCK = 2**20
+_THREADS = 8  # they wait for a disk or a network
+
+
+def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
+    """Take the fingerprint of every image file of some datasets, by name, in the order of the images.
+
+    Files with one fingerprint are the same, byte by byte; it is empty where there is nothing to read. Whole files are
+    read only where several agree in length and ends.
+    """
+    paths = {name: [dataset.image_path(index) for index in range(len(dataset))] for name, dataset in datasets.items()}
+    unique = list(dict.fromkeys(path for of_one in paths.values() for path in of_one))
+    with ThreadPoolExecutor(_THREADS) as threads:
+        print_of = dict(zip(unique, threads.map(_of_ends, unique, chunksize=64), strict=True))
+        counts = Counter(print_of.values())
+        alike = [path for path, fingerprint in print_of.items() if fingerprint and counts[fingerprint] > 1]
+        print_of.update(zip(alike, threads.map(_of_all, alike), strict=True))
+    return {name: [print_of[path] for path in of_one] for name, of_one in paths.items()}
+
+
+def _of_ends(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_ENDS)
+            num_bytes = os.fstat(file.fileno()).st_size
+            file.seek(max(num_bytes - _ENDS, 0))
+            tail = file.read(_ENDS)
+    except OSError:
+        return b""
+    return hashlib.blake2b(b"%d " % num_bytes + head + tail, digest_size=16).digest() if num_bytes else b""
+
+
+def _of_all(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=32)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError:
+        return b""
+    return digest.digest()
+
+
+def report_copies(dataset: CocoDataset, prints: list[bytes], report: Report) -> None:
+    """Add images that are copies of an earlier one of the same dataset, under another name."""
+    name_of: dict[bytes, str] = {}
+    copies = []
+    for name, fingerprint in zip(dataset.file_names, prints, strict=True):
+        if fingerprint and name_of.setdefault(fingerprint, name) != name:
+            copies.append(f"{name} = {name_of[fingerprint]}")
+    report.add("copy of another image", severity="note", action="both train", where=copies, what="file")
+
+
+def report_shared(
+    dataset: CocoDataset,
+    prints: list[bytes],
+    *,
+    other: CocoDataset,
+    other_prints: list[bytes],
+    other_name: str,
+    report: Report,
+) -> None:
+    """Add images that another dataset holds too."""
+    name_of = dict(zip(other_prints, other.file_names, strict=True))
+    shared = [
+        f"{name} = {name_of[fingerprint]}"
+        for name, fingerprint in zip(dataset.file_names, prints, strict=True)
+        if fingerprint and fingerprint in name_of
+    ]
+    report.add(
+        f"image that {other_name} has too",
+        severity="note",
+        action="where one trains and the other evaluates, scores are too good",
+        where=shared,
+        what="file",
+    )

@@ -1,0 +1,1 @@
+"""Image files: reading, sizes, and the geometry of resizing."""

@@ -1,0 +1,30 @@
+"""Repeat-factor sampling: images of rare classes are drawn more often (Gupta et al. 2019, LVIS, appendix B.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mrcnn_data.annotations.dataset import CocoDataset
+
+
+def repeat_factors(dataset: CocoDataset, images: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Find how often each image is drawn in an epoch, on average.
+
+    A class that a share f of the images shows asks for max(1, sqrt(threshold / f)); an image gets the most that one of
+    its classes asks for.
+
+    Args:
+        images: int64 [I], those that training draws from; shares are of them.
+        threshold: share of the images below which a class counts as rare; 0 leaves every factor at 1.
+    Returns:
+        float64 [I], at least 1; 1 for images without objects.
+    """
+    image_of_object, class_of_object = dataset.classes_of_objects()
+    shown = np.unique(np.stack([image_of_object, class_of_object], axis=1), axis=0)  # [pairs, 2]
+    shown = shown[np.isin(shown[:, 0], images)]
+    num_images_of_class = np.bincount(shown[:, 1], minlength=dataset.num_classes)
+    share = num_images_of_class / max(len(images), 1)
+    of_class = np.sqrt(np.maximum(threshold / np.where(share > 0, share, 1.0), 1.0))
+    factors = np.ones(len(dataset))
+    np.maximum.at(factors, shown[:, 0], of_class[shown[:, 1]])
+    return factors[images]

@@ -1,0 +1,1 @@
+"""Segmentations: decoding, rasterising, cropping."""

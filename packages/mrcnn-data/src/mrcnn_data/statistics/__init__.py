@@ -1,0 +1,1 @@
+"""Statistics of a data set, and the sizes that suit it."""

@@ -1,0 +1,113 @@
+"""What a dataset holds: objects of each class, how large, how many an image.
+
+Legend: I images, n objects (not crowds).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from mrcnn_data.annotations.dataset import CocoDataset
+from mrcnn_data.loading.buckets import resized_sizes
+from mrcnn_data.masks.rasterising import segmentation_area
+
+# COCO's classes of size, by area in the file's pixels.
+SMALL_BELOW, MEDIUM_BELOW = 32**2, 96**2
+
+
+class ClassStatistics(NamedTuple):
+    """Objects of a class; `small`, `medium` and `large` by COCO's areas; `regions` are crowds and what is ignored."""
+
+    category_id: int
+    name: str
+    images: int
+    objects: int
+    small: int
+    medium: int
+    large: int
+    without_mask: int
+    regions: int
+
+
+class Statistics(NamedTuple):
+    """Numbers of a dataset; box and mask sizes in pixels of the files.
+
+    Attributes:
+        classes: of every category, in the order of their ids.
+        image_sizes: int64 [I, 2] (h, w).
+        image_of_object: int64 [n], number of the image.
+        box_sizes: float64 [n, 2] (h, w).
+        mask_areas: float64 [n], NaN for an object without a mask. Of polygons the sum of their parts' areas, of run
+            lengths the number of pixels.
+    """
+
+    classes: list[ClassStatistics]
+    image_sizes: np.ndarray
+    image_of_object: np.ndarray
+    box_sizes: np.ndarray
+    mask_areas: np.ndarray
+
+    @property
+    def objects_per_image(self) -> np.ndarray:
+        """int64 [I]"""
+        return np.bincount(self.image_of_object, minlength=len(self.image_sizes))
+
+    def resized_box_sizes(self, *, short_edge: int, max_size: int) -> np.ndarray:
+        """Box sizes (h, w) as training sees them without jitter: float64 [n, 2]."""
+        resized = resized_sizes(self.image_sizes, short_edge=short_edge, max_size=max_size)
+        return np.asarray(self.box_sizes * (resized / self.image_sizes)[self.image_of_object])
+
+
+def dataset_statistics(dataset: CocoDataset) -> Statistics:
+    """Count and measure all objects; decodes every segmentation once."""
+    table = dataset.annotations
+    image_of_object, classes = dataset.classes_of_objects()
+    x1, y1, x2, y2 = table.boxes[table.is_object].astype(np.float64).T
+    box_sizes = np.stack([y2 - y1, x2 - x1], axis=1)
+    mask_areas = np.array(
+        [
+            math.nan if segmentation is None else segmentation_area(segmentation)
+            for index in np.unique(image_of_object).tolist()
+            for segmentation in dataset.instances(index).segmentations
+        ],
+        np.float64,
+    )
+    areas = np.where(np.isnan(mask_areas), box_sizes.prod(axis=1), mask_areas)
+    return Statistics(
+        classes=[
+            _of_class(
+                category_id,
+                name,
+                images=image_of_object[classes == number],
+                areas=areas[classes == number],
+                without_mask=int(np.isnan(mask_areas[classes == number]).sum()),
+                regions=int((table.is_region & (table.classes == number)).sum()),
+            )
+            for number, (category_id, name) in enumerate(
+                zip(dataset.category_ids, dataset.class_names, strict=True), start=1
+            )
+        ],
+        image_sizes=dataset.image_sizes,
+        image_of_object=image_of_object,
+        box_sizes=box_sizes,
+        mask_areas=mask_areas,
+    )
+
+
+def _of_class(
+    category_id: int, name: str, *, images: np.ndarray, areas: np.ndarray, without_mask: int, regions: int
+) -> ClassStatistics:
+    return ClassStatistics(
+        category_id,
+        name,
+        images=len(np.unique(images)),
+        objects=len(areas),
+        small=int((areas < SMALL_BELOW).sum()),
+        medium=int(((areas >= SMALL_BELOW) & (areas < MEDIUM_BELOW)).sum()),
+        large=int((areas >= MEDIUM_BELOW).sum()),
+        without_mask=without_mask,
+        regions=regions,
+    )

@@ -1,0 +1,1 @@
+"""Mistakes: what each detection and each object came to."""

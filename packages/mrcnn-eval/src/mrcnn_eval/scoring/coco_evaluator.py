@@ -1,0 +1,338 @@
+"""Detections of any model in, COCO AP out. No TensorFlow.
+
+Legend: n detections of one image, D in all, G ground-truth objects.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from mrcnn_eval.scoring.ground_truth import load_ground_truth
+from mrcnn_eval.scoring.image_results import ImageResults, ResultsError, from_coco, image_results, to_coco
+from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoredObjects, ScoringTask
+from mrcnn_eval.scoring.segmentation import Rle, box_polygon, mask_areas
+from mrcnn_eval.scoring.summary import ALL_AREAS, COCO_AREA_RANGES, COCO_IOU_THRESHOLDS, Measures, summarize
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["hotcoco", "pycocotools"]
+IouType = Literal["bbox", "segm"]
+IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
+
+
+class EvalResult(NamedTuple):
+    """The numbers of one evaluation, in 0..1; -1 where there is no ground truth to find.
+
+    Attributes:
+        stats: the numbers by name (twelve, with COCO's measures), by IoU type: `stats["segm"]["AP50"]`.
+        per_class: the same numbers by name, by class name, by IoU type: `per_class["bbox"]["cat"]["AP"]`.
+        measures: IoU thresholds, area ranges and cap on detections that they were measured with.
+        num_images: images scored.
+        num_ground_truths: annotations on them, crowds included.
+        num_detections: detections on them.
+        warnings: what to know before trusting the numbers, one line each.
+    """
+
+    stats: dict[str, dict[str, float]]
+    per_class: dict[str, dict[str, dict[str, float]]]
+    measures: Measures
+    num_images: int
+    num_ground_truths: int
+    num_detections: int
+    warnings: tuple[str, ...]
+
+
+class CocoEvaluator:
+    """Collects detections image by image and scores them as pycocotools does.
+
+    Args:
+        annotations: path of a COCO instances file, or its content. Annotation ids are renumbered; missing
+            `iscrowd`, `area`, `info` and `bbox` have defaults.
+        max_dets: detections per image and class that count; COCO's is 100.
+        iou_thresholds: over which AP and AR are means, above 0 and rising; COCO's are 0.5, 0.55, ... 0.95.
+        area_ranges: pixels (from, to), both ends inclusive, by the name of the size; COCO's are "s", "m" and "l".
+        backend: "hotcoco" (fast) or "pycocotools" (reference); the numbers are equal.
+        iou_types: what to score: "bbox", "segm" or both.
+        image_sizes: (h, w) by image id, over those of the file, whose width and height may be missing.
+        honor_ignore: treat `ignore: 1` as pycocotools' own comment says; by default `ignore` counts for nothing,
+            as in pycocotools, whose code overwrites it by `iscrowd`.
+
+    Raises:
+        GroundTruthError: an annotation file that cannot be scored against.
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path | Mapping[str, Any],
+        *,
+        max_dets: int = 100,
+        iou_thresholds: Sequence[float] = COCO_IOU_THRESHOLDS,
+        area_ranges: Mapping[str, tuple[float, float]] = COCO_AREA_RANGES,
+        backend: Backend = "hotcoco",
+        iou_types: Sequence[IouType] = IOU_TYPES,
+        image_sizes: Mapping[Any, tuple[int, int]] | None = None,
+        honor_ignore: bool = False,
+    ) -> None:
+        measures = Measures(tuple(map(float, iou_thresholds)), dict(area_ranges), max_dets)
+        measures.check()
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}")
+        if not iou_types or not set(iou_types) <= set(IOU_TYPES):
+            raise ValueError(f"iou_types must be some of {', '.join(IOU_TYPES)}, not {iou_types!r}")
+        self.measures = measures
+        self.backend = backend
+        self.iou_types = tuple(iou_types)
+        self.honor_ignore = honor_ignore
+        self.ground_truth = load_ground_truth(annotations, image_sizes=image_sizes)
+        self._category_ids = set(self.ground_truth.category_ids)
+        self._image_indices = {image_id: index for index, image_id in enumerate(self.ground_truth.image_ids)}
+        self.image_results: dict[Any, ImageResults] = {}  # by image id, in the order of adding
+
+    @classmethod
+    def of(cls, other: CocoEvaluator) -> CocoEvaluator:
+        """Make an evaluator with the ground truth and the settings of another, and no detections."""
+        evaluator = copy.copy(other)
+        evaluator.image_results = {}
+        return evaluator
+
+    def add(
+        self,
+        image_id: Any,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        category_ids: np.ndarray,
+        rles: Sequence[Rle] | None = None,
+    ) -> None:
+        """Add all detections of one image; none at all is fine, and counts.
+
+        Args:
+            image_id: as in the annotation file.
+            boxes: [n, 4] (x1, y1, x2, y2), pixels of the original image.
+            scores: [n].
+            category_ids: whole numbers [n], as in the annotation file.
+            rles: n masks {"size": [h, w], "counts": compressed str or bytes} of the original image's size.
+
+        Raises:
+            ResultsError: an unknown image or category, an image added before, or see `image_results`.
+        """
+        corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)  # xywh
+        size = self._image_size(image_id)
+        self._add(
+            image_id,
+            image_results(image_id, category_ids=category_ids, boxes=boxes, scores=scores, rles=rles, size=size),
+        )
+
+    def add_results(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Add a COCO results list, as `results()` gives it and results files hold it.
+
+        Raises:
+            ResultsError: an entry that is malformed, or of an unknown image or category, or see `add`.
+        """
+        entries_of_image: dict[Any, list[Any]] = defaultdict(list)
+        for position, entry in enumerate(results):
+            if not isinstance(entry, Mapping) or "image_id" not in entry:
+                raise ResultsError(f"result {position}: not an object with an image_id")
+            self._image_index(entry["image_id"])
+            entries_of_image[entry["image_id"]].append(entry)
+        for image_id, entries in entries_of_image.items():
+            self._add(image_id, from_coco(image_id, entries, size=self._image_size(image_id)))
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return all detections as a COCO results list, which pycocotools' `loadRes` takes, unrounded."""
+        return [entry for image_id, results in self.image_results.items() for entry in to_coco(image_id, results)]
+
+    def evaluate(self, *, image_ids: Iterable[Any] | None = None) -> EvalResult:
+        """Score what was added.
+
+        Args:
+            image_ids: the images that count; by default all of the annotation file, added or not.
+
+        Returns:
+            The numbers. Without any detection AP is 0, with a warning.
+        """
+        images = self._scored_images(image_ids)
+        columns = self._columns(images)
+        truth_kept = self._truth_kept(images)
+        warnings = _warnings(columns, truth_kept, self.iou_types)
+        for warning in warnings:
+            logger.warning("%s", warning)
+        curves = self._curves(images, columns, truth_kept)
+        names = self.ground_truth.category_names
+        return EvalResult(
+            stats={iou_type: summarize(curve, self.measures) for iou_type, curve in curves.items()},
+            per_class={
+                iou_type: {name: summarize(curve, self.measures, category=index) for index, name in enumerate(names)}
+                for iou_type, curve in curves.items()
+            },
+            measures=self.measures,
+            num_images=len(images),
+            num_ground_truths=int(truth_kept.sum()),
+            num_detections=len(columns.scores),
+            warnings=warnings,
+        )
+
+    def precision_recall(self, *, image_ids: Iterable[Any] | None = None) -> dict[IouType, PrecisionRecall]:
+        """Return the curves behind the numbers, by IoU type: precision and recall by class, size, threshold and cap.
+
+        Args:
+            image_ids: as for `evaluate`.
+        """
+        images = self._scored_images(image_ids)
+        return self._curves(images, self._columns(images), self._truth_kept(images))
+
+    def _columns(self, images: list[Any]) -> ImageResults:
+        return _columns([self.image_results[image] for image in images if image in self.image_results])
+
+    def _truth_kept(self, images: list[Any]) -> np.ndarray:
+        return np.isin(self.ground_truth.image_indices, [self._image_indices[image] for image in images])
+
+    def _curves(
+        self, images: list[Any], columns: ImageResults, truth_kept: np.ndarray
+    ) -> dict[IouType, PrecisionRecall]:
+        # The image's number among those scored, from 1; images are numbered in the order of their sorted ids.
+        numbers = {image_id: number for number, image_id in enumerate(images, start=1)}
+        image_numbers = np.repeat(
+            [numbers[image] for image in images if image in self.image_results],
+            [len(self.image_results[image].scores) for image in images if image in self.image_results],
+        ).astype(np.int64)  # [D]
+        score = _scorer(self.backend)
+        return {
+            iou_type: score(self._task(iou_type, images, truth_kept, columns, image_numbers))
+            for iou_type in self.iou_types
+        }
+
+    def _image_size(self, image_id: Any) -> tuple[int, int]:
+        height, width = self.ground_truth.image_sizes[self._image_index(image_id)]
+        return int(height), int(width)
+
+    def _image_index(self, image_id: Any) -> int:
+        try:
+            return self._image_indices[image_id]
+        except (KeyError, TypeError):  # TypeError: a list, for one, is no key
+            raise ResultsError(f"image {image_id!r} is not in the ground truth") from None
+
+    def _add(self, image_id: Any, results: ImageResults) -> None:
+        if image_id in self.image_results:
+            raise ResultsError(f"image {image_id!r} was added before; its detections would count twice")
+        unknown = set(results.category_ids.tolist()) - self._category_ids
+        if unknown:
+            known = ", ".join(map(str, sorted(self._category_ids)[:20])) + (
+                ", ..." if len(self._category_ids) > 20 else ""
+            )
+            raise ResultsError(
+                f"image {image_id!r}: category_id {min(unknown)} is not in the ground truth, which has {known}"
+            )
+        self.image_results[image_id] = results
+
+    def _scored_images(self, image_ids: Iterable[Any] | None) -> list[Any]:
+        if image_ids is None:
+            return list(self.ground_truth.image_ids)
+        wanted = set(image_ids)
+        unknown = wanted - set(self._image_indices)
+        if unknown:
+            raise ResultsError(f"image {min(unknown, key=str)!r} is not in the ground truth")
+        return [image_id for image_id in self.ground_truth.image_ids if image_id in wanted]
+
+    def _task(
+        self, iou_type: IouType, images: list[Any], truth_kept: np.ndarray, columns: ImageResults, numbers: np.ndarray
+    ) -> ScoringTask:
+        masks = iou_type == "segm"
+        truth, truth_crowd = self._truth(masks, images, np.flatnonzero(truth_kept))
+        detections, scores = self._detections(masks, columns, numbers)
+        return ScoringTask(
+            image_sizes=[self._image_size(image_id) for image_id in images],
+            num_categories=len(self.ground_truth.category_ids),
+            iou_thresholds=self.measures.iou_thresholds,
+            area_ranges=(ALL_AREAS, *self.measures.area_ranges.values()),
+            max_dets=self.measures.caps,
+            truth=truth,
+            truth_crowd=truth_crowd,
+            detections=detections,
+            scores=scores,
+        )
+
+    def _truth(self, masks: bool, images: list[Any], rows: np.ndarray) -> tuple[ScoredObjects, np.ndarray]:
+        truth = self.ground_truth
+        kept_indices = np.asarray([self._image_indices[image_id] for image_id in images], np.int64)  # rising
+        crowd, areas = truth.crowd[rows], truth.areas[rows]
+        if self.honor_ignore:
+            # An area below every range is what both backends ignore in every range, with the usual IoU rule.
+            areas = np.where(truth.ignored[rows], -1.0, areas)
+        segmentations = None
+        if masks:
+            # An object whose mask nobody drew can be neither found nor missed: its box is a region to ignore.
+            crowd = crowd | np.array([truth.segmentations[row] is None for row in rows], bool)
+            segmentations = [truth.segmentations[row] or box_polygon(truth.boxes[row]) for row in rows]
+        objects = ScoredObjects(
+            image_numbers=np.searchsorted(kept_indices, truth.image_indices[rows]) + 1,
+            category_numbers=truth.category_indices[rows] + 1,
+            boxes=truth.boxes[rows],
+            areas=areas,
+            segmentations=segmentations,
+        )
+        return objects, crowd
+
+    def _detections(self, masks: bool, columns: ImageResults, numbers: np.ndarray) -> tuple[ScoredObjects, np.ndarray]:
+        kept = _with_mask(columns) if masks else _with_box(columns)
+        boxes = columns.boxes[kept]
+        rles = [rle for rle in columns.rles if rle is not None] if masks else None
+        areas = boxes[:, 2] * boxes[:, 3] if rles is None else mask_areas(rles)
+        objects = ScoredObjects(
+            image_numbers=numbers[kept],
+            category_numbers=np.searchsorted(self.ground_truth.category_ids, columns.category_ids[kept]) + 1,
+            boxes=np.nan_to_num(boxes),
+            areas=areas,
+            segmentations=None if rles is None else [*rles],
+        )
+        return objects, columns.scores[kept]
+
+
+def _scorer(backend: Backend) -> Callable[[ScoringTask], PrecisionRecall]:
+    if backend == "pycocotools":
+        from mrcnn_eval.scoring.pycocotools_backend import score_with_pycocotools  # draws matplotlib in: 0.5 s
+
+        return score_with_pycocotools
+    from mrcnn_eval.scoring.hotcoco_backend import score_with_hotcoco
+
+    return score_with_hotcoco
+
+
+def _columns(results: list[ImageResults]) -> ImageResults:
+    return ImageResults(
+        category_ids=np.concatenate([np.zeros(0, np.int64), *(image.category_ids for image in results)]),
+        boxes=np.concatenate([np.zeros((0, 4)), *(image.boxes for image in results)]),
+        scores=np.concatenate([np.zeros(0), *(image.scores for image in results)]),
+        rles=[rle for image in results for rle in image.rles],
+    )
+
+
+def _with_box(columns: ImageResults) -> np.ndarray:
+    return ~np.isnan(columns.boxes).any(axis=1)
+
+
+def _with_mask(columns: ImageResults) -> np.ndarray:
+    return np.array([rle is not None for rle in columns.rles], bool)
+
+
+def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[IouType, ...]) -> tuple[str, ...]:
+    warnings = []
+    if not truth_kept.any():
+        warnings.append("no ground-truth object on the images scored: AP is undefined (-1)")
+    num_detections = len(columns.scores)
+    if num_detections == 0:
+        warnings.append("nothing was detected: AP is 0")
+        return tuple(warnings)
+    for iou_type, kept, what in (("bbox", _with_box(columns), "box"), ("segm", _with_mask(columns), "mask")):
+        if iou_type in iou_types and not kept.all():
+            missing = num_detections - int(kept.sum())
+            warnings.append(f"{missing} of {num_detections} detections have no {what} and do not count for {iou_type}")
+    return tuple(warnings)

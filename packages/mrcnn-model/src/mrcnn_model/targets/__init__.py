@@ -1,0 +1,1 @@
+"""What the network should learn: targets, sampling, losses."""

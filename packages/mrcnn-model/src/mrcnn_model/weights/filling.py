@@ -1,0 +1,270 @@
+"""Weights from files and to files: ours, Tensorpack's, torchvision's and detectron2's."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from mrcnn_model.checkpoint import CheckpointError, assign, read_weights, resolve_checkpoint, variable_key
+from mrcnn_model.config import ModelConfig
+from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.weights.class_rows import (
+    count_rows,
+    rows_without_class,
+    runs_over_classes,
+    spread_classes,
+    take_classes,
+)
+from mrcnn_model.weights.detectron2 import DETECTRON2
+from mrcnn_model.weights.layout import Arrays, HeadOptions, Layout, to_keys, to_name
+from mrcnn_model.weights.tensorpack import TENSORPACK
+from mrcnn_model.weights.torchvision import TORCHVISION
+
+# Conventions that features depend on, and those that only training does.
+_OF_BACKBONES = {"symmetric_padding", "stride_in_1x1", "pixel_mean", "pixel_std"}
+_OF_TRAINING = {"box_loss", "train_proposals", "rpn_label_only_inside"}
+
+LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHVISION, "detectron2": DETECTRON2}
+
+
+class WeightsReport(NamedTuple):
+    """What a file and a model did not share, sorted."""
+
+    unused: list[str]  # names in the file that no variable took
+    unfilled: list[str]  # variables that kept their start
+    reinitialised: list[str]  # those of them that the file holds for another number of classes
+    unlike: list[str]  # conventions of the file's project that the model does not follow: it computes something else
+    unused_rows: Sequence[int] = ()  # of layers over classes, where only those of some category ids were asked for
+
+
+def load_weights(
+    model: MaskRCNN, path: str | Path, *, layout: Layout | None = None, new_classes: bool = False
+) -> WeightsReport:
+    """Fill a model from a file, or from one of our checkpoint or run directories.
+
+    Args:
+        path: `.npz` or `.safetensors`; a backbone alone is fine.
+        layout: whose names a file has; by default, that which knows most of them.
+        new_classes: variables whose size is the number of classes keep their start where that number differs.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind, or a shape differs (key and both shapes are
+            named).
+    """
+    path = Path(path)
+    if path.is_dir():
+        directory = resolve_checkpoint(path)
+        arrays = read_weights(directory)
+        return _fill(model, arrays, source=str(directory), new_classes=new_classes)
+    return fill_model(model, read_arrays(path), layout=layout, new_classes=new_classes, source=str(path))
+
+
+def fill_model(
+    model: MaskRCNN,
+    arrays: Arrays,
+    *,
+    layout: Layout | None = None,
+    new_classes: bool = False,
+    category_ids: Sequence[int] | None = None,
+    source: str = "weights",
+) -> WeightsReport:
+    """Fill a model from another project's arrays by name; see `load_weights`.
+
+    Args:
+        category_ids: of the model's classes, where a row of theirs is a category id (torchvision's COCO detectors):
+            these rows are taken. None: class c is row c.
+
+    Raises:
+        CheckpointError: no name is known, the norm is of another kind, a shape differs, or a category id has no row.
+    """
+    layout = layout or _detect_layout(arrays, source=source)
+    keys = to_keys(arrays, layout)
+    if not keys:
+        raise CheckpointError(f"{source} holds no variable of a ResNet-FPN model under {layout.title}'s names")
+    names = {key: name for name, key in keys.items()}
+    options = head_options(model.config)
+    converted = {key: read_array(key, arrays[name], layout, options, source=source) for key, name in names.items()}
+    _require_same_norm(model, converted, source=source)
+    unused_rows: list[int] = []
+    if category_ids is not None:
+        count = _count_rows(converted, source=source)
+        for category_id in category_ids:
+            if not 0 < category_id < count:
+                raise CheckpointError(
+                    f"{source} has rows 1 to {count - 1} for classes: none for category id {category_id}"
+                )
+        unused_rows = rows_without_class(category_ids, count)
+        converted = {key: take_classes(key, array, category_ids) for key, array in converted.items()}
+    report = _fill(model, converted, source=source, new_classes=new_classes)
+    unused = [*(arrays.keys() - keys.keys()), *(names[key] for key in report.unused)]
+    is_backbone = all(key.startswith("backbone.") for key in keys.values())
+    unlike = unlike_conventions(model.config, layout, arrays, only=_OF_BACKBONES if is_backbone else None)
+    return report._replace(unused=sorted(unused), unlike=unlike, unused_rows=unused_rows)
+
+
+def _count_rows(arrays: Arrays, *, source: str) -> int:
+    for key, array in arrays.items():
+        if runs_over_classes(key) and key.endswith(".logits.bias"):
+            return count_rows(key, array)
+    raise CheckpointError(f"{source} holds no layer over classes, so no row of a category id")
+
+
+def unlike_conventions(
+    config: ModelConfig, layout: Layout, arrays: Arrays, *, only: Collection[str] | None = None
+) -> list[str]:
+    """Say where a model computes otherwise than the networks of another project, with the same weights.
+
+    Args:
+        arrays: of that project; some conventions are in the file.
+        only: fields of `ModelConfig` to look at; None: all but those that concern training alone.
+    """
+    theirs = layout.conventions(arrays)
+    return [
+        f"{name} is {getattr(config, name)!r}, in networks of {layout.title} {value!r}"
+        for name, value in theirs.items()
+        if name not in _OF_TRAINING and (only is None or name in only) and not _is_same(getattr(config, name), value)
+    ]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, bool | str) else bool(np.allclose(one, other))
+
+
+def _detect_layout(arrays: Arrays, *, source: str) -> Layout:
+    """Find the layout that knows most of the names.
+
+    Raises:
+        CheckpointError: none knows any.
+    """
+    known = {title: len(to_keys(arrays, layout)) for title, layout in LAYOUTS.items()}
+    best = max(known, key=lambda title: known[title])
+    if not known[best]:
+        titles = ", ".join(layout.title for layout in LAYOUTS.values())
+        raise CheckpointError(f"{source} holds no variable of a ResNet-FPN model under the names of {titles}")
+    return LAYOUTS[best]
+
+
+def export_weights(
+    model: MaskRCNN, layout: Layout, *, category_ids: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """Give a model's variables the names and the layout of another project.
+
+    Args:
+        category_ids: of the model's classes; each becomes the row of that number (see `class_rows`). None: class c is
+            row c.
+
+    Raises:
+        CheckpointError: it has no such network; the message names the variables.
+    """
+    if layout.write is None:
+        raise CheckpointError(f"nothing is exported to the names of {layout.title}")
+    arrays, nameless = {}, []
+    options = head_options(model.config)
+    for variable in model.variables:
+        key = variable_key(variable)
+        name = to_name(key, layout, model.config)
+        if name is None:
+            nameless.append(key)
+        else:
+            array = variable.numpy()
+            if category_ids is not None:
+                array = spread_classes(key, array, category_ids)
+            arrays[name] = np.ascontiguousarray(layout.write(key, array, options))
+    if nameless:
+        raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
+    if model.config.norm == "gn" and layout is TORCHVISION:
+        raise CheckpointError("torchvision's names are of batch norms, and this backbone has group norms")
+    return arrays
+
+
+def head_options(config: ModelConfig) -> HeadOptions:
+    return HeadOptions(config.box_pool_size, class_agnostic_boxes=config.cascade or config.class_agnostic_boxes)
+
+
+def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, source: str) -> np.ndarray:
+    """Turn one of their arrays into ours, float32.
+
+    Raises:
+        CheckpointError: it has not the axes that it should; the message names it.
+    """
+    try:
+        return layout.read(key, np.asarray(array, np.float32), options)
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{source}: {key} cannot be made of an array of shape {array.shape}: {error}") from error
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read an `.npz` or `.safetensors` file of named arrays.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weights {path} do not exist")
+    if path.suffix not in (".npz", ".safetensors"):
+        raise CheckpointError(f"weights {path}: expected an .npz or .safetensors file, or a checkpoint directory")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        arrays = np.load(path)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise CheckpointError(f"weights {path} cannot be read: one array, not an .npz of named arrays")
+        with arrays:
+            return dict(arrays)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its decoder meets: zip, zlib, tokenizer and more
+        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
+
+
+def write_arrays(path: str | Path, arrays: Arrays) -> None:
+    """Write named arrays to an `.npz` or `.safetensors` file.
+
+    Raises:
+        CheckpointError: the path ends otherwise.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        save_file(dict(arrays), path)
+    elif path.suffix == ".npz":
+        np.savez(path, allow_pickle=False, **arrays)
+    else:
+        raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")
+
+
+def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
+    """Scale and shift of a batch norm would fit a group norm, and mean nothing there."""
+    ours = {variable_key(v) for v in model.variables}
+    for layer in ("backbone.stem", "fpn.lateral2", "mask_head.conv0"):
+        scale, statistics = f"{layer}.gamma", f"{layer}.moving_mean"
+        if scale in arrays and scale in ours and (statistics in arrays) != (statistics in ours):
+            theirs = "batch norm" if statistics in arrays else "group norm"
+            raise CheckpointError(
+                f"{source}: {theirs} after {layer}, where the model has another kind (model.norm, fpn_norm, head_norm)"
+            )
+
+
+def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) -> WeightsReport:
+    by_key = {variable_key(v): v for v in model.variables}
+    reinitialised = []
+    for key in sorted(by_key.keys() & arrays.keys()):
+        if new_classes and _differs_in_classes(by_key[key], arrays[key]):
+            reinitialised.append(key)
+        else:
+            assign(by_key[key], arrays[key], source=f"{source}: {key}")
+    return WeightsReport(
+        unused=sorted([*(arrays.keys() - by_key.keys()), *reinitialised]),
+        unfilled=sorted([*(by_key.keys() - arrays.keys()), *reinitialised]),
+        reinitialised=reinitialised,
+        unlike=[],
+    )
+
+
+def _differs_in_classes(variable: keras.Variable, array: np.ndarray) -> bool:
+    """Whether an array would fit but for the number of classes."""
+    same_inputs = tuple(variable.shape[:-1]) == array.shape[:-1]
+    return runs_over_classes(variable_key(variable)) and same_inputs and variable.shape[-1] != array.shape[-1]

@@ -1,0 +1,1 @@
+"""Options of a run: types, composition, plan and schedule."""

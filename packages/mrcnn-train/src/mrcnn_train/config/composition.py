@@ -1,0 +1,217 @@
+"""From the command line to a typed config, with one line for whatever is wrong with it. Hydra is known here only."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from mrcnn_train.config.options import RunConfig
+from mrcnn_train.errors import ConfigError
+
+CONFIG_PATH = "pkg://mrcnn_train.conf"
+CONFIG_NAME = "config"
+HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults list depend on it
+SAVED_CONFIG = "config.yaml"
+# A resumed run keeps these: the shapes of the weights, and what makes the data a function of the step.
+FIXED_AT_RESUME = ("model", "run", "train.global_batch", "train.images_per_gpu", "train.seed")
+
+ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def launched_config(composed: DictConfig) -> RunConfig:
+    """Turn what Hydra composed for this launch into a RunConfig.
+
+    Raises:
+        ConfigError: an unknown option, no experiment and nothing to resume, or options that cannot change at a resume.
+    """
+    hydra_config = HydraConfig.get()
+    groups = hydra_config.runtime.choices
+    overrides = [one for one in hydra_config.overrides.task if one.lstrip("+~").partition("=")[0] not in groups]
+    for override in overrides:
+        if override.startswith("~"):
+            raise ConfigError(f"{override}: options cannot be removed, only changed")
+    options = [override.lstrip("+").partition("=")[0] for override in overrides]
+    require_known(options)
+    has_experiment = groups.get("experiment") is not None
+    if composed.resume is not None:
+        if has_experiment:
+            raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
+        return resumed_config(composed, options)
+    if not has_experiment:
+        raise ConfigError(
+            f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
+        )
+    return typed_config(composed)
+
+
+def refuse_dashes(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for an option written as other programs have it. Hydra would take `--experiment` for a flag."""
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+        if argument.startswith("--") and name == "experiment":
+            raise ConfigError(f"{argument}: an experiment is chosen by +experiment=NAME")
+        if argument.startswith("--") and name in option_names(RunConfig):
+            raise ConfigError(f"{argument}: options are written without dashes, {name}=VALUE")
+
+
+def is_multirun() -> bool:
+    """Whether this is one job of several, of `--multirun`."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_arguments() -> list[str]:
+    """The command line of this job alone."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def require_known(keys: Sequence[str]) -> None:
+    """Raise ConfigError for an option that does not exist: Hydra takes anything that is written with a plus."""
+    known = set(option_names(RunConfig))
+    for key in keys:
+        if key not in known:
+            raise ConfigError(_unknown_option(key))
+
+
+def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig:
+    """Take the config that a run saved, and over it the options given now.
+
+    Args:
+        composed: of this launch.
+        overridden: keys of the options given now.
+    """
+    path = Path(composed.resume).expanduser() / SAVED_CONFIG
+    if not path.is_file():
+        raise ConfigError(f"resume={composed.resume}: {path} does not exist: not a run directory")
+    for key in overridden:
+        if any(key == fixed or key.startswith(fixed + ".") for fixed in FIXED_AT_RESUME):
+            raise ConfigError(
+                f"{key} cannot change when a run is resumed (model.weights=RUN_DIR starts a new run from its weights)"
+            )
+    try:
+        config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path)))
+    except Exception as error:  # of the YAML reader or of OmegaConf, which share no base
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+    for key in overridden:
+        OmegaConf.update(config, key, OmegaConf.select(composed, key))
+    config.resume = composed.resume
+    return typed_config(config)
+
+
+def typed_config(config: DictConfig) -> RunConfig:
+    """Resolve interpolations.
+
+    Raises:
+        ConfigError: one that cannot be resolved, or leads to nothing.
+    """
+    _require_root_of_weights(config)
+    try:
+        typed = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(typed, RunConfig)
+    return typed
+
+
+def _require_root_of_weights(config: DictConfig) -> None:
+    """A path below data.root would otherwise begin with the word None where only explicit paths are given."""
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    weights = written["model"]["weights"]
+    if written["data"]["root"] is None and "${data.root}" in str(weights):
+        raise ConfigError(
+            f"model.weights is {weights} and data.root is not set: give data.root=DIR or model.weights=FILE"
+        )
+
+
+def save_config(path: Path, config: RunConfig) -> None:
+    """Write a config as `resumed_config` reads it."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def known_experiments() -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
+
+
+def explain(error: HydraException | OmegaConfBaseException) -> str:
+    """Say in one line what a composition error means for the one who typed the command."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        return _missing(error)
+    for cause in _causes(error):
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+            return _unknown_option(_full_key(cause, error))
+        if isinstance(cause, OmegaConfBaseException):
+            key = _full_key(cause, error)
+            return f"{key}: {first_line(cause)}" if key else first_line(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{first_line(error)}: expected option=value, quoted where the value has special characters"
+    match = re.match(r"Could not override '([^']+)'\.? ?\n?No match in the defaults list", str(error))
+    if match:
+        return f"{match[1]} is chosen with a plus: +{match[1]}=NAME"
+    return first_line(error)
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    if group != "experiment":
+        return first_line(error)
+    known = known_experiments()
+    return f"unknown experiment {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}"
+
+
+def _unknown_option(key: str) -> str:
+    known = list(option_names(RunConfig))
+    if key == "model.num_classes":
+        return "model.num_classes comes from the data: leave it out"
+    return f"unknown option {key!r}{_did_you_mean(key, known)}"
+
+
+def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
+    """List the dotted names of all options, and of their groups."""
+    hints = typing.get_type_hints(schema)
+    for option in dataclasses.fields(schema):
+        yield prefix + option.name
+        for kind in (hints[option.name], *typing.get_args(hints[option.name])):  # X, and X of X | None
+            if dataclasses.is_dataclass(kind):
+                yield from option_names(kind, f"{prefix}{option.name}.")
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The nearest known name; also where the right option was looked for in the wrong group."""
+    leaf = name.rpartition(".")[2]
+    by_leaf = [option for option in known if option.rpartition(".")[2] == leaf]
+    group = name.rpartition(".")[0]
+    siblings = [option for option in known if group and option.startswith(group + ".")]
+    nearest = by_leaf[:1] or difflib.get_close_matches(name, siblings or known, n=1, cutoff=0.0)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _full_key(cause: OmegaConfBaseException, error: BaseException) -> str:
+    """The option that was typed, where Hydra's message has it, else the one OmegaConf stumbled over."""
+    match = re.search(
+        r"(?:Could not override|Could not append to config\. .*? to|Error merging override) '?\+?([\w.]+)", str(error)
+    )
+    stumbled = cause.full_key or ""
+    typed = match[1] if match else ""
+    return stumbled if stumbled.startswith(typed) else typed
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

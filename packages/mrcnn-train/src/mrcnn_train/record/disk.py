@@ -1,0 +1,36 @@
+"""A disk that is full, or gone, as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from mrcnn_train.errors import SaveError
+from mrcnn_train.training.checkpoint import CHECKPOINTS_DIR, complete_checkpoints
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+FULL = "No space left on device"
+
+
+@contextlib.contextmanager
+def disk_errors(run_dir: Path) -> Iterator[None]:
+    """Turn what a write below `run_dir` fails with into SaveError, which names the last whole checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise SaveError(_message(run_dir, error.strerror or FULL)) from error
+    except Exception as error:
+        # TensorBoard's writer raises TensorFlow's own kind, with the system's words in it.
+        if not type(error).__module__.startswith("tensorflow") or FULL not in str(error):
+            raise
+        raise SaveError(_message(run_dir, FULL)) from error
+
+
+def _message(run_dir: Path, reason: str) -> str:
+    whole = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
+    last = f"resume={run_dir} will go on from {whole[-1].name}" if whole else "there is no checkpoint yet"
+    return f"{run_dir} cannot be written: {reason}; {last}"

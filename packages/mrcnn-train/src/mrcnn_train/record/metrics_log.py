@@ -1,0 +1,77 @@
+"""What a run measured, kept three ways: metrics.jsonl for programs, TensorBoard, and rows in memory for the plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorboard.plugins.image.metadata import create_summary_metadata
+
+from mrcnn_data.images.header import read_header
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+
+Row = dict[str, Any]
+
+
+class MetricsLog:
+    """Rows of three kinds, "train", "epoch" and "evaluation"; each has `step` (updates done) and `minutes`.
+
+    Args:
+        start_step: rows after it are of a part of the run that is being repeated, and are removed.
+
+    Attributes:
+        rows: all of them, those of earlier parts of the run included.
+    """
+
+    def __init__(self, run_dir: Path, *, start_step: int) -> None:
+        self._path = run_dir / METRICS_FILE
+        self.rows: list[Row] = [row for row in read_rows(self._path) if row["step"] <= start_step]
+        partial = self._path.with_name(METRICS_FILE + ".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        partial.replace(self._path)
+        self._writer = tf.summary.create_file_writer(str(run_dir / TENSORBOARD_DIR))
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Append one row."""
+        row = {"kind": kind, "step": step, **values}
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{kind}/{name}", value)
+        self._writer.flush()
+
+    def histograms(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
+        """Show distributions in TensorBoard, under tags that no scalar has: it takes a tag for one kind only."""
+        with self._writer.as_default(step=step):
+            for name, sample in values.items():
+                tf.summary.histogram(f"distribution/{name}", sample)
+
+    def picture(self, step: int, name: str, png: Path) -> None:
+        """Show a PNG file in TensorBoard, as it is: `tf.summary.image` would take a second to encode it again."""
+        header = read_header(png)
+        assert header is not None, f"{png} is no picture"
+        height, width = map(str, header.size)
+        metadata = create_summary_metadata(display_name=None, description="")
+        with self._writer.as_default(step=step):
+            tf.summary.write(name, tf.constant([width, height, png.read_bytes()]), metadata=metadata)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a metrics file; a last line that was cut off by a kill is left out. No file, no rows."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,80 @@
+"""What a run shows while it goes: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mrcnn_eval import EvalResult
+from mrcnn_eval.report.tables import ap_tables
+from mrcnn_train.record.headline import describe_ap, headline
+
+
+class ProgressDisplay:
+    """A context around the loop.
+
+    Args:
+        total_steps: of the run.
+        start_step: done before.
+    """
+
+    def __init__(self, *, total_steps: int, start_step: int) -> None:
+        self._console = Console()
+        self._total_steps = total_steps
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, completed=start_step, numbers="")
+
+    def __enter__(self) -> ProgressDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int) -> None:
+        """Note that so many steps are done."""
+        self._bar.update(self._task, completed=done)
+
+    def log(self, done: int, row: Mapping[str, float], *, epoch: float, images_per_step: int, is_first: bool) -> None:
+        """Show the numbers of the last window; the first step's time holds the compilation, and predicts nothing."""
+        remaining = (self._total_steps - done) * images_per_step / row["images_per_second"]
+        left = "compiling" if is_first else f"{_duration(remaining)} left"
+        skipped = f"{row['skipped_steps']:.0f} skipped  " if row.get("skipped_steps") else ""
+        numbers = (
+            f"loss {row['total']:.3f}  lr {row['learning_rate']:.2e}  {row['images_per_second']:.2f} img/s  "
+            f"{skipped}{left}"
+        )
+        self._bar.update(self._task, completed=done, numbers=numbers)
+        if not self._console.is_terminal:
+            print(f"step {done}/{self._total_steps}  epoch {epoch:.2f}  {numbers}", flush=True)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show how far an evaluation is."""
+        self._bar.update(self._task, description=f"evaluate {done}/{total}")
+
+    def detected(self) -> None:
+        """Note that an evaluation is through its images."""
+        self._bar.update(self._task, description="train")
+
+    def evaluated(self, step: int, result: EvalResult) -> None:
+        """Print the one or two numbers of an evaluation that matter most."""
+        self._console.print(f"evaluation after {step} steps: {describe_ap(headline(result))}", highlight=False)
+
+    def tables(self, result: EvalResult) -> None:
+        """Print all numbers of an evaluation."""
+        self._console.print(ap_tables(result))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,1 @@
+"""The state of training, the step and the loop."""
