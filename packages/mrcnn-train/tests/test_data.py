@@ -80,7 +80,8 @@ def test_explicit_paths_are_cached_too(config, root: Path, tmp_path: Path) -> No
 def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -> None:
     """As the ranks of a job do; each reads annotations out of it."""
     code = (
-        "import sys; from mrcnn_train.config.options import DataOptions; from mrcnn_train.training.data import open_train, open_val\n"
+        "import sys; from mrcnn_train.config.options import DataOptions\n"
+        "from mrcnn_train.training.data import open_train, open_val\n"
         "data = DataOptions(root=sys.argv[1], train='train', val='val', cache_dir=sys.argv[2])\n"
         "train = open_train(data); val = open_val(data, train)\n"
         "print([[d.annotations.classes.flags.writeable, d.num_objects().tolist(), str(d.instances(0).segmentations)]"

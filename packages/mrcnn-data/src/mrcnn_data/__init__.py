@@ -14,7 +14,9 @@ from mrcnn_data.loading.repeat_factor import repeat_factors
 from mrcnn_data.loading.tf_dataset import to_tf_dataset
 from mrcnn_data.loading.train_loader import TrainLoader
 from mrcnn_data.masks.rasterising import MASK_SIZE, paste_masks
+from mrcnn_data.outputs import OutputError, check_outputs, write_output
 from mrcnn_data.statistics.counting import dataset_statistics
+from mrcnn_data.text import visible
 from mrcnn_data.tools.mask_import import import_masks
 
 __all__ = [
@@ -26,11 +28,13 @@ __all__ = [
     "EvalLoader",
     "Finding",
     "Instances",
+    "OutputError",
     "Report",
     "Source",
     "TrainLoader",
     "check_dataset",
     "check_datasets",
+    "check_outputs",
     "dataset_statistics",
     "default_buckets",
     "draw_contact_sheet",
@@ -40,4 +44,6 @@ __all__ = [
     "paste_masks",
     "repeat_factors",
     "to_tf_dataset",
+    "visible",
+    "write_output",
 ]
