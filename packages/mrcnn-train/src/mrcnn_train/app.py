@@ -29,6 +29,7 @@ from mrcnn_train.config.composition import (
 from mrcnn_train.config.options import RunConfig, asked_processes, check
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError, DivergedError, PeerLostError, SaveError
 from mrcnn_train.job.launch import launch, run_job
+from mrcnn_train.job.link import follow_launcher
 from mrcnn_train.job.place import Place, launched_place
 
 EXIT_FAILED = 1
@@ -61,6 +62,7 @@ def main() -> int:
 def _job(composed: DictConfig) -> int:
     # Everything is caught in here: Hydra announces what leaves its function with lines of its own.
     place = Place()
+    follow_launcher()
     try:
         place = launched_place()
         exit_code = _run_or_start(launched_config(composed), place)

@@ -9,6 +9,7 @@ from typing import Any
 from mrcnn_data import Augmentation
 from mrcnn_model import ModelConfig
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.hosts import parse_hosts
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("sgd", "lars", "novograd")
@@ -156,7 +157,11 @@ class LaunchOptions:
     """Processes to start, where no launcher (horovodrun, mpirun) has started them; give one of the two."""
 
     processes: int | None = None  # on this machine
-    hosts: list[str] | None = None  # on others too: [HOST:PROCESSES, ...], by horovodrun and ssh
+    hosts: list[str] | None = None  # on others too, by ssh: [HOST:PROCESSES, ...] or [USER@HOST:PROCESSES, ...]
+    interface: str | None = None  # network interface of this machine that the other hosts reach; default: by the routes
+    ssh_port: int | None = None  # default: that of ssh's own configuration, like the next
+    ssh_key: str | None = None  # file
+    environment: list[str] | None = None  # names of further variables that processes on other hosts get
 
 
 @dataclasses.dataclass
@@ -315,14 +320,7 @@ def asked_processes(launch: LaunchOptions) -> int:
         return launch.processes or 1
     if launch.processes is not None:
         raise ConfigError("launch.processes and launch.hosts are both set: give one of them")
-    counts = [host.rpartition(":")[2] if host.rpartition(":")[0] else "" for host in launch.hosts]
-    _require(
-        bool(counts) and all(count.isdigit() and int(count) > 0 for count in counts),
-        "launch.hosts",
-        launch.hosts,
-        "[HOST:PROCESSES, ...]",
-    )
-    return sum(map(int, counts))
+    return sum(host.processes for host in parse_hosts(launch.hosts))
 
 
 def _check_batch(train: TrainOptions, processes: int) -> None:

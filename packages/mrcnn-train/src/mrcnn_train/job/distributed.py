@@ -10,10 +10,11 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job.devices import limit_to_local_cpus, use_own_gpu
+from mrcnn_train.job.hosts import interface_of, own_address_toward
 from mrcnn_train.job.place import Place
 from mrcnn_train.job.watchdog import Watchdog
 
@@ -27,6 +28,13 @@ HOROVOD_DEFAULTS = {
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
 }
 INSTALL_HINT = "`make horovod` builds and installs it (infra/horovod)"
+
+
+class RankStart(NamedTuple):
+    """What a launcher needs to start one rank."""
+
+    host: int  # its number among those of the job
+    variables: dict[str, str]  # which tell it its place
 
 
 class Processes:
@@ -111,6 +119,7 @@ class HorovodProcesses(Processes):
             import horovod.tensorflow as horovod
         except ImportError as error:
             raise ConfigError(f"{place.size} processes need Horovod: {INSTALL_HINT}; {error}") from error
+        _choose_interface()
         self._horovod = horovod
         self._exchanges: weakref.WeakKeyDictionary[Any, collections.Counter[str]] = weakref.WeakKeyDictionary()
         with peer_errors():
@@ -186,26 +195,59 @@ def connect(place: Place) -> Processes:
     return HorovodProcesses(place)
 
 
+def _choose_interface() -> None:
+    """Bind Gloo to the interface that leads to the meeting point.
+
+    By itself Gloo binds to the address of the host's own name. On Debian that is 127.0.1.1, which no other host reaches.
+    """
+    address = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
+    if address is not None and "HOROVOD_GLOO_IFACE" not in os.environ:
+        interface = interface_of(own_address_toward(address))
+        os.environ["HOROVOD_GLOO_IFACE"] = interface
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+
 @contextlib.contextmanager
-def rendezvous(size: int) -> Iterator[list[dict[str, str]]]:
-    """Serve the meeting point of `size` processes of this machine; gives the environment of each.
+def rendezvous(counts: Sequence[int], addresses: Sequence[str]) -> Iterator[tuple[int, list[RankStart]]]:
+    """Serve the meeting point of the processes of a job.
+
+    Args:
+        counts: processes of each host.
+        addresses: of the hosts.
+
+    Yields:
+        The port, and the ranks in order.
 
     Raises:
         ConfigError: Horovod is not installed.
     """
     try:
-        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-        from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+        from horovod.runner.common.util.hosts import SlotInfo
+        from horovod.runner.gloo_run import create_slot_env_vars
         from horovod.runner.http.http_server import RendezvousServer
     except ImportError as error:
-        raise ConfigError(f"{size} processes need Horovod: {INSTALL_HINT}; {error}") from error
+        raise ConfigError(f"{sum(counts)} processes need Horovod: {INSTALL_HINT}; {error}") from error
+    places = [(number, local) for number, count in enumerate(counts) for local in range(count)]
+    slots = [
+        SlotInfo(
+            hostname=addresses[number],
+            rank=rank,
+            local_rank=local,
+            cross_rank=sum(count > local for count in counts[:number]),
+            size=len(places),
+            local_size=counts[number],
+            cross_size=sum(count > local for count in counts),
+        )
+        for rank, (number, local) in enumerate(places)
+    ]
     server = RendezvousServer()
     port = server.start()
     try:
-        slots = get_host_assignments(parse_hosts(f"localhost:{size}"), size)
         server.init(slots)
-        common = {key: str(value) for key, value in create_run_env_vars("127.0.0.1", ["lo"], port).items()}
-        yield [{**common, **create_slot_env_vars(slot)} for slot in slots]
+        yield (
+            port,
+            [RankStart(number, create_slot_env_vars(slot)) for (number, _), slot in zip(places, slots, strict=True)],
+        )
     finally:
         server.stop()
 
