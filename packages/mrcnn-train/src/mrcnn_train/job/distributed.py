@@ -198,7 +198,7 @@ def connect(place: Place) -> Processes:
 def _choose_interface() -> None:
     """Bind Gloo to the interface that leads to the meeting point.
 
-    By itself Gloo binds to the address of the host's own name. On Debian that is 127.0.1.1, which no other host reaches.
+    By itself Gloo binds to the address of the host's own name: on Debian 127.0.1.1, which no other host reaches.
     """
     address = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
     if address is not None and "HOROVOD_GLOO_IFACE" not in os.environ:

@@ -196,7 +196,14 @@ def unreachable(host: Host, ssh: Ssh) -> str | None:
 
 
 def start(
-    host: Host, ssh: Ssh, *, arguments: Sequence[str], environment: Mapping[str, str], folder: str, local: bool
+    host: Host,
+    ssh: Ssh,
+    *,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str,
+    local: bool,
+    read: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start one process of the job, with a pipe to its standard input (see `link`).
 
@@ -204,15 +211,22 @@ def start(
         arguments: of Python.
         environment: variables over those of this process, or of the remote login.
         folder: to start in.
+        read: whether its standard output becomes a pipe, too.
     """
+    output = subprocess.PIPE if read else None
     # In a session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on.
     if local:
         command = [sys.executable, *arguments]
         return subprocess.Popen(
-            command, env=os.environ | environment, cwd=folder, stdin=subprocess.PIPE, start_new_session=True
+            command,
+            env=os.environ | environment,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            start_new_session=True,
         )
     command = ssh.command(host, sys.executable, "-c", BOOTSTRAP)
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, start_new_session=True)
     assert process.stdin is not None
     job = {"environment": dict(environment), "arguments": list(arguments), "folder": folder}
     process.stdin.write(json.dumps(job).encode() + b"\n")
