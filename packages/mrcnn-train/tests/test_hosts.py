@@ -52,7 +52,7 @@ def test_hosts_as_written(written: str, host: Host) -> None:
     "written", ["a", "a:", "a:0", ":8", "a:8:8", "-oProxyCommand=x:8", "a b:2", "a;id:2", "$(id):1", "@a:1", "-l@a:1"]
 )
 def test_what_is_no_host_is_refused(written: str) -> None:
-    with pytest.raises(ConfigError, match="launch.hosts has"):
+    with pytest.raises(ConfigError, match=r"launch\.hosts has"):
         parse_hosts([written])
 
 
@@ -92,7 +92,7 @@ def test_meeting_points() -> None:
 def test_passed_variables_are_a_list_of_names() -> None:
     environment = {"NCCL_DEBUG": "INFO", "AWS_SECRET_ACCESS_KEY": "s", "PATH": "p", "MINE": "m", "OTHER": "o"}
     assert passed_variables(environment, also=["MINE"]) == {"NCCL_DEBUG": "INFO", "PATH": "p", "MINE": "m"}
-    with pytest.raises(ConfigError, match="launch.environment names GONE, which is not set here"):
+    with pytest.raises(ConfigError, match=r"launch\.environment names GONE, which is not set here"):
         passed_variables(environment, also=["GONE"])
 
 
@@ -241,7 +241,7 @@ def test_shortcomings() -> None:
     other = make_facts("b", data=data, gpus=["V100"] * 7, free_gib=1.5)
     assert shortcomings([make_facts("a"), other]) == [
         "host b: train.json cannot be read: No such file or directory",
-        "host b: 1.5 GiB are free where the run writes; it needs 5",
+        "host b: 1.5 GiB free where the run writes; it needs 5",
         "host b: 7 GPUs, another host has 8",
     ]
     assert differences([make_facts("a"), other]) == []
@@ -292,8 +292,9 @@ def test_link_survives_a_launcher_that_was_killed(tmp_path: Path) -> None:
     launcher = tmp_path / "launcher.py"
     launcher.write_text(
         "import sys, time\nfrom mrcnn_train.job.hosts import Host, Ssh, start\n"
-        f"start(Host('localhost', 1), Ssh(), arguments=['-c', {FOLLOWER!r}], environment={{'{LINKED}': '1'}}, folder='.', "
-        "local=True)\ntime.sleep(60)\n"
+        f"arguments, environment = ['-c', {FOLLOWER!r}], {{'{LINKED}': '1'}}\n"
+        "host = Host('localhost', 1)\n"
+        "start(host, Ssh(), arguments=arguments, environment=environment, folder='.', local=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, str(launcher)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

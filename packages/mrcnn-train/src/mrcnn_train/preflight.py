@@ -102,7 +102,7 @@ def compare_ranks(config: RunConfig, processes: Processes) -> None:
 def measure_exchange(processes: Processes) -> float:
     """Average `GRADIENT_BYTES` over the processes, and return the bandwidth per process, GB/s.
 
-    It is the bytes that a ring sends and receives, 2 (n - 1) / n of the buffer, over the median time; 0 for one process.
+    These are the bytes that a ring sends and receives, 2 (n - 1) / n of the buffer, over the median time.
     """
     import numpy as np
     import tensorflow as tf

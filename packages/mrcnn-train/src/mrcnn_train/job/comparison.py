@@ -36,9 +36,7 @@ def shortcomings(facts: Sequence[Mapping[str, Any]]) -> list[str]:
             if found.startswith("cannot be read"):
                 lines.append(f"host {one['host']}: {path} {found}")
         if one["free_gib"] < TIGHT_GIB:
-            lines.append(
-                f"host {one['host']}: {one['free_gib']} GiB are free where the run writes; it needs {TIGHT_GIB:g}"
-            )
+            lines.append(f"host {one['host']}: {one['free_gib']} GiB free where the run writes; it needs {TIGHT_GIB:g}")
         if len(one["gpus"]) < most:
             lines.append(f"host {one['host']}: {len(one['gpus'])} GPUs, another host has {most}")
     return lines

@@ -2,8 +2,8 @@
 
     python -m mrcnn_train.job.probe OUTPUT [ANNOTATIONS IMAGES]...
 
-Writes one line of JSON, the facts; reads one line, the other hosts; writes one line, those it cannot reach; and ends when
-its standard input does. The first line may be preceded by what a login shell prints.
+Writes one line of JSON, the facts; reads one line, the other hosts; writes one line, those it cannot reach; and ends
+when its standard input does. The first line may be preceded by what a login shell prints.
 """
 
 from __future__ import annotations
