@@ -17,13 +17,13 @@ import tensorflow as tf
 
 from mrcnn_data import Batch
 from mrcnn_model import MaskRCNN, build_model
-from mrcnn_train import RunConfig, loop
+from mrcnn_train import RunConfig
 from mrcnn_train.app import main
 from mrcnn_train.config.composition import typed_config
-from mrcnn_train.config.options import model_config
+from mrcnn_train.config.values import model_config
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import launched_place
-from mrcnn_train.training.data import make_loader, open_train
+from mrcnn_train.training.datasets import make_loader, open_train
 from mrcnn_train.training.evaluation import Evaluation
 from mrcnn_train.training.optimizer import Optimizer, Sgd
 from mrcnn_train.training.step import TrainStep

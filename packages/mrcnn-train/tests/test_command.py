@@ -10,8 +10,8 @@ import pytest
 
 from mrcnn_eval import GroundTruthError
 from mrcnn_train.app import main
+from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import known_experiments
-from mrcnn_train.config.options import check
 
 
 class Outcome:
@@ -170,13 +170,13 @@ def test_ground_truth_that_cannot_be_scored(command, shapes: Path, monkeypatch: 
     def refuse(path: Path, **options: object) -> None:
         raise GroundTruthError(f"{path}: image id 7 is used twice")
 
-    monkeypatch.setattr("mrcnn_train.training.data.CocoEvaluator", refuse)
+    monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", refuse)
     assert_refused(command("+experiment=small", f"data.root={shapes}"), "instances_val.json", "image id 7")
 
 
 def test_ground_truth_that_can_be_scored_is_read_before_training(command, shapes: Path, monkeypatch) -> None:
     read = []
-    monkeypatch.setattr("mrcnn_train.training.data.CocoEvaluator", lambda path, **options: read.append(path.name))
+    monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", lambda path, **options: read.append(path.name))
     assert command("+experiment=small", f"data.root={shapes}", "dry_run=true").exit_code == 0
     assert read == ["instances_val.json"]
 

@@ -12,7 +12,7 @@ from mrcnn_data import CocoDataset, DatasetError
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train import RunConfig
 from mrcnn_train.runner import make_paths_absolute, open_data
-from mrcnn_train.training.data import open_train, open_val
+from mrcnn_train.training.datasets import open_train, open_val
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -
     """As the ranks of a job do; each reads annotations out of it."""
     code = (
         "import sys; from mrcnn_train.config.options import DataOptions\n"
-        "from mrcnn_train.training.data import open_train, open_val\n"
+        "from mrcnn_train.training.datasets import open_train, open_val\n"
         "data = DataOptions(root=sys.argv[1], train='train', val='val', cache_dir=sys.argv[2])\n"
         "train = open_train(data); val = open_val(data, train)\n"
         "print([[d.annotations.classes.flags.writeable, d.num_objects().tolist(), str(d.instances(0).segmentations)]"
@@ -180,6 +180,6 @@ def test_what_was_found_in_data_that_is_gone_is_forgotten(config, root: Path, ca
 
 
 def test_many_objects_are_announced(config, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mrcnn_train.training.data.MANY_OBJECTS", 1)
+    monkeypatch.setattr("mrcnn_train.training.datasets.MANY_OBJECTS", 1)
     announced, _ = check_lines(capsys, config)
     assert announced.endswith("objects in 18 images ...")

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from mrcnn_train import ConfigError
-from mrcnn_train.config.options import asked_processes, check
+from mrcnn_train.config.checks import check
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import PeerLostError
 from mrcnn_train.job.devices import limit_to_local_cpus
 from mrcnn_train.job.distributed import Processes, connect, is_of_horovod, peer_errors
 from mrcnn_train.job.launch import run_here
 from mrcnn_train.job.place import Place, launched_place
-from mrcnn_train.training.data import make_loader, open_train
+from mrcnn_train.training.datasets import make_loader, open_train
 
 
 @pytest.mark.parametrize(

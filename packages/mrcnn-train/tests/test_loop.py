@@ -38,8 +38,8 @@ class HollowStep:
     def __init__(self, *args: object, **options: object) -> None:
         pass
 
-    def __call__(self, batches: object, learning_rate: float, stop_flags: list[bool]) -> dict[str, tf.Tensor]:
-        names = (*LOSS_NAMES, *COUNTS, "total", "gradient_norm", *(f"stop{i}" for i in range(len(stop_flags))))
+    def __call__(self, batches: object, learning_rate: float, votes: list[bool]) -> dict[str, tf.Tensor]:
+        names = (*LOSS_NAMES, *COUNTS, "total", "gradient_norm", *(f"stop{i}" for i in range(len(votes))))
         return {name: tf.constant(1.0) for name in names}
 
 

@@ -89,7 +89,7 @@ def test_half_precision_follows_float32(tiny, tmp_path) -> None:
 
 def test_forced_overflow_is_skipped_and_counted(tiny, tmp_path, monkeypatch) -> None:
     """At a scale of 2^31 float16 overflows; every such step halves it and leaves the weights alone."""
-    monkeypatch.setattr("mrcnn_train.training.start.LossScale", lambda: LossScale(initial=2.0**31))
+    monkeypatch.setattr("mrcnn_train.training.state.LossScale", lambda: LossScale(initial=2.0**31))
     assert run(tiny("precision=mixed_float16", "data.val=null", "log.every=1")) == 0
     rows = train_rows(tmp_path / "run")
     assert [row["skipped_steps"] for row in rows][:3] == [1, 2, 3]

@@ -45,11 +45,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch):
     def install(step: int, number: int) -> None:
         update, calls = TrainStep.__call__, []
 
-        def update_and_signal(self, batches, learning_rate, stop_flags):
+        def update_and_signal(self, batches, learning_rate, votes):
             calls.append(1)
             if len(calls) == step:
                 os.kill(os.getpid(), number)
-            return update(self, batches, learning_rate, stop_flags)
+            return update(self, batches, learning_rate, votes)
 
         monkeypatch.setattr(TrainStep, "__call__", update_and_signal)
 

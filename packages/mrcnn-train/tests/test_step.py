@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from mrcnn_data import Batch
 from mrcnn_model import MaskRCNN, build_model
-from mrcnn_train.config.options import model_config
-from mrcnn_train.training.data import make_loader, open_train
+from mrcnn_train.config.values import model_config
+from mrcnn_train.training.datasets import make_loader, open_train
 from mrcnn_train.training.optimizer import Optimizer, Sgd
 from mrcnn_train.training.step import TrainStep
 

@@ -25,11 +25,15 @@ def alone(mine: Any) -> list[Any]:
     return [mine]
 
 
-def shares_of_all(work: Callable[[], Share], *, gather: Gather = alone) -> list[Share]:
+def shares_of_all(work: Callable[[], Share], *, gather: Gather = alone, rank: int | None = None) -> list[Share]:
     """Do this rank's work and return what all ranks made, rank 0 first.
 
     A rank that raised before the gather would leave the others waiting in it for ever: its error is gathered instead,
     and then raised on every rank.
+
+    Args:
+        rank: of this process. With it, only the first rank that failed raises its own error, so that an error which all
+            of them meet is told once. Without it, every rank that failed raises its own.
 
     Raises:
         RankError: the work failed on another rank. On the rank itself: whatever its work raised.
@@ -40,11 +44,11 @@ def shares_of_all(work: Callable[[], Share], *, gather: Gather = alone) -> list[
     except Exception as error:
         failure = error
     outcomes = gather((None if failure is None else f"{type(failure).__name__}: {failure}", share))
-    if failure is not None:
+    failed = [(number, message) for number, (message, _) in enumerate(outcomes) if message is not None]
+    if failure is not None and (rank is None or failed[0][0] == rank):
         raise failure
-    for rank, (message, _) in enumerate(outcomes):
-        if message is not None:
-            raise RankError(f"rank {rank} failed: {message}")
+    for number, message in failed:
+        raise RankError(f"rank {number} failed: {message}")
     return [share for _, share in outcomes]
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import NamedTuple
 
-from mrcnn_train.config.options import LaunchOptions, asked_processes
+from mrcnn_train.config.options import LaunchOptions
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError
 from mrcnn_train.job.distributed import rendezvous
 from mrcnn_train.job.hosts import (
