@@ -129,7 +129,9 @@ class Host:
             cwd=cwd,
         )
         if check and done.returncode:
-            raise HostError(f"{self.name}: {' '.join(map(str, arguments))} ended with {done.returncode}:\n{done.stdout}")
+            raise HostError(
+                f"{self.name}: {' '.join(map(str, arguments))} ended with {done.returncode}:\n{done.stdout}"
+            )
         return done
 
     def cut(self) -> None:
@@ -199,9 +201,7 @@ class Hosts:
         for host in self:
             _make_key(host.folder / "host_key")
         addresses = "".join(f"{host.address} {host.name}\n" for host in self)
-        known = "".join(
-            f"{host.name},{host.address} {(host.folder / 'host_key.pub').read_text()}" for host in self
-        )
+        known = "".join(f"{host.name},{host.address} {(host.folder / 'host_key.pub').read_text()}" for host in self)
         for host in self:
             ssh = host.folder / "ssh"
             ssh.mkdir(mode=0o700)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mrcnn_train.errors import ConfigError
 
-# (rank, size, local rank, local size) as horovodrun, Open MPI's mpirun and MPICH's mpiexec name them. They may run
-# inside a Slurm job and inherit its variables, so they come before Slurm.
-LAUNCHER_VARIABLES = (
-    ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-)
+# (rank, size, local rank, local size) as horovodrun, Open MPI's mpirun and MPICH's mpiexec name them.
+HOROVOD = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
+OPEN_MPI = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+MPICH = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
 HOW_TO_START = "start it with srun, mpirun, horovodrun or launch.processes"
 
 
@@ -34,10 +31,11 @@ def launched_place(environment: Mapping[str, str] = os.environ) -> Place:
     Raises:
         ConfigError: what the launcher set is incomplete or contradicts itself.
     """
-    for names in LAUNCHER_VARIABLES:
-        if names[0] in environment and (names[2] in environment or not _in_slurm_step(environment)):
+    # These may run inside a Slurm job and inherit its variables, so they come before Slurm.
+    for names in (HOROVOD, OPEN_MPI, MPICH):
+        if names[0] in environment and (names[2] in environment or not in_slurm_step(environment)):
             return _from_launcher(environment, names)
-    if _in_slurm_step(environment):
+    if in_slurm_step(environment):
         return _from_slurm(environment)
     if "PMIX_RANK" in environment:
         raise ConfigError(f"PMIX_RANK={environment['PMIX_RANK']}, but no size in the environment: {HOW_TO_START}")
@@ -51,14 +49,14 @@ def check_alone(environment: Mapping[str, str] = os.environ) -> None:
         ConfigError: SLURM_NTASKS is more than 1, and this process was not started by srun.
     """
     tasks = environment.get("SLURM_NTASKS", "1")
-    if "SLURM_JOB_ID" in environment and not _in_slurm_step(environment) and tasks != "1":
+    if "SLURM_JOB_ID" in environment and not in_slurm_step(environment) and tasks != "1":
         raise ConfigError(
             f"SLURM_NTASKS={tasks}, but this is one process alone: start it with srun or launch.processes={tasks}, or "
             "unset SLURM_NTASKS"
         )
 
 
-def _from_launcher(environment: Mapping[str, str], names: tuple[str, str, str, str]) -> Place:
+def _from_launcher(environment: Mapping[str, str], names: Sequence[str]) -> Place:
     is_single = environment.get(names[1]) == "1"
     missing = [name for name in names if name not in environment]
     if missing and not (is_single and names[1] not in missing):
@@ -67,7 +65,8 @@ def _from_launcher(environment: Mapping[str, str], names: tuple[str, str, str, s
     return _checked(Place(*values), names)
 
 
-def _in_slurm_step(environment: Mapping[str, str]) -> bool:
+def in_slurm_step(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process."""
     # A batch script has SLURM_PROCID=0 too, but no step.
     return "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment
 
@@ -120,7 +119,7 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise ConfigError(f"{name}={environment[name]} in the environment is not a number") from None
 
 
-def _checked(place: Place, names: tuple[str, str, str, str]) -> Place:
+def _checked(place: Place, names: Sequence[str]) -> Place:
     for value, name, limit, limit_name in (
         (place.rank, names[0], place.size, names[1]),
         (place.local_rank, names[2], place.local_size, names[3]),
