@@ -5,7 +5,8 @@
 #
 # Environment: PYTHON  the interpreter whose TensorFlow counts, default .venv/bin/python
 #              CACHE   where wheels are kept, default .horovod/wheels of this repository
-#              HOROVOD_GPU_OPERATIONS=NCCL and what else Horovod reads go through to its build
+#              HOROVOD_GPU_OPERATIONS=NCCL for GPUs; NCCL is that of HOROVOD_NCCL_HOME, or of pip's nvidia-nccl-cu12
+#              What else Horovod reads (HOROVOD_CUDA_HOME, HOROVOD_BUILD_CUDA_CC_LIST) goes through to its build.
 #              JOBS    of the compiler, default 2
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -22,6 +23,19 @@ fail() { printf 'horovod: %s\n' "$*" >&2; exit 1; }
 
 with_mpi=0
 command -v mpicxx >/dev/null && command -v mpirun >/dev/null && with_mpi=1
+
+# pip's NCCL has no libnccl.so for the linker, so it gets a folder that has; Horovod finds the library itself by rpath.
+with_nccl=0
+if [ "${HOROVOD_GPU_OPERATIONS:-}" = NCCL ]; then
+  with_nccl=1
+  site_packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  if [ -z "${HOROVOD_NCCL_HOME:-}" ] && [ -f "$site_packages/nvidia/nccl/include/nccl.h" ]; then
+    export HOROVOD_NCCL_HOME=$root/.horovod/nccl HOROVOD_NCCL_LINK=shared
+    mkdir -p "$HOROVOD_NCCL_HOME/lib"
+    ln -sfn "$site_packages/nvidia/nccl/include" "$HOROVOD_NCCL_HOME/include"
+    ln -sf "$site_packages/nvidia/nccl/lib/libnccl.so.2" "$HOROVOD_NCCL_HOME/lib/libnccl.so"
+  fi
+fi
 
 # A wheel fits one Python, one TensorFlow, one way to build it.
 key=$("$python" -c "
@@ -68,18 +82,35 @@ if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   cmake=$(find_cmake)
-  say "building $version for TensorFlow $("$python" -c 'from importlib.metadata import version; print(version("tensorflow"))'), MPI: $with_mpi"
+  say "building $version for TensorFlow $("$python" -c 'from importlib.metadata import version; print(version("tensorflow"))'), MPI: $with_mpi, NCCL: $with_nccl"
   "$python" -m pip download -q --disable-pip-version-check --no-deps --no-build-isolation --no-binary horovod \
     --dest "$work" "horovod==$version"
   tar -xzf "$work/horovod-$version.tar.gz" -C "$work"
   # The one source that wants XLA's headers, which TensorFlow's wheel does not have.
   sed -i '/xla_mpi_ops\.cc/d' "$work/horovod-$version/horovod/tensorflow/CMakeLists.txt"
+  # Horovod declares this function of TensorFlow's and calls it, but TensorFlow 2.21 does not export it any more.
+  cat >>"$work/horovod-$version/horovod/tensorflow/mpi_ops.cc" <<'END'
+
+#if HAVE_GPU
+namespace stream_executor::gpu {
+GpuStreamHandle AsGpuStreamValue(Stream* stream) {
+  return static_cast<GpuStreamHandle>(stream->platform_specific_handle().stream);
+}
+}  // namespace stream_executor::gpu
+#endif
+END
+  # TensorFlow exports stubs of its own CUDA runtime, another version: ours has to come before them, and stays hidden.
+  sed -i 's|^target_link_libraries(${TF_TARGET_LIB} |&${CUDA_RUNTIME} |; /^set_output_dir()/i if(HAVE_CUDA)\
+    set(CUDA_RUNTIME -Wl,--whole-archive $<TARGET_FILE:CUDA::cudart_static> -Wl,--no-whole-archive -Wl,--exclude-libs,libcudart_static.a)\
+endif()' "$work/horovod-$version/horovod/tensorflow/CMakeLists.txt"
   mkdir -p "$wheels"
   (
     cd "$work/horovod-$version"
     export HOROVOD_CMAKE=$cmake MAKEFLAGS=-j$jobs
     export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1
     if [ "$with_mpi" = 1 ]; then export HOROVOD_WITH_MPI=1; else export HOROVOD_WITHOUT_MPI=1; fi
+    # shellcheck disable=SC2016  # $ORIGIN is for the dynamic linker
+    if [ "$with_nccl" = 1 ]; then export LDFLAGS='-Wl,-rpath,$ORIGIN/../../nvidia/nccl/lib'; fi
     PATH="$(dirname "$python"):$PATH" "$python" -m pip wheel -q --disable-pip-version-check --no-deps \
       --no-build-isolation --wheel-dir "$work/done" . >"$work/log" 2>&1 ||
       { tail -n 40 "$work/log" >&2; fail "the build failed"; }

@@ -1,4 +1,4 @@
-"""Which process this is, what a single one exchanges, and how a step is shared. Jobs of two are in test_ranks.py."""
+"""What a single process exchanges, and how a step is shared. Jobs of two are in test_ranks.py."""
 
 import contextlib
 import os
@@ -14,31 +14,10 @@ from mrcnn_train import ConfigError
 from mrcnn_train.config.checks import check
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import PeerLostError
-from mrcnn_train.job.devices import limit_to_local_cpus
 from mrcnn_train.job.distributed import Processes, connect, is_of_horovod, peer_errors
 from mrcnn_train.job.launch import run_here
-from mrcnn_train.job.place import Place, launched_place
+from mrcnn_train.job.place import Place
 from mrcnn_train.training.datasets import make_loader, open_train
-
-
-@pytest.mark.parametrize(
-    ("environment", "place"),
-    [
-        ({}, Place(0, 1, 0, 1)),
-        ({"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1"}, Place(3, 8, 1, 1)),
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, (1, 2, 0, 2)),
-        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, Place()),
-        ({"HOROVOD_RANK": "1"}, Place()),  # a rank alone says nothing
-    ],
-)
-def test_place(environment: dict[str, str], place: Place) -> None:
-    assert launched_place(environment) == place
-
-
-@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0")])
-def test_a_place_that_cannot_be(rank: str, size: str) -> None:
-    with pytest.raises(ConfigError, match="HOROVOD_RANK"):
-        launched_place({"HOROVOD_RANK": rank, "HOROVOD_SIZE": size})
 
 
 def test_a_single_process_gets_back_what_it_gives() -> None:
@@ -93,18 +72,6 @@ def test_whose_error_it_is() -> None:
         raise RuntimeError("HorovodAllreduce failed")
     with pytest.raises(ValueError, match="other"), peer_errors():
         raise ValueError("other")
-
-
-def test_cores_of_a_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[int]] = []
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: given.append(cores))
-    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
-    assert given == [[2, 3]]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})  # bound by the launcher
-    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
-    assert given == [[2, 3]]
 
 
 def test_a_step_that_processes_cannot_share(tiny) -> None:

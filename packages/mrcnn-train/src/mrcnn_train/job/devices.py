@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import Place
 
+UUID_BYTES = 16
+
 
 def limit_to_local_cpus(place: Place) -> None:
-    """Give each process of a machine its share of the cores, unless the launcher has bound it already.
+    """Give each process of a machine its own share of the cores, unless the launcher bound it already.
 
-    The share is a row of neighbours: they share a cache and, on most machines, the memory next to one GPU.
+    Neighbouring cores share a cache and, on most machines, the memory next to the GPU of the same local rank.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
@@ -23,21 +28,79 @@ def limit_to_local_cpus(place: Place) -> None:
     os.sched_setaffinity(0, allowed[start : start + per_process])
 
 
-def use_own_gpu(place: Place) -> None:
-    """Give this process the GPU of its local rank, if there is one, and let its memory grow as needed.
+def use_own_gpu(place: Place) -> str | None:
+    """Give this process one GPU, if there are any, and memory as it needs it; before TensorFlow uses them.
+
+    Returns:
+        The UUID of the GPU of one process of several, for `check_gpus_differ`; else None.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes.
+        ConfigError: there are GPUs, but fewer than processes.
     """
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if place.size > 1 and gpus:
-        if place.local_size > len(gpus):
-            raise ConfigError(
-                f"{place.local_size} processes on a machine with {len(gpus)} GPUs: start one process for each GPU"
-            )
-        gpus = [gpus[place.local_rank]]
+        gpus = [own_gpu(place, gpus)]
         tf.config.set_visible_devices(gpus, "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    return gpu_uuid(place.local_rank) if place.size > 1 and gpus else None
+
+
+def own_gpu(place: Place, gpus: Sequence[Any]) -> Any:
+    """Return the GPU of a process: that of its local rank, or the only one that the launcher shows it.
+
+    A single visible GPU may be another one for each process (Slurm's --gpus-per-task, CUDA_VISIBLE_DEVICES set by a
+    wrapper). `check_gpus_differ` finds out when all processes have met.
+
+    Raises:
+        ConfigError: several GPUs are visible, but fewer than the processes of this machine.
+    """
+    if len(gpus) == 1:
+        return gpus[0]
+    if place.local_size > len(gpus):
+        raise ConfigError(
+            f"{place.local_size} processes on a machine of {len(gpus)} GPUs: start as many processes as GPUs"
+        )
+    return gpus[place.local_rank]
+
+
+def gpu_uuid(local_rank: int) -> str | None:
+    """Return the UUID of the GPU that `own_gpu` chooses, as the driver says it; None without a driver or a GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count, device, uuid = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * UUID_BYTES)()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
+        return None
+    index = 0 if count.value == 1 else local_rank
+    # v2 also tells the slices of one GPU (MIG) apart.
+    if driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceGetUuid_v2(ctypes.byref(uuid), device):
+        return None
+    return bytes(uuid).hex()
+
+
+def check_gpus_differ(uuids: Sequence[str | None]) -> None:
+    """Check that no two processes share a GPU.
+
+    Args:
+        uuids: of the processes' GPUs, by rank; None for a process without a GPU.
+
+    Raises:
+        ConfigError: two ranks have the same GPU, or only some ranks have one.
+    """
+    first_rank: dict[str, int] = {}
+    for rank, uuid in enumerate(uuids):
+        if uuid is None:
+            continue
+        if uuid in first_rank:
+            raise ConfigError(
+                f"processes {first_rank[uuid]} and {rank} have the same GPU: start as many processes as GPUs on each "
+                "machine, and let the launcher show each process all of them or only its own"
+            )
+        first_rank[uuid] = rank
+    without = [rank for rank, uuid in enumerate(uuids) if uuid is None]
+    if first_rank and without:
+        raise ConfigError(f"processes {without} have no GPU, the others have one: see nvidia-smi on their machines")

@@ -9,15 +9,17 @@ import collections
 import contextlib
 import os
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from mrcnn_eval import RankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
-from mrcnn_train.job.devices import limit_to_local_cpus, use_own_gpu
+from mrcnn_train.job import slurm
+from mrcnn_train.job.devices import check_gpus_differ, limit_to_local_cpus, use_own_gpu
 from mrcnn_train.job.hosts import interface_of, own_address_toward
-from mrcnn_train.job.place import Place
+from mrcnn_train.job.place import Place, check_alone
 from mrcnn_train.job.watchdog import Watchdog
 
 Value = TypeVar("Value")
@@ -119,16 +121,18 @@ class HorovodProcesses(Processes):
     Every exchange raises PeerLostError if another process has ended or frozen.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, gpu: str | None = None) -> None:
         for variable, value in HOROVOD_DEFAULTS.items():
             os.environ.setdefault(variable, value)
         try:
             import horovod.tensorflow as horovod
         except ImportError as error:
             raise ConfigError(f"{place.size} processes need Horovod: {INSTALL_HINT}; {error}") from error
-        _choose_interface()
         self._horovod = horovod
         self._exchanges: weakref.WeakKeyDictionary[Any, collections.Counter[str]] = weakref.WeakKeyDictionary()
+        point = slurm.meeting_point(os.environ, has_mpi=horovod.mpi_built())
+        self._meeting = None if point is None else _meet(point, place)
+        _choose_interface()
         with self.peer_errors():
             horovod.init()
         found = Place(horovod.rank(), horovod.size(), horovod.local_rank(), horovod.local_size())
@@ -139,6 +143,7 @@ class HorovodProcesses(Processes):
             )
         super().__init__(found)
         self._watchdog: Watchdog | None = None
+        check_gpus_differ(self.gather(gpu))
 
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf
@@ -208,10 +213,39 @@ def connect(place: Place) -> Processes:
         ConfigError: Horovod is not installed, or is not the one that started this process; more processes than GPUs.
     """
     if place.size == 1:
+        check_alone()
         return Processes()
     limit_to_local_cpus(place)
-    use_own_gpu(place)
-    return HorovodProcesses(place)
+    return HorovodProcesses(place, gpu=use_own_gpu(place))
+
+
+def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
+    """Let Horovod find the other tasks of srun; returns the server of rank 0, which has to live as long as the job."""
+    from horovod.runner.common.util.hosts import SlotInfo
+    from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
+
+    own_address = own_address_toward(slurm.resolve(point.neighbour))
+    # The first node's own name may lead to its loopback.
+    address = own_address if point.node == 0 else slurm.resolve(point.host)
+    interface = os.environ.get("HOROVOD_GLOO_IFACE") or interface_of(own_address)
+    os.environ.update(slurm.variables(point, place, address=address, interface=interface))
+    server = None
+    if place.rank == 0:
+        try:
+            server = RendezvousHTTPServer(("", point.port), RendezvousHandler, 0)
+        except OSError as error:
+            raise ConfigError(f"port {point.port} of {point.host} cannot be served: {error.strerror}") from error
+        slots = [
+            SlotInfo(
+                slurm.host_key(node), 0, local_rank, 0, place.size, count, sum(n > local_rank for n in point.tasks)
+            )
+            for node, count in enumerate(point.tasks)
+            for local_rank in range(count)
+        ]
+        server.init(slots)
+        threading.Thread(target=server.serve_forever, name="mrcnn-meeting-point", daemon=True).start()
+    slurm.wait_for_server(point, address)
+    return server
 
 
 def _choose_interface() -> None:

@@ -122,7 +122,10 @@ def is_local(address: str) -> bool:
 def own_address_toward(address: str) -> str:
     """Return the address of this machine that its packets to another address carry."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))  # sends nothing
+        try:
+            probe.connect((address, 9))  # chooses the route; sends nothing
+        except OSError as error:
+            raise ConfigError(f"no network leads to {address}: {error.strerror}") from None
         return str(probe.getsockname()[0])
 
 

@@ -1,23 +1,23 @@
-"""Which process of the job this is, read from the variables that `horovodrun` or `mpirun` set."""
+"""Which process of the job this is, from what its launcher put into the environment."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mrcnn_train.errors import ConfigError
 
-# (rank, size, local rank, local size) as horovodrun, Open MPI, and MPICH or Slurm's PMI name them.
-RANK_VARIABLES = (
-    ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-)
+# (rank, size, local rank, local size) as horovodrun, Open MPI's mpirun and MPICH's mpiexec name them.
+HOROVOD = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
+OPEN_MPI = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+MPICH = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+HOW_TO_START = "start it with srun, mpirun, horovodrun or launch.processes"
 
 
 class Place(NamedTuple):
-    """The position of a process in its job and on its machine."""
+    """One process among those of the job, and among those of its machine."""
 
     rank: int = 0
     size: int = 1
@@ -26,22 +26,106 @@ class Place(NamedTuple):
 
 
 def launched_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Return the place that a launcher gave this process; (0, 1, 0, 1) without a launcher.
+    """Return which process of how many this one was started as; (0, 1, 0, 1) without a launcher.
 
     Raises:
-        ConfigError: the variables are not numbers, or the rank is not below the size.
+        ConfigError: what the launcher set is incomplete or contradicts itself.
     """
-    for names in RANK_VARIABLES:
-        if names[0] not in environment or names[1] not in environment:
-            continue
-        values = [environment.get(name, default) for name, default in zip(names, "0101", strict=True)]
-        try:
-            place = Place(*map(int, values))
-        except ValueError:
-            raise ConfigError(
-                f"{names[0]}={values[0]}, {names[1]}={values[1]} in the environment are not numbers"
-            ) from None
-        if not 0 <= place.rank < place.size:
-            raise ConfigError(f"{names[0]}={place.rank} in the environment is not below {names[1]}={place.size}")
-        return place
+    # These may run inside a Slurm job and inherit its variables, so they come before Slurm.
+    for names in (HOROVOD, OPEN_MPI, MPICH):
+        if names[0] in environment and (names[2] in environment or not in_slurm_step(environment)):
+            return _from_launcher(environment, names)
+    if in_slurm_step(environment):
+        return _from_slurm(environment)
+    if "PMIX_RANK" in environment:
+        raise ConfigError(f"PMIX_RANK={environment['PMIX_RANK']}, but no size in the environment: {HOW_TO_START}")
     return Place()
+
+
+def check_alone(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a single process in a Slurm job that has room for several.
+
+    Raises:
+        ConfigError: SLURM_NTASKS is more than 1, and this process was not started by srun.
+    """
+    tasks = environment.get("SLURM_NTASKS", "1")
+    if "SLURM_JOB_ID" in environment and not in_slurm_step(environment) and tasks != "1":
+        raise ConfigError(
+            f"SLURM_NTASKS={tasks}, but this is one process alone: start it with srun or launch.processes={tasks}, or "
+            "unset SLURM_NTASKS"
+        )
+
+
+def _from_launcher(environment: Mapping[str, str], names: Sequence[str]) -> Place:
+    is_single = environment.get(names[1]) == "1"
+    missing = [name for name in names if name not in environment]
+    if missing and not (is_single and names[1] not in missing):
+        raise ConfigError(f"{names[0]} is in the environment, but {', '.join(missing)} is not: {HOW_TO_START}")
+    values = [_number(environment, name, default) for name, default in zip(names, (0, 1, 0, 1), strict=True)]
+    return _checked(Place(*values), names)
+
+
+def in_slurm_step(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process."""
+    # A batch script has SLURM_PROCID=0 too, but no step.
+    return "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Place:
+    """The place of a task of srun, whatever its --mpi."""
+    size_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+    place = Place(
+        rank=_number(environment, "SLURM_PROCID"),
+        size=_number(environment, size_name),
+        local_rank=_number(environment, "SLURM_LOCALID"),
+        local_size=_tasks_of_node(environment),
+    )
+    for other, value in (("PMI_RANK", place.rank), ("PMIX_RANK", place.rank), ("PMI_SIZE", place.size)):
+        if _number(environment, other, value) != value:
+            ours = size_name if other == "PMI_SIZE" else "SLURM_PROCID"
+            raise ConfigError(f"{other}={environment[other]} in the environment contradicts {ours}={value}")
+    return _checked(place, ("SLURM_PROCID", size_name, "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"))
+
+
+def _tasks_of_node(environment: Mapping[str, str]) -> int:
+    tasks = tasks_per_node(environment)
+    node = _number(environment, "SLURM_NODEID")
+    if not 0 <= node < len(tasks):
+        raise ConfigError(f"SLURM_NODEID={node} in the environment, but the step has {len(tasks)} nodes")
+    return tasks[node]
+
+
+def tasks_per_node(environment: Mapping[str, str]) -> list[int]:
+    """Return the number of a Slurm step's tasks on each of its nodes: "2(x2),1" is [2, 2, 1]."""
+    name = "SLURM_STEP_TASKS_PER_NODE"
+    text = environment.get(name, "")
+    tasks: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if match is None:
+            raise ConfigError(f'{name}="{text}" in the environment is not a list like "2(x3),1": {HOW_TO_START}')
+        tasks += [int(match[1])] * int(match[2] or 1)
+    return tasks
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    if name not in environment and default is not None:
+        return default
+    try:
+        return int(environment[name])
+    except KeyError:
+        raise ConfigError(f"{name} is missing in the environment: {HOW_TO_START}") from None
+    except ValueError:
+        raise ConfigError(f"{name}={environment[name]} in the environment is not a number") from None
+
+
+def _checked(place: Place, names: Sequence[str]) -> Place:
+    for value, name, limit, limit_name in (
+        (place.rank, names[0], place.size, names[1]),
+        (place.local_rank, names[2], place.local_size, names[3]),
+    ):
+        if not 0 <= value < limit:
+            raise ConfigError(f"{name}={value} in the environment is not below {limit_name}={limit}")
+    if place.local_size > place.size:
+        raise ConfigError(f"{names[3]}={place.local_size} in the environment is more than {names[1]}={place.size}")
+    return place

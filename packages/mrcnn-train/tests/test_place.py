@@ -1,0 +1,156 @@
+"""Which process this is under each launcher, and which cores and GPU it takes."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mrcnn_train import ConfigError
+from mrcnn_train.job.devices import check_gpus_differ, gpu_uuid, limit_to_local_cpus, own_gpu
+from mrcnn_train.job.place import Place, check_alone, launched_place, tasks_per_node
+
+# Seen in tasks of Slurm 22.05: `srun -N 2 -n 3`, the task of the second node.
+SRUN = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "1",
+    "SLURM_NTASKS": "3",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_STEP_TASKS_PER_NODE": "2,1",
+}
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "4"}
+
+
+def variables(names: str, *values: int) -> dict[str, str]:
+    return dict(zip(names.split(), map(str, values), strict=True))
+
+
+HOROVOD = "HOROVOD_RANK HOROVOD_SIZE HOROVOD_LOCAL_RANK HOROVOD_LOCAL_SIZE"
+OPEN_MPI = "OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE"
+HYDRA = "PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place(0, 1, 0, 1)),
+        (variables(HOROVOD, 3, 8, 1, 2), Place(3, 8, 1, 2)),
+        (variables(OPEN_MPI, 1, 2, 1, 2), Place(1, 2, 1, 2)),
+        (variables(OPEN_MPI, 1, 2, 1, 2) | {"PMIX_RANK": "1"}, Place(1, 2, 1, 2)),
+        (variables(HYDRA, 5, 8, 1, 4), Place(5, 8, 1, 4)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, Place()),
+        (SRUN, Place(2, 3, 0, 1)),  # --mpi=none
+        (SRUN | {"PMIX_RANK": "2"}, Place(2, 3, 0, 1)),
+        (SRUN | {"PMI_RANK": "2", "PMI_SIZE": "3"}, Place(2, 3, 0, 1)),
+        (SRUN | {"SLURM_PROCID": "1", "SLURM_NODEID": "0", "SLURM_LOCALID": "1"}, Place(1, 3, 1, 2)),
+        # mpirun in a Slurm job starts its daemons by srun: their step is not the job of the processes.
+        (SRUN | variables(OPEN_MPI, 4, 8, 0, 4), Place(4, 8, 0, 4)),
+        (SRUN | variables(HYDRA, 4, 8, 0, 4), Place(4, 8, 0, 4)),
+        (SRUN | variables(HOROVOD, 1, 2, 1, 2), Place(1, 2, 1, 2)),
+        (BATCH, Place()),  # its launch.processes or mpirun are still to come
+    ],
+)
+def test_place(environment: dict[str, str], place: Place) -> None:
+    assert launched_place(environment) == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (variables(HOROVOD, 2, 2, 0, 1), "HOROVOD_RANK=2 in the environment is not below HOROVOD_SIZE=2"),
+        (variables(HOROVOD, -1, 2, 0, 1), "HOROVOD_RANK=-1"),
+        (variables(HOROVOD, 0, 0, 0, 1), "HOROVOD_SIZE=0"),
+        (variables(HOROVOD, 0, 2, 1, 1), "HOROVOD_LOCAL_RANK=1 in the environment is not below HOROVOD_LOCAL_SIZE=1"),
+        (variables(HOROVOD, 0, 2, 0, 4), "HOROVOD_LOCAL_SIZE=4 in the environment is more than HOROVOD_SIZE=2"),
+        (variables(HOROVOD, 0, 2, 0, 1) | {"HOROVOD_SIZE": "x"}, "HOROVOD_SIZE=x in the environment is not a number"),
+        ({"HOROVOD_RANK": "1"}, "HOROVOD_RANK is in the environment, but HOROVOD_SIZE, .* is not"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_LOCAL_RANK, .* is not"),
+        # Every process would take the GPU of local rank 0.
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, "MPI_LOCALRANKID, MPI_LOCALNRANKS is not"),
+        ({"PMIX_RANK": "1"}, "PMIX_RANK=1, but no size"),
+        (SRUN | {"PMI_RANK": "0", "PMI_SIZE": "1"}, "PMI_RANK=0 in the environment contradicts SLURM_PROCID=2"),
+        (SRUN | {"PMI_RANK": "2", "PMI_SIZE": "1"}, "PMI_SIZE=1 in the environment contradicts SLURM_STEP_NUM_TASKS=3"),
+        (SRUN | {"PMIX_RANK": "0"}, "PMIX_RANK=0"),
+        (SRUN | {"SLURM_NODEID": "2"}, "SLURM_NODEID=2"),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": ""}, "SLURM_STEP_TASKS_PER_NODE"),
+        ({name: value for name, value in SRUN.items() if name != "SLURM_LOCALID"}, "SLURM_LOCALID is missing"),
+    ],
+)
+def test_a_place_that_cannot_be(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        launched_place(environment)
+
+
+def test_tasks_per_node() -> None:
+    assert tasks_per_node({"SLURM_STEP_TASKS_PER_NODE": "8(x3),2,1(x2)"}) == [8, 8, 8, 2, 1, 1]
+
+
+def test_one_process_in_a_slurm_job_of_several() -> None:
+    with pytest.raises(ConfigError, match=r"SLURM_NTASKS=4.*srun or launch\.processes=4"):
+        check_alone(BATCH)
+    check_alone(BATCH | {"SLURM_NTASKS": "1"})
+    check_alone({"SLURM_JOB_ID": "7"})
+    check_alone({})
+    check_alone(SRUN)
+
+
+def test_cores_of_a_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[int]] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: given.append(cores))
+    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
+    assert given == [[2, 3]]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})  # bound by the launcher
+    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
+    assert given == [[2, 3]]
+
+
+def test_own_gpu() -> None:
+    place = Place(5, 8, local_rank=1, local_size=4)
+    assert own_gpu(place, ["a", "b", "c", "d"]) == "b"
+    assert own_gpu(place, ["only"]) == "only"  # the launcher shows each process its own
+    with pytest.raises(ConfigError, match="4 processes on a machine of 2 GPUs"):
+        own_gpu(place, ["a", "b"])
+
+
+def test_processes_that_share_a_gpu() -> None:
+    check_gpus_differ(["a", "b"])
+    check_gpus_differ([None, None])
+    with pytest.raises(ConfigError, match="processes 1 and 2 have the same GPU"):
+        check_gpus_differ(["a", "b", "b"])
+    with pytest.raises(ConfigError, match=r"processes \[1\] have no GPU"):
+        check_gpus_differ(["a", None])
+
+
+FAKE_DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal >= COUNT; }
+int cuDeviceGetUuid_v2(unsigned char *uuid, int device) { memset(uuid, device, 16); return 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to build a pretended driver with")
+@pytest.mark.parametrize(("count", "uuid"), [(0, None), (1, "28" * 16), (4, "2a" * 16)])
+def test_gpu_uuid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, uuid: str | None) -> None:
+    library = tmp_path / "driver.so"
+    build = ["gcc", "-shared", "-fPIC", f"-DCOUNT={count}", "-xc", "-", "-o", library]
+    subprocess.run(build, input=FAKE_DRIVER, text=True, check=True)
+    driver = ctypes.CDLL(str(library))
+    monkeypatch.setattr("mrcnn_train.job.devices.ctypes.CDLL", lambda name: driver)
+    assert gpu_uuid(local_rank=2) == uuid
+
+
+def test_gpu_uuid_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> ctypes.CDLL:
+        raise OSError(name)
+
+    monkeypatch.setattr("mrcnn_train.job.devices.ctypes.CDLL", missing)
+    assert gpu_uuid(local_rank=0) is None
