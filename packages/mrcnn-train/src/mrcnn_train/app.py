@@ -30,6 +30,7 @@ from mrcnn_train.config.composition import (
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError, DivergedError, PeerLostError, SaveError
+from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.launch import launch, run_job
 from mrcnn_train.job.link import follow_launcher
 from mrcnn_train.job.place import Place, launched_place
@@ -40,8 +41,12 @@ EXIT_SIGNAL = 128  # plus the number of the signal
 EXIT_INTERRUPTED = 130
 
 
-def main() -> int:
-    """Run the command with the arguments of the process; mistakes in them are one line on stderr."""
+def main(*, preflight: bool = False) -> int:
+    """Run the command with the arguments of the process; mistakes in them are one line on stderr.
+
+    Args:
+        preflight: check the hosts and processes of the job in place of training.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing long texts
     exit_codes: list[int] = []  # of the jobs: one, or several with --multirun
 
@@ -49,7 +54,7 @@ def main() -> int:
     def run_composed(composed: DictConfig) -> None:
         if any(code > EXIT_SIGNAL for code in exit_codes):
             return  # a signal ends all jobs
-        exit_codes.append(_job(composed))
+        exit_codes.append(_job(composed, preflight=preflight))
 
     try:
         refuse_dashes(sys.argv[1:])
@@ -61,13 +66,14 @@ def main() -> int:
     return max(exit_codes, default=0)
 
 
-def _job(composed: DictConfig) -> int:
+def _job(composed: DictConfig, *, preflight: bool) -> int:
     # Everything is caught here, because Hydra adds lines to exceptions that leave its function.
     place = Place()
     follow_launcher()
     try:
         place = launched_place()
-        exit_code = _run_or_start(launched_config(composed), place)
+        run_or_start = _start_or_check if preflight else _start_or_run
+        exit_code = run_or_start(composed, place)
     except (ConfigError, DatasetError, GroundTruthError, ResultsError) as error:
         exit_code = _fail(str(error), EXIT_BAD_INPUT, place)
     except DivergedError as error:  # on all processes: rank 0 prints it
@@ -91,19 +97,51 @@ def _job(composed: DictConfig) -> int:
     return exit_code
 
 
-def _run_or_start(config: RunConfig, place: Place) -> int:
-    if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
-        if place.size > 1:
-            raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
-        return run_job(job_arguments())
-    if place.size == 1 and not config.dry_run:
-        processes = asked_processes(config.launch)
-        if processes > 1 or config.launch.hosts is not None:
-            check(config, processes=processes)
-            return launch(config.launch, sys.argv[1:])
-    from mrcnn_train.runner import run
+def _start_or_run(composed: DictConfig, place: Place) -> int:
+    from mrcnn_train.runner import meet, run
 
+    if place.size > 1:
+        if is_multirun():
+            raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
+        processes = meet(place)
+        return run(_config_of_rank_0(composed, processes), processes)
+    config = launched_config(composed)
+    if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
+        return run_job(job_arguments())
+    if not config.dry_run and _has_to_start(config):
+        return launch(config.launch, sys.argv[1:])
     return run(config)
+
+
+def _start_or_check(composed: DictConfig, place: Place) -> int:
+    from mrcnn_train.preflight import preflight, probe_hosts
+    from mrcnn_train.runner import meet
+
+    if place.size > 1:
+        processes = meet(place)
+        return preflight(_config_of_rank_0(composed, processes), processes)
+    config = launched_config(composed)
+    if config.launch.hosts is not None:
+        probe_hosts(config)
+    if _has_to_start(config):
+        return launch(config.launch, sys.argv[1:], module="mrcnn_train.preflight")
+    return preflight(config, meet(place))
+
+
+def _config_of_rank_0(composed: DictConfig, processes: Processes) -> RunConfig:
+    """Compose on rank 0 alone: only its host needs the directory of a run that goes on."""
+    config = processes.together(lambda: launched_config(composed) if processes.rank == 0 else None)
+    config = processes.broadcast(config)
+    assert config is not None
+    return config
+
+
+def _has_to_start(config: RunConfig) -> bool:
+    processes = asked_processes(config.launch)
+    if processes == 1 and config.launch.hosts is None:
+        return False
+    check(config, processes=processes)
+    return True
 
 
 def _fail(message: str, exit_code: int, place: Place | None = None) -> int:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mrcnn_data.annotations.dataset import find_split
 from mrcnn_train.config.options import DataOptions, RunConfig
+from mrcnn_train.config.values import as_list
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.comparison import differences, shortcomings
 from mrcnn_train.job.distributed import Processes
@@ -136,8 +138,19 @@ def preflight(config: RunConfig, processes: Processes) -> int:
 
 
 def data_paths(data: DataOptions) -> list[str]:
-    """Return annotation file and image folder of each split, one after the other."""
-    raise NotImplementedError
+    """Return annotation file and image folder of each data set, one after the other."""
+    paths: list[str] = []
+    for files, folders, splits in (
+        (data.train_annotations, data.train_images, data.train),
+        (data.val_annotations, data.val_images, data.val),
+    ):
+        if files is not None:
+            for file, folder in zip(as_list(files), as_list(folders), strict=True):
+                paths += [file, folder]
+        elif data.root is not None:
+            for source in (find_split(data.root, split) for split in as_list(splits)):
+                paths += [str(source.annotation_path), str(source.image_dir)]
+    return paths
 
 
 def output_folder(config: RunConfig) -> str:

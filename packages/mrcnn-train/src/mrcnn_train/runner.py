@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, read_end
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
@@ -17,19 +17,18 @@ from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import Place, launched_place
 from mrcnn_train.job.signals import StopSignals
-from mrcnn_train.record.run_dir import check_run_dir, make_run_dir, reopen_run_dir
+from mrcnn_train.record.environment import process_facts, write_environment
+from mrcnn_train.record.run_dir import check_run_dir, open_run_dir
 from mrcnn_train.training.datasets import RunData, open_data
 from mrcnn_train.training.synthetic import draw_synthetic
 
-if TYPE_CHECKING:
-    from mrcnn_train.training.state import TrainingState
 
-
-def run(config: RunConfig) -> int:
+def run(config: RunConfig, processes: Processes | None = None) -> int:
     """Train as a config says, alone or as one of the processes that a launcher started.
 
     Args:
-        config: stays as it is.
+        config: stays as it is. On many processes, that of rank 0 counts.
+        processes: of the job, where they have met already.
 
     Returns:
         The exit code: 0, or 128 + signal if one ended the run.
@@ -41,7 +40,7 @@ def run(config: RunConfig) -> int:
         SaveError: the run directory cannot be written any more.
         PeerLostError: another process of the job ended; without a message if that process has told the cause.
     """
-    place = launched_place()
+    place = launched_place() if processes is None else processes.place
     size = _number_of_processes(config, place)
     config = resolve(config, processes=size)
     with StopSignals() as stop, _quiet_unless_first(place):
@@ -50,18 +49,59 @@ def run(config: RunConfig) -> int:
                 _prepare_folders(config)
                 _open(config, rank=0, size=size).loader.close()
             return 0
-        if place.size > 1:
-            import_tensorflow_quietly()  # Horovod needs it; a single process checks its input first
-        processes = connect(place)
+        if processes is None:
+            processes = meet(place)
+        config = processes.broadcast(config)
         processes.together(lambda: _prepare_folders(config) if place.rank == 0 else None)
         data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
         with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
             signals = [number for number in processes.gather(stop.received) if number is not None]
             if signals:  # while the data were checked
                 return 128 + signals[0]
+            if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
+                return 0
             exit_code = _train(config, data, processes=processes, stop=stop)
             processes.barrier()  # launchers kill the others when one ends on a signal: rank 0 must have written all
         return exit_code
+
+
+def meet(place: Place) -> Processes:
+    """Join the other processes of the job; a single process has no others.
+
+    Raises:
+        ConfigError, PeerLostError: see `connect`.
+    """
+    if place.size > 1:
+        import_tensorflow_quietly()  # Horovod needs it; a single process checks its input first
+    return connect(place)
+
+
+def _has_finished(config: RunConfig, data: RunData) -> bool:
+    """Say so if the run that is resumed has nothing left to do.
+
+    Raises:
+        ConfigError: it has done more steps than it is now asked for.
+    """
+    if config.resume is None:
+        return False
+    run_dir, total = Path(config.resume), data.plan.total_steps
+    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
+    done = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    if done > total:
+        raise ConfigError(
+            f"resume={run_dir}: the run has done {done} steps, and is now asked for {total}: give train.max_steps or "
+            f"train.epochs for more than {done} steps, or start a new run with model.weights={checkpoints[-1]}"
+        )
+    end = read_end(run_dir)
+    is_target = end is not None and end.target != "" and end.target == describe_target(config.stop_at)
+    if end is None or end.step != done or (done < total and not is_target):
+        return False
+    print(
+        f"the run in {run_dir} has finished after {done} steps: nothing is left to do. train.max_steps or train.epochs "
+        "for more steps continues it",
+        flush=True,
+    )
+    return True
 
 
 def _number_of_processes(config: RunConfig, place: Place) -> int:
@@ -112,24 +152,27 @@ def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: Stop
     import_tensorflow_quietly()
     try:
         from mrcnn_train.record.disk import disk_errors
+        from mrcnn_train.training.initial_weights import write_weights_report
         from mrcnn_train.training.job import Job
         from mrcnn_train.training.loop import train_loop
         from mrcnn_train.training.state import prepare, share
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
         raise ConfigError(str(error)) from error
     state = share(processes.together(lambda: prepare(config, data.train, processes)), processes)
-    made = processes.together(lambda: _open_run_dir(config, state) if processes.rank == 0 else None)
-    run_dir = processes.broadcast(made)
-    assert run_dir is not None
-    print(f"{'run directory:':17} {run_dir}\nthe first step compiles the network and takes longer", flush=True)
-    with disk_errors(run_dir):
-        return train_loop(Job(config, data, state, run_dir, processes, stop))
+    facts = processes.gather(process_facts(processes.place))
+    with contextlib.ExitStack() as stack:
 
+        def open_dir() -> Path | None:
+            if processes.rank > 0:
+                return None
+            run_dir = stack.enter_context(open_run_dir(config))
+            write_environment(run_dir, facts)
+            if state.weights_report is not None:
+                write_weights_report(run_dir, state.weights_report)
+            return run_dir
 
-def _open_run_dir(config: RunConfig, state: TrainingState) -> Path:
-    from mrcnn_train.training.initial_weights import write_weights_report
-
-    run_dir = reopen_run_dir(config) if config.resume is not None else make_run_dir(config)
-    if state.weights_report is not None:
-        write_weights_report(run_dir, state.weights_report)
-    return run_dir
+        run_dir = processes.broadcast(processes.together(open_dir))
+        assert run_dir is not None
+        print(f"{'run directory:':17} {run_dir}\nthe first step compiles the network and takes longer", flush=True)
+        with disk_errors(run_dir):
+            return train_loop(Job(config, data, state, run_dir, processes, stop))

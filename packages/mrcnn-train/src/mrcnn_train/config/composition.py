@@ -17,8 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from mrcnn_train.config.going_on import AUTO, start_or_go_on
 from mrcnn_train.config.options import RunConfig
-from mrcnn_train.config.resolving import as_saved
+from mrcnn_train.config.resolving import as_saved, with_absolute_paths
 from mrcnn_train.errors import ConfigError
 
 CONFIG_PATH = "pkg://mrcnn_train.conf"
@@ -48,6 +49,10 @@ def launched_config(composed: DictConfig) -> RunConfig:
     options = [override.lstrip("+").partition("=")[0] for override in overrides]
     require_known(options)
     has_experiment = groups.get("experiment") is not None
+    if composed.resume == AUTO:
+        if not has_experiment:
+            raise ConfigError("resume=auto goes with the whole command: give +experiment=NAME and run.dir=DIR")
+        return _start_or_go_on(composed)
     if composed.resume is not None:
         if has_experiment:
             raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
@@ -102,6 +107,27 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
             raise ConfigError(
                 f"{key} cannot change when a run is resumed (model.weights=RUN_DIR starts a new run from its weights)"
             )
+    config = read_config(path)
+    for key in overridden:
+        OmegaConf.update(config, key, OmegaConf.select(composed, key))
+    config.resume = composed.resume
+    return typed_config(config)
+
+
+def _start_or_go_on(composed: DictConfig) -> RunConfig:
+    config = with_absolute_paths(typed_config(composed))
+    saved = Path(config.run.dir or "") / SAVED_CONFIG
+    fixed = tuple(name for name in FIXED_AT_RESUME if name != "run")
+    has_run = config.run.dir is not None and saved.is_file()
+    return start_or_go_on(config, typed_config(read_config(saved)) if has_run else None, fixed=fixed)
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read a config that a run saved.
+
+    Raises:
+        ConfigError: it is not one.
+    """
     try:
         saved = OmegaConf.load(path)
         notes = drop_removed(saved)
@@ -110,10 +136,7 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
     for note in notes:
         print(f"note: {path}: {note}", flush=True)
-    for key in overridden:
-        OmegaConf.update(config, key, OmegaConf.select(composed, key))
-    config.resume = composed.resume
-    return typed_config(config)
+    return config
 
 
 def drop_removed(saved: Any) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_train.config.checks import check
+from mrcnn_train.config.going_on import AUTO
 from mrcnn_train.config.options import DataOptions, Options, RunConfig
 
 PATHS = {
@@ -27,14 +28,21 @@ def resolve(config: RunConfig, *, processes: int = 1) -> RunConfig:
         ConfigError: an option cannot work in a job of so many processes.
     """
     check(config, processes=processes)
-    resolved = copy.deepcopy(config)
-    for group, names in PATHS.items():
-        _make_absolute(getattr(resolved, group), names)
-    _make_absolute(resolved, ("resume",))
+    resolved = with_absolute_paths(config)
     cache_dir = resolved.data.cache_dir
     if resolved.dry_run and cache_dir is not None and not Path(cache_dir).is_dir():
         resolved.data.cache_dir = None  # a dry run uses a cache that is there, and leaves none behind
     resolved.freeze()
+    return resolved
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return a copy whose paths do not depend on the folder of the launch."""
+    resolved = copy.deepcopy(config)
+    for group, names in PATHS.items():
+        _make_absolute(getattr(resolved, group), names)
+    if resolved.resume != AUTO:
+        _make_absolute(resolved, ("resume",))
     return resolved
 
 

@@ -1,48 +1,60 @@
-"""The directory of a run: made for a new one, found again for one that is resumed."""
+"""The directory of a run: made for a new one, found again for one that goes on, and locked while the run writes."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from mrcnn_train.config.composition import SAVED_CONFIG, save_config
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.record.lock import LOCK_FILE, locked
 
 
-def make_run_dir(config: RunConfig) -> Path:
-    """Make the directory of a new run and save the config in it.
+@contextlib.contextmanager
+def open_run_dir(config: RunConfig) -> Iterator[Path]:
+    """Make the directory of a new run, or open that of a resumed one; hold its lock, and save the config in it.
 
     Raises:
-        ConfigError: it holds a run or other files, or cannot be made.
+        ConfigError: it holds a run or other files, another process writes to it, or it cannot be written.
     """
-    run_dir = _default_run_dir(config) if config.run.dir is None else Path(config.run.dir)
-    try:
-        if config.run.dir is None:
-            run_dir = _make_unshared(run_dir)
-        else:
-            check_run_dir(config)
-            run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(run_dir / SAVED_CONFIG, config)
-    except OSError as error:
-        raise ConfigError(f"run.dir={run_dir} cannot be written: {error.strerror}") from error
-    return run_dir
-
-
-def _default_run_dir(config: RunConfig) -> Path:
-    return Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S")
+    with contextlib.ExitStack() as stack:
+        try:
+            run_dir = Path(config.resume) if config.resume is not None else _make_run_dir(config)
+            stack.enter_context(locked(run_dir))
+            _save_config(run_dir, config)
+        except OSError as error:
+            where = f"run.dir={run_dir}" if config.resume is None else f"resume={config.resume}"
+            raise ConfigError(f"{where} cannot be written: {error.strerror}") from error
+        yield run_dir
 
 
 def check_run_dir(config: RunConfig) -> None:
-    """Raise ConfigError if the directory that a new run was given holds a run or other files."""
+    """Raise ConfigError if the directory that a new run was given holds a run or other files.
+
+    A run that ended before its first checkpoint cannot go on: its directory is used again.
+    """
     if config.run.dir is None:
         return
     run_dir = Path(config.run.dir)
-    if (run_dir / SAVED_CONFIG).exists():
+    if complete_checkpoints(run_dir / CHECKPOINTS_DIR):
         raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    is_run = (run_dir / SAVED_CONFIG).exists()
+    if run_dir.is_dir() and not is_run and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
         raise ConfigError(f"run.dir={run_dir} holds files that are not of a run: choose a new or an empty folder")
+
+
+def _make_run_dir(config: RunConfig) -> Path:
+    if config.run.dir is None:
+        return _make_unshared(Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    check_run_dir(config)
+    run_dir = Path(config.run.dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
 
 
 def _make_unshared(wanted: Path) -> Path:
@@ -57,20 +69,10 @@ def _make_unshared(wanted: Path) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
-def reopen_run_dir(config: RunConfig) -> Path:
-    """Save the config of a resumed run in its directory; where it changed, the old one is kept beside it.
-
-    Raises:
-        ConfigError: the directory cannot be written.
-    """
-    assert config.resume is not None
-    run_dir = Path(config.resume)
+def _save_config(run_dir: Path, config: RunConfig) -> None:
+    """Save the config; where a resumed run changes it, the old one is kept beside it."""
     saved, fresh = run_dir / SAVED_CONFIG, run_dir / (SAVED_CONFIG + ".partial")
-    try:
-        save_config(fresh, config)
-        if fresh.read_text() != saved.read_text():
-            saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
-        fresh.replace(saved)
-    except OSError as error:
-        raise ConfigError(f"resume={run_dir} cannot be written: {error.strerror}") from error
-    return run_dir
+    save_config(fresh, config)
+    if config.resume is not None and fresh.read_text() != saved.read_text():
+        saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
+    fresh.replace(saved)

@@ -22,14 +22,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
+from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints
 from mrcnn_train.errors import SaveError
 from mrcnn_train.training.fingerprint import Fingerprint
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
 
-CHECKPOINTS_DIR = "checkpoints"  # of a run directory
 TRAINER_ARRAYS = "trainer.safetensors"
-TRAINER_FILE = "trainer.json"
 BEST = "best"
 PARTIAL = "partial-"  # begins the name of a folder that is being written
 
@@ -165,11 +164,6 @@ def read_state(checkpoint: Path) -> CheckpointState:
         return CheckpointState(**json.loads(path.read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def complete_checkpoints(checkpoints: Path) -> list[Path]:
-    """Return the step folders that training can resume from, oldest first."""
-    return sorted(folder for folder in checkpoints.glob("step-*") if (folder / TRAINER_FILE).is_file())
 
 
 def mark_best(checkpoints: Path, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from mrcnn_data import TrainLoader, visible
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, End, complete_checkpoints, describe_target, mark_finished
 from mrcnn_train.config.schedule import learning_rate
 from mrcnn_train.job.signals import StopRequested
 from mrcnn_train.job.votes import StopVotes
@@ -18,7 +19,7 @@ from mrcnn_train.record.step_log import StepLog
 from mrcnn_train.training.due import Cadence, is_evaluation_due, make_cadence, what_is_due
 from mrcnn_train.training.job import Job
 from mrcnn_train.training.profiling import StepProfile
-from mrcnn_train.training.scoring import Scoring, describe_target
+from mrcnn_train.training.scoring import Scoring
 from mrcnn_train.training.step import TrainStep
 
 
@@ -46,6 +47,9 @@ def train_loop(job: Job) -> int:
             print(f"best: {describe_ap(record.best)} at step {record.best['step']}")
         record.report(name=str(config.run.name), plan=data.described)
         print(record.contents(), flush=True)
+        done = int(complete_checkpoints(job.run_dir / CHECKPOINTS_DIR)[-1].name.removeprefix("step-"))
+        target = describe_target(config.stop_at) if done < data.plan.total_steps else ""
+        mark_finished(job.run_dir, End(done, target))
     return 0
 
 

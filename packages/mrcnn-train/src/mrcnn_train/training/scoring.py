@@ -85,9 +85,3 @@ def reaches(target: StopOptions, scored: Scored) -> bool:
     targets = [(numbers["box_AP"], target.box_ap), (numbers.get("mask_AP", 0.0), target.mask_ap)]
     wanted = [(actual, least) for actual, least in targets if least is not None]
     return bool(wanted) and all(actual >= least for actual, least in wanted)
-
-
-def describe_target(target: StopOptions) -> str:
-    """Write "box AP 0.4, mask AP 0.35"."""
-    named = (("box AP", target.box_ap), ("mask AP", target.mask_ap))
-    return ", ".join(f"{name} {least:g}" for name, least in named if least is not None)

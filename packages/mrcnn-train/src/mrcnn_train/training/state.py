@@ -18,12 +18,13 @@ from mrcnn_model import (
     read_card,
     resolve_checkpoint,
 )
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.config.options import DataOptions, OptimizerOptions, RunConfig
 from mrcnn_train.config.values import as_list, eval_buckets, eval_sizes, model_config
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.devices import use_own_gpu
 from mrcnn_train.job.distributed import Processes
-from mrcnn_train.training.checkpoint import CHECKPOINTS_DIR, complete_checkpoints, read_state, restore_checkpoint
+from mrcnn_train.training.checkpoint import read_state, restore_checkpoint
 from mrcnn_train.training.datasets import require_same_classes
 from mrcnn_train.training.fingerprint import Fingerprint, fingerprint, require_same_data
 from mrcnn_train.training.initial_weights import fill_from
