@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hosts import Host, HostError, Hosts
+from infra.tests.hosts import Host, HostError, Hosts
 
 CPUS_PER_NODE = 2
 START_SECONDS = 60.0
