@@ -91,13 +91,13 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 @pytest.fixture(scope="module")
 def debian(buildah: Buildah) -> Path:
     """An archive of a small Debian of this machine's release, with its settings for apt and pip."""
-    sources = [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
+    sources = [path for pattern in ("*.list", "*.d/*.list", "*.d/*.sources") for path in Path("/etc/apt").glob(pattern)]
     release = next(line for line in Path("/etc/os-release").read_text().splitlines() if "VERSION_CODENAME" in line)
-    kept = " ".join(path for path in (*SETTINGS, *map(str, sources)) if Path(path).exists())
+    kept = " ".join(path[1:] for path in (*SETTINGS, *map(str, sources)) if Path(path).exists())
     archive = buildah.folder / "debian.tar"
-    # The target's sources.list is mmdebstrap's copy; the certificates come last, after ca-certificates is set up.
+    # In place of mmdebstrap's own sources.list; the certificates last, when ca-certificates is set up.
     hooks = [
-        f'--customize-hook=rm -rf "$1"/etc/apt/sources.list*; cp -a --parents {kept} "$1"',
+        f'--customize-hook=rm -rf "$1"/etc/apt/sources.list*; tar -C / -c {kept} | tar -C "$1" -x',
         '--customize-hook=chroot "$1" update-ca-certificates',
     ]
     included = "--include=ca-certificates"
