@@ -100,8 +100,9 @@ GpuStreamHandle AsGpuStreamValue(Stream* stream) {
 #endif
 END
   # TensorFlow exports stubs of its own CUDA runtime, another version: ours has to come before them, and stays hidden.
+  # shellcheck disable=SC2016  # the variables are CMake's
   sed -i 's|^target_link_libraries(${TF_TARGET_LIB} |&${CUDA_RUNTIME} |; /^set_output_dir()/i if(HAVE_CUDA)\
-    set(CUDA_RUNTIME -Wl,--whole-archive $<TARGET_FILE:CUDA::cudart_static> -Wl,--no-whole-archive -Wl,--exclude-libs,libcudart_static.a)\
+    set(CUDA_RUNTIME -Wl,--whole-archive -l:libcudart_static.a -Wl,--no-whole-archive -Wl,--exclude-libs,libcudart_static.a)\
 endif()' "$work/horovod-$version/horovod/tensorflow/CMakeLists.txt"
   mkdir -p "$wheels"
   (

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hosts import Host, HostError, Hosts
+from infra.tests.hosts import Host, HostError, Hosts
 
 CPUS_PER_NODE = 2
 START_SECONDS = 60.0
@@ -40,6 +40,7 @@ ReturnToService=2
 JobRequeue=1
 MinJobAge=3600
 KillWait=60
+GresTypes=gpu
 SchedulerParameters=bf_interval=1,sched_interval=1
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
@@ -60,10 +61,14 @@ class SlurmCluster:
     def __enter__(self) -> SlurmCluster:
         (self.folder / "state").mkdir(parents=True)
         nodes = "\n".join(
-            f"NodeName={host.name} NodeAddr={host.address} CPUs={CPUS_PER_NODE} RealMemory=8000" for host in self.hosts
+            f"NodeName={host.name} NodeAddr={host.address} CPUs={CPUS_PER_NODE} RealMemory=8000 "
+            f"Gres=gpu:{CPUS_PER_NODE}"
+            for host in self.hosts
         )
         self._conf = self.folder / "slurm.conf"
         self._conf.write_text(SLURM_CONF.format(controller=self.controller, folder=self.folder, nodes=nodes))
+        # Slurm counts and hands out GPUs without looking at what these files are.
+        (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         # The hosts share /tmp, where PMIx would make the same folder on each; /dev/shm is their own.
         (self.folder / "mpi.conf").write_text("PMIxCliTmpDirBase=/dev/shm\n")
         try:
