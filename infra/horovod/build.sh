@@ -99,6 +99,10 @@ GpuStreamHandle AsGpuStreamValue(Stream* stream) {
 }  // namespace stream_executor::gpu
 #endif
 END
+  # Horovod forgets the network interface for the exchange among all processes: Gloo would bind to the address of the
+  # host's own name there, which on Debian is 127.0.1.1.
+  sed -i '/registered_ranks) {/,$ s/device_attr.iface = gloo_iface_;/device_attr.iface = global_context.gloo_iface_;/' \
+    "$work/horovod-$version/horovod/common/gloo/gloo_context.cc"
   # TensorFlow exports stubs of its own CUDA runtime, another version: ours has to come before them, and stays hidden.
   # shellcheck disable=SC2016  # the variables are CMake's
   sed -i 's|^target_link_libraries(${TF_TARGET_LIB} |&${CUDA_RUNTIME} |; /^set_output_dir()/i if(HAVE_CUDA)\

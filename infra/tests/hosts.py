@@ -79,7 +79,9 @@ class Host:
         self.pid = _first_child(self._unshare)
         _wait_for(lambda: _has_own_network(self.pid), f"{self.name} has no network of its own")
         port = f"port-{self.name}"[:15]
-        _ip(self._switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        mac = "02:00:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))  # as before, after a restart
+        peer = ("peer", "name", "eth0", "address", mac, "netns", str(self.pid))
+        _ip(self._switch, "link", "add", port, "type", "veth", *peer)
         _ip(self._switch, "link", "set", port, "master", "switch", "up")
         _ip(self.pid, "link", "set", "lo", "up")
         _ip(self.pid, "addr", "add", f"{self.address}/24", "dev", "eth0")

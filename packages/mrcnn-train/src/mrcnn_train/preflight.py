@@ -9,6 +9,7 @@ Exit codes: 0; 2 where something is wrong, with one line for each fault; 3 where
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.comparison import differences, shortcomings
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.hosts import Host, Ssh, addresses_of, is_local, parse_hosts, start, unreachable
+from mrcnn_train.job.launch import meeting_points, passed_variables
 from mrcnn_train.job.probe import facts, read_answer
 
 GRADIENT_BYTES = 176_000_000  # of ResNet-50-FPN in float32
@@ -47,15 +49,17 @@ def probe_hosts(config: RunConfig) -> None:
         raise ConfigError("\n".join(faults))
     arguments = ["-m", "mrcnn_train.job.probe", output_folder(config), *data_paths(config.data)]
     folder = str(Path.cwd())
+    points = meeting_points(addresses, own, interface=config.launch.interface)
+    passed = passed_variables(os.environ, also=config.launch.environment or [])
     probes = [
-        start(host, ssh, arguments=arguments, environment={}, folder=folder, local=local, read=True)
+        start(host, ssh, arguments=arguments, environment=passed, folder=folder, local=local, read=True)
         for host, local in zip(hosts, own, strict=True)
     ]
     try:
         answers = [_answer(host, probe) for host, probe in zip(hosts, probes, strict=True)]
         peers = [
-            (host.name, address, answer["port"])
-            for host, address, answer in zip(hosts, addresses, answers, strict=True)
+            (host.name, point if local else address, answer["port"])  # the own name may lead to the loopback
+            for host, local, point, address, answer in zip(hosts, own, points, addresses, answers, strict=True)
         ]
         for probe in probes:
             assert probe.stdin is not None

@@ -193,8 +193,7 @@ def unreachable(host: Host, ssh: Ssh) -> str | None:
     said = [line.strip() for line in tried.stderr.splitlines() if line.strip()]
     if tried.returncode in (126, 127):
         return f"host {host.name}: {sys.executable} cannot be started there: install the same environment on every host"
-    key = next((line for line in said if "host key" in line.lower() or "IDENTIFICATION HAS CHANGED" in line), None)
-    reason = key or (said[-1] if said else f"exit code {tried.returncode}")
+    reason = said[-1] if said else f"exit code {tried.returncode}"
     return f"host {host.name}: ssh failed: {reason} (`ssh {host.name}` by hand shows more)"
 
 
