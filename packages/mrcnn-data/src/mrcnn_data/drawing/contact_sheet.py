@@ -51,7 +51,7 @@ def draw_contact_sheet(
         indices: numbers of the images, at least one.
         augmentation, short_edges, max_size, seed: as of `TrainLoader`; sample number e is that of epoch e.
     Raises:
-        DatasetError: an image cannot be read. ValueError: an augmentation that cannot work.
+        DatasetError: an image cannot be read. OptionError: an augmentation that cannot work.
     """
     augmentation.check()
     paste_from = np.flatnonzero(dataset.num_objects())

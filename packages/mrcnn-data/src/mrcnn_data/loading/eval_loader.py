@@ -11,7 +11,7 @@ import numpy as np
 
 from mrcnn_data.annotations.columns import Id
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.errors import DatasetError
+from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.images.geometry import resize_only
 from mrcnn_data.loading.batch import Batch, BufferPool, new_batch
 from mrcnn_data.loading.buckets import Canvas, assign_canvases, resized_sizes
@@ -52,15 +52,15 @@ class EvalLoader:
         on_error: str = "raise",
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+            raise OptionError(f"batch_size={batch_size} must be at least 1")
         if num_threads < 1:
-            raise ValueError(f"num_threads={num_threads} must be at least 1")
+            raise OptionError(f"num_threads={num_threads} must be at least 1")
         if not 0 <= rank < num_ranks:
-            raise ValueError(f"rank={rank} is not one of num_ranks={num_ranks}")
+            raise OptionError(f"rank={rank} is not one of num_ranks={num_ranks}")
         if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit} must be at least 1")
+            raise OptionError(f"limit={limit} must be at least 1")
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
+            raise OptionError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
         self._dataset = dataset
         self.batch_size = batch_size
         self._on_error = on_error

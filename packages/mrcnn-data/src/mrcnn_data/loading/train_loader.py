@@ -14,7 +14,7 @@ import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.augmentation.options import Augmentation
-from mrcnn_data.errors import DatasetError
+from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.loading.batch import Batch, BufferPool, new_batch
 from mrcnn_data.loading.buckets import Canvas, resized_sizes
 from mrcnn_data.loading.repeat_factor import repeat_factors
@@ -50,7 +50,7 @@ class TrainLoader:
         repeat_threshold: images of classes that fewer than this share of the images show are drawn more often, by
             sqrt(threshold / share) (see `repeat_factors`); 0 = off. An epoch stays as many images as there are.
     Raises:
-        ValueError: an option that cannot work. DatasetError: data that cannot.
+        OptionError: an option that cannot work. DatasetError: data that cannot.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrainLoader:
     ) -> None:
         augmentation.check()
         if not 0.0 <= repeat_threshold <= 1.0:
-            raise ValueError(f"repeat_threshold={repeat_threshold} is not a share between 0 and 1")
+            raise OptionError(f"repeat_threshold={repeat_threshold} is not a share between 0 and 1")
         _check_options(
             images_per_batch=images_per_batch,
             global_batch=global_batch,
@@ -244,17 +244,17 @@ def _check_options(
 ) -> None:
     for name, value in (("images_per_batch", images_per_batch), ("global_batch", global_batch)):
         if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+            raise OptionError(f"{name}={value} must be at least 1")
     if num_threads < 1:
-        raise ValueError(f"num_threads={num_threads} must be at least 1")
+        raise OptionError(f"num_threads={num_threads} must be at least 1")
     if not 0 <= rank < num_ranks:
-        raise ValueError(f"rank={rank} is not one of num_ranks={num_ranks}")
+        raise OptionError(f"rank={rank} is not one of num_ranks={num_ranks}")
     if global_batch % images_per_batch:
-        raise ValueError(f"global_batch={global_batch} is not a multiple of images_per_batch={images_per_batch}")
+        raise OptionError(f"global_batch={global_batch} is not a multiple of images_per_batch={images_per_batch}")
     if (global_batch // images_per_batch) % num_ranks:
-        raise ValueError(
+        raise OptionError(
             f"global_batch={global_batch} is {global_batch // images_per_batch} batches of "
             f"images_per_batch={images_per_batch}, which num_ranks={num_ranks} does not divide"
         )
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
+        raise OptionError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")

@@ -5,12 +5,14 @@ Pixels are those of the files, but where they are called resized.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mrcnn_data.loading.buckets import Canvas, default_buckets, resized_sizes
+from mrcnn_data.outputs import write_output
 from mrcnn_data.statistics.counting import Statistics
 from mrcnn_data.statistics.suggestions import (
     COMMON_ANCHORS,
@@ -21,12 +23,14 @@ from mrcnn_data.statistics.suggestions import (
     suggest_anchors,
     suggest_canvases,
 )
+from mrcnn_data.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+_MAX_NAME = 40  # characters beside a bar
 _MOST_BARS = 40  # classes in the picture: more names cannot be read
 
 
@@ -84,6 +88,7 @@ def statistics_tables(statistics: Statistics, suggestions: Suggestions) -> list[
     """Tables for a terminal: classes and distributions."""
     from rich.box import SIMPLE
     from rich.table import Table
+    from rich.text import Text  # a str would be read as markup, with emoji codes
 
     title = "Objects of each class (small, medium, large by COCO's areas)"
     classes = Table("id", title=title, box=SIMPLE, collapse_padding=True, pad_edge=False)  # names fit 80 characters
@@ -92,7 +97,7 @@ def statistics_tables(statistics: Statistics, suggestions: Suggestions) -> list[
         classes.add_column(column, justify="right")
     for one in statistics.classes:
         counts = (one.images, one.objects, one.small, one.medium, one.large, one.without_mask, one.regions)
-        classes.add_row(str(one.category_id), one.name, *map(str, counts))
+        classes.add_row(str(one.category_id), Text(visible(one.name)), *map(str, counts))
     spread = Table("", title="Distributions", box=SIMPLE)
     for percentile in PERCENTILES:
         spread.add_column({0: "least", 50: "median", 100: "most"}.get(percentile, f"{percentile} %"), justify="right")
@@ -167,17 +172,19 @@ def draw_statistics(path: Path, statistics: Statistics, suggestions: Suggestions
     _draw_logarithmic(ratios, values["box height / width"], title, marks=anchors.ratios if anchors else ())
     shares.hist(values["mask area / box area"], bins=40, range=(0, 1))
     shares.set_title("objects by share of the box that the mask fills")
-    figure.savefig(path, format="png", dpi=100)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    write_output(path, png.getvalue())
 
 
 def _draw_classes(axes: Axes, statistics: Statistics) -> None:
     most = sorted(statistics.classes, key=lambda one: -one.objects)[:_MOST_BARS]
-    names, left = [one.name for one in most], np.zeros(len(most))
+    names, left = [visible(one.name, limit=_MAX_NAME) for one in most], np.zeros(len(most))
     for label in ("small", "medium", "large"):
         counts = np.array([getattr(one, label) for one in most])
         axes.barh(range(len(most)), counts, left=left, label=label)
         left += counts
-    axes.set_yticks(range(len(most)), names, fontsize="small" if len(most) <= 20 else "xx-small")
+    axes.set_yticks(range(len(most)), names, fontsize="small" if len(most) <= 20 else "xx-small", parse_math=False)
     axes.invert_yaxis()
     axes.legend()
     axes.set_title("objects by class" + (f", the {_MOST_BARS} largest" if len(statistics.classes) > _MOST_BARS else ""))

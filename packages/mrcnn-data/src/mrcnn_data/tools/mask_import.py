@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_data.errors import DatasetError
+from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.images.reading import load_image
+from mrcnn_data.outputs import write_output
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 _MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what loses nothing
@@ -53,7 +54,7 @@ def import_masks(
         DatasetError: images in the folder of masks; no image, or no object in any mask; a file in `mask_dir` that is no
             mask or goes with no image; a mask that cannot be read, of another size than its image, or with a value that
             `classes` lacks.
-        ValueError: `classes` names 0, which is background, or a value that is ignored.
+        OptionError: `classes` names 0, which is background, or a value that is ignored.
     """
     _check_values(classes or {}, ignored)
     _check_folders(image_dir, mask_dir)
@@ -92,15 +93,15 @@ def import_masks(
 
 def write_imported(out: Path, imported: Imported) -> None:
     """Write the instances file."""
-    out.write_bytes(msgspec.json.encode(imported.content))
+    write_output(out, msgspec.json.encode(imported.content))
 
 
 def _check_values(classes: Mapping[int, str], ignored: Collection[int]) -> None:
     for value, name in classes.items():
         if value == 0:
-            raise ValueError(f"0={name}: 0 is the background")
+            raise OptionError(f"0={name}: 0 is the background")
         if value in ignored:
-            raise ValueError(f"{value}={name}: this value is ignored too")
+            raise OptionError(f"{value}={name}: this value is ignored too")
 
 
 def _check_folders(image_dir: Path, mask_dir: Path) -> None:
