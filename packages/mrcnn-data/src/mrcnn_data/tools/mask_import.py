@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_data.errors import DatasetError, OptionError
-from mrcnn_data.images.reading import load_image
+from mrcnn_data.images.reading import decode_as_stored, load_image, read_image_file
 from mrcnn_data.outputs import write_output
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -152,12 +152,10 @@ def _common_size(image: Path, masks: Mapping[Path, np.ndarray]) -> tuple[int, in
 
 
 def _read_values(path: Path, ignored: Collection[int]) -> np.ndarray:
-    """int64 [h, w]"""
-    data = path.read_bytes()
+    """Read a mask picture: int64 [h, w]."""
+    data = read_image_file(path)
     numbered = _with_numbers_as_colours(data)
-    picture = cv2.imdecode(np.frombuffer(numbered or data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if picture is None:
-        raise DatasetError(f"{path}: cannot decode the mask file")
+    picture = decode_as_stored(path, numbered or data, cv2.IMREAD_UNCHANGED)
     if picture.ndim == 3:
         blue, green, red = (picture[..., channel].astype(np.int64) for channel in range(3))
         values = blue if numbered else red << 16 | green << 8 | blue
