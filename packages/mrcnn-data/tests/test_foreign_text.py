@@ -10,7 +10,9 @@ from rich.console import Console
 
 from mrcnn_data import Augmentation, CocoDataset, DatasetError, dataset_statistics, draw_contact_sheet
 from mrcnn_data.drawing.objects import Instance, draw_instances, titled
-from mrcnn_data.statistics.report import draw_statistics, statistics_tables, suggestions_for
+from mrcnn_data.statistics.plots import draw_statistics
+from mrcnn_data.statistics.suggestions import suggestions_for
+from mrcnn_data.statistics.tables import statistics_tables
 from mrcnn_data.tools.cli import main
 
 IMAGE = np.full((60, 80, 3), 90, np.uint8)

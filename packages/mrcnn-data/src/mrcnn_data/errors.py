@@ -1,4 +1,7 @@
-"""The errors that a user can cause: by data, and by options. Anything else that is raised is a fault of the program."""
+"""The errors that a user can cause, by data or by options, and checks of options that several modules share.
+
+Any other exception is a fault of the program.
+"""
 
 from mrcnn_data.text import visible
 
@@ -20,3 +23,22 @@ class DatasetError(ValueError):
 
 class OptionError(ValueError):
     """An option, or a combination of options, that cannot work; the message names it and its value."""
+
+
+def require_at_least(least: int, **options: int) -> None:
+    """Raise OptionError for the first option below `least`."""
+    for name, value in options.items():
+        if value < least:
+            raise OptionError(f"{name}={value} must be at least {least}")
+
+
+def require_on_error(on_error: str) -> None:
+    """Raise OptionError unless `on_error`, what to do with unusable image files, is "raise" or "skip"."""
+    if on_error not in ("raise", "skip"):
+        raise OptionError(f"on_error={on_error!r} must be 'raise' or 'skip'")
+
+
+def require_rank(rank: int, num_ranks: int) -> None:
+    """Raise OptionError unless `rank` is one of 0 to `num_ranks` - 1."""
+    if not 0 <= rank < num_ranks:
+        raise OptionError(f"rank={rank} must be at least 0 and below num_ranks={num_ranks}")

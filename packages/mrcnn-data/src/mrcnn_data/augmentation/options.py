@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrcnn_data.errors import OptionError
-from mrcnn_data.images.geometry import Geometry
-from mrcnn_data.loading.buckets import resized_sizes
+from mrcnn_data.images.geometry import Geometry, resized_sizes
 
 
 @dataclasses.dataclass
@@ -59,7 +58,7 @@ class Augmentation:
             raise OptionError(f"augmentation.crop_size={self.crop_size} is negative")
         if self.crop_size == 0 and self.scale_range[1] > 1.0:
             raise OptionError(
-                f"augmentation.scale_range={list(self.scale_range)} enlarges images beyond their canvas: "
+                f"augmentation.scale_range={list(self.scale_range)} enlarges images beyond their bucket: "
                 "set augmentation.crop_size"
             )
 

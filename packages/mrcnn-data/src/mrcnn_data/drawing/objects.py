@@ -190,10 +190,10 @@ def titled(picture: np.ndarray, title: str) -> np.ndarray:
     """Put a line of text above a picture."""
     title = visible(title, limit=MAX_TITLE)
     (width, _), _ = cv2.getTextSize(title, FONT, FONT_SCALE, 1)
-    canvas = np.full((picture.shape[0] + TITLE_HEIGHT, max(picture.shape[1], width + 4), 3), 255, np.uint8)
-    _write(canvas, title, (2, TITLE_HEIGHT - 7), (0, 0, 0))
-    canvas[TITLE_HEIGHT:, : picture.shape[1]] = picture
-    return canvas
+    page = np.full((picture.shape[0] + TITLE_HEIGHT, max(picture.shape[1], width + 4), 3), 255, np.uint8)
+    _write(page, title, (2, TITLE_HEIGHT - 7), (0, 0, 0))
+    page[TITLE_HEIGHT:, : picture.shape[1]] = picture
+    return page
 
 
 def stack(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:

@@ -21,13 +21,9 @@ from mrcnn_data.drawing.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import check_outputs, write_output
 from mrcnn_data.statistics.counting import dataset_statistics
-from mrcnn_data.statistics.report import (
-    draw_statistics,
-    statistics_record,
-    statistics_tables,
-    suggestion_lines,
-    suggestions_for,
-)
+from mrcnn_data.statistics.plots import draw_statistics
+from mrcnn_data.statistics.suggestions import suggestions_for
+from mrcnn_data.statistics.tables import statistics_record, statistics_tables, suggestion_lines
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_data.text import visible
 from mrcnn_data.tools.mask_import import import_masks, write_imported
