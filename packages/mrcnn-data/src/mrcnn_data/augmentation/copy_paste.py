@@ -17,6 +17,7 @@ from mrcnn_data.augmentation.placement import PlacedObjects, place
 from mrcnn_data.images.geometry import Geometry
 from mrcnn_data.masks.rasterising import crop_mask, mask_to_runs
 from mrcnn_data.masks.segmentation import Segmentation
+from mrcnn_data.masks.tracing import pixel_bounds
 
 
 class Window(NamedTuple):
@@ -128,6 +129,4 @@ def _shrunk(box: np.ndarray, whole: np.ndarray, left: np.ndarray, window: Window
 
 
 def _bounds(mask: np.ndarray, window: Window) -> np.ndarray:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
-    return box + np.array([window.x, window.y, window.x, window.y])
+    return np.array(pixel_bounds(mask), np.float64) + np.array([window.x, window.y, window.x, window.y])
