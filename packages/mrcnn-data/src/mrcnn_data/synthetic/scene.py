@@ -28,7 +28,12 @@ _SHIFT = 4
 
 @dataclasses.dataclass
 class PlacedObject:
-    """An object; `full_mask` and `visible_mask`, bool [size, size], are its pixels before and after later objects hide some."""
+    """An object of a scene.
+
+    Attributes:
+        class_index: index into `CLASS_NAMES`.
+        full_mask, visible_mask: bool [size, size], its pixels before and after later objects hide some of them.
+    """
 
     class_index: int
     full_mask: np.ndarray
@@ -92,7 +97,7 @@ def _try_to_place(rng: np.random.Generator, image: np.ndarray, objects: list[Pla
 
 
 def _random_coverage(rng: np.random.Generator, class_name: str, *, max_edge: int) -> np.ndarray:
-    """Return the share of each pixel that a randomly turned, sized and stretched shape covers: float32 [h, w], its box."""
+    """Turn, size and stretch a shape at random; return how much it covers each pixel of its box: float32 [h, w]."""
     angle = rng.uniform(0, 2 * np.pi)
     # One more than the minimum: border pixels that are less than half covered are lost.
     edge = rng.uniform(MIN_SIZE + 1, max_edge)

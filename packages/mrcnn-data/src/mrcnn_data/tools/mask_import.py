@@ -18,7 +18,7 @@ import numpy as np
 
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.images.reading import decode_as_stored, load_image, read_image_file
-from mrcnn_data.masks.tracing import box_and_area, encode_compressed
+from mrcnn_data.masks.tracing import coco_box, encode_compressed
 from mrcnn_data.outputs import write_output
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -119,7 +119,7 @@ def _check_folders(image_dir: Path, mask_dir: Path) -> None:
 
 
 def _by_image(mask_dir: Path, image_dir: Path, images: Collection[Path]) -> dict[Path, list[Path]]:
-    """Return the masks of each image by its path without suffix; hidden files (names with a leading dot) are skipped."""
+    """Return the masks of each image by its path without suffix; skip hidden files (names with a leading dot)."""
     names = {image.relative_to(image_dir).with_suffix("") for image in images}
     found: dict[Path, list[Path]] = {}
     orphans = []
@@ -202,4 +202,9 @@ def _objects(values: np.ndarray, *, is_split: bool) -> Iterator[tuple[int, np.nd
 
 
 def _fields(pixels: np.ndarray) -> dict[str, Any]:
-    return {**box_and_area(pixels), "segmentation": encode_compressed(pixels)}
+    return {
+        "bbox": coco_box(pixels),
+        "area": int(pixels.sum()),
+        "iscrowd": 0,
+        "segmentation": encode_compressed(pixels),
+    }
