@@ -38,6 +38,9 @@ def has_hole(mask: np.ndarray) -> bool:
 def trace_polygons(mask: np.ndarray) -> list[list[int]]:
     """Follow the pixel borders of a mask that has no hole.
 
+    >>> trace_polygons(np.array([[0, 1, 1], [0, 1, 1]], bool))
+    [[3, 0, 3, 2, 1, 2, 1, 0]]
+
     Args:
         mask: bool [h, w].
     Returns:
