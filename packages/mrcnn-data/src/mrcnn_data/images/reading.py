@@ -10,6 +10,7 @@ import numpy as np
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.orientation import tiff_orientation
 
+READING_THREADS = 8  # to read many files: threads mostly wait for a disk or a network
 _STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 
