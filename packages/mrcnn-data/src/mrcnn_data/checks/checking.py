@@ -180,7 +180,7 @@ def look_at_image(dataset: CocoDataset, index: int) -> tuple[str, str]:
     header = read_header(path)
     if header is not None and header.size == expected:
         return (_NOT_TURNED if header.orientation > 1 else ""), ""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return "", ""
     try:
         stored_size = load_image(path).shape[:2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Report
-from mrcnn_data.images.reading import READING_THREADS
+from mrcnn_data.images.reading import READING_THREADS, open_regular
 
 _ENDS = 32 * 1024  # bytes read from both ends of every file; uncompressed pictures may agree in them
 _BLOCK = 2**20
@@ -35,7 +35,7 @@ def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
 
 def _of_ends(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_ENDS)
             num_bytes = os.fstat(file.fileno()).st_size
             file.seek(max(num_bytes - _ENDS, 0))
@@ -48,7 +48,7 @@ def _of_ends(path: Path) -> bytes:
 def _of_all(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError:
