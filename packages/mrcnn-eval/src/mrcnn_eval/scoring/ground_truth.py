@@ -82,8 +82,7 @@ def load_ground_truth(
     if isinstance(annotations, GroundTruth):
         return annotations
     if isinstance(annotations, CocoDataset):
-        folders = {os.path.abspath(source.image_dir) for source in annotations.sources}
-        return _ground_truth_of(annotations, image_dir=Path(os.path.commonpath(folders)))
+        return _ground_truth_of(annotations, image_dir=_common_folder(annotations))
     try:
         dataset = CocoDataset.without_images(annotations, image_sizes=image_sizes)
     except DatasetError as error:
@@ -129,9 +128,14 @@ def _require_unique(ids: list[Any], dataset: CocoDataset) -> None:
 def _file_name(dataset: CocoDataset, index: int, image_dir: Path | None) -> str | None:
     """The name of an image below the folder that all images of the data set lie in."""
     name = dataset.file_names[index]
-    if image_dir is None or len(dataset.sources) == 1:
+    if image_dir is None or image_dir == dataset.source_of(index).image_dir:
         return name or None
     return os.path.relpath(dataset.image_path(index), image_dir)
+
+
+def _common_folder(dataset: CocoDataset) -> Path:
+    folders = {source.image_dir for source in dataset.sources}
+    return folders.pop() if len(folders) == 1 else Path(os.path.commonpath(map(os.path.abspath, folders)))
 
 
 def _unique_names(dataset: CocoDataset) -> tuple[str, ...]:
