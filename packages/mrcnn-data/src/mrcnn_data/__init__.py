@@ -3,6 +3,7 @@
 from mrcnn_data.annotations.dataset import CocoDataset, Instances, instance_masks
 from mrcnn_data.annotations.opening import Source
 from mrcnn_data.annotations.report import Finding, Report
+from mrcnn_data.annotations.scoring import ScoredAnnotations, ScoringSummary, scoring_summary
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_dataset, check_datasets
 from mrcnn_data.drawing.contact_sheet import draw_contact_sheet
@@ -31,6 +32,8 @@ __all__ = [
     "Instances",
     "OutputError",
     "Report",
+    "ScoredAnnotations",
+    "ScoringSummary",
     "Source",
     "TrainLoader",
     "check_dataset",
@@ -44,6 +47,7 @@ __all__ = [
     "load_image",
     "paste_masks",
     "repeat_factors",
+    "scoring_summary",
     "to_tf_dataset",
     "visible",
     "write_output",

@@ -18,7 +18,7 @@ from mrcnn_data.annotations.cache import replaced
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Finding, Report
 
-_VERSION = 1  # raise the number with any change of what checking reports
+_VERSION = 2  # raise the number with any change of what checking reports
 _THREADS = 8  # they wait for a disk or a network
 _PORTION = 1024  # files; a task for each of them would take longer than its stat
 

@@ -15,6 +15,7 @@ import numpy as np
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.opening import find_split
 from mrcnn_data.annotations.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
+from mrcnn_data.annotations.scoring import scoring_summary
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_datasets
 from mrcnn_data.checks.fixing import write_fixed
@@ -176,6 +177,8 @@ def _check(arguments: argparse.Namespace) -> int:
         dataset, report = datasets[split], reports[split]
         objects = int(dataset.num_objects().sum())
         print(f"{split}: {len(dataset)} images, {objects} objects, {dataset.num_classes - 1} classes")
+        summary = scoring_summary(dataset)
+        print(f"    {summary}")
         _print_findings(report, advises_json=arguments.json is None)
         results.append(
             {
@@ -184,6 +187,7 @@ def _check(arguments: argparse.Namespace) -> int:
                 "images": len(dataset),
                 "objects": objects,
                 "classes": dataset.num_classes - 1,
+                "scored": summary._asdict(),
                 "findings": report.as_records(),
                 "exit_code": report.exit_code,
             }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn_data import CocoDataset, DatasetError
+from mrcnn_data import CocoDataset, DatasetError, visible
 from mrcnn_eval.scoring.segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def load_ground_truth(
     truth = _ground_truth_of(dataset, image_dir=None)
     for finding in (*dataset.opening_report.findings, *dataset.scored.report.findings):
         if finding.severity in ("dropped", "repaired") or finding.leaves_box_only:
-            logger.warning("%s: %s", dataset.name, finding)
+            logger.warning("%s", visible(f"{dataset.name}: {finding}"))
     return truth
 
 
