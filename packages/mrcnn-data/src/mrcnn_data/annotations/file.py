@@ -27,11 +27,11 @@ REPEATED_ANNOTATION_ID = "annotation id that occurs twice"
 
 
 class Places(NamedTuple):
-    """Where the images, categories and annotations of the columns stand in the lists of their file."""
+    """Where images, categories and annotations (int64 [A]) of the columns stand in the lists of their file."""
 
     images: Sequence[int]
     categories: Sequence[int]
-    annotations: Sequence[int]
+    annotations: np.ndarray
 
 
 class FileContent(NamedTuple):
@@ -235,7 +235,7 @@ def _places(entries: Entries, images: dict[int, Any], categories: dict[int, Any]
     return Places(
         images=[entries.image_places[number] for number in images],
         categories=[entries.category_places[number] for number in categories],
-        annotations=np.asarray(annotations, np.int64)[order].tolist(),
+        annotations=order if isinstance(annotations, range) else np.asarray(annotations, np.int64)[order],
     )
 
 

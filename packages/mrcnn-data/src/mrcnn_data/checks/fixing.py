@@ -7,7 +7,7 @@ ids, boxes, segmentations and flags become what it reads. Everything else stays 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def _note_removed_entries(content: Mapping[str, list[Any]], read: FileContent, c
             if readable and what == "image" and not entries[place].get("file_name"):
                 why = "no file_name"
             changes.append(f"{what} number {place}: removed: {why}")
-    kept_annotations = set(places.annotations)
+    kept_annotations = set(places.annotations.tolist())
     for place, entry in enumerate(content["annotations"]):
         if place not in kept_annotations:
             changes.append(_why_not_used(entry, place, columns.image_ids))
@@ -171,7 +171,7 @@ def _annotations(
     images = np.repeat(np.arange(len(dataset)), np.diff(table.offsets)).tolist()  # [A]
     ids = _unique_ids(ids_of(table.ids, np.arange(len(images))), places.annotations, changes)
     kept: dict[int, Entry] = {}
-    for row, (place, image) in enumerate(zip(places.annotations, images, strict=True)):
+    for row, (place, image) in enumerate(zip(places.annotations.tolist(), images, strict=True)):
         if not usable[image]:
             changes.append(f"annotation {ids[row]}: removed with its image")
         elif not (table.is_object[row] or table.is_region[row]):
@@ -186,12 +186,12 @@ def _annotations(
     return [kept[place] for place in sorted(kept)]
 
 
-def _unique_ids(ids: list[Id | None], places: Sequence[int], changes: list[str]) -> list[Id]:
+def _unique_ids(ids: list[Id | None], places: np.ndarray, changes: list[str]) -> list[Id]:
     """Give a new id to each annotation that has none, or one that an earlier one of the file has."""
     free = max((item for item in ids if isinstance(item, int)), default=0) + 1
     unique: dict[int, Id] = {}  # by row
     seen: set[Id] = set()
-    for row in np.argsort(np.asarray(places, np.int64), kind="stable").tolist():
+    for row in np.argsort(places, kind="stable").tolist():
         annotation_id = ids[row]
         if annotation_id is None or annotation_id in seen:
             changes.append(f"annotation {annotation_id}, number {places[row]}: has the id {free} now")
