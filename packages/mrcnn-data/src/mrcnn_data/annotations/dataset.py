@@ -40,9 +40,13 @@ IN_MEMORY = Path("annotations in memory")  # stands for the path of a file in me
 class Instances(NamedTuple):
     """The objects of one image, source pixels.
 
-    `boxes` float32 [n, 4], clipped to the image; `classes` int32 [n]; `segmentations` n, None = box only;
-    `annotation_ids` n, as in the file; `crowd_boxes` float32 [k, 4]: regions (`iscrowd` or `ignore`), never
-    objects; background too, unless the trainer leaves them out (`model.crowd_overlap_threshold` below 1).
+    Attributes:
+        boxes: float32 [n, 4] (x1, y1, x2, y2), clipped to the image.
+        classes: int32 [n].
+        segmentations: n, None for an object with a box only.
+        annotation_ids: n, as in the file.
+        crowd_boxes: float32 [k, 4], regions (`iscrowd` or `ignore`). They never train as objects, but as background,
+            unless `model.crowd_overlap_threshold` is below 1.
     """
 
     boxes: np.ndarray
@@ -62,6 +66,7 @@ class CocoDataset:
         image_sizes: int64 [I, 2] (h, w), pixels as stored.
         category_ids: sorted; contiguous class c is `category_ids[c - 1]`.
         class_names: likewise, `class_names[c - 1]`.
+        annotations: the columns of all annotations.
         opening_report: the part of `report` that is known from opening, without decoding segmentations.
     """
 
@@ -92,7 +97,7 @@ class CocoDataset:
             annotations, images: file and image folder, or as many of the one as of the other.
             on_error: "raise", or "skip": missing image files are reported and left to the loader's `on_error`.
             cache_dir: folder for mapped copies, which open in a fraction of the time and are shared by all processes
-                (see `annotation_cache`). None: the file is read each time.
+                (see `mrcnn_data.annotations.cache`). None: the file is read each time.
             allow_errors: leave out what cannot be used, and only report it: for tools that look at faulty files.
         Raises:
             DatasetError: anything that makes the data unusable, in one line.
@@ -204,7 +209,7 @@ class CocoDataset:
 
     @property
     def name(self) -> str:
-        """The annotation files, for messages."""
+        """Names of the annotation files, for messages."""
         return " + ".join(str(source.annotation_path) for source in self.sources)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Ids of images and categories: the same number may be written as a number or as text.
+"""Ids of images and categories, where the same number may be written as a number or as text.
 
 Legend: A annotations.
 """

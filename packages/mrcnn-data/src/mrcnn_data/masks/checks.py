@@ -1,4 +1,4 @@
-"""What is odd in the segmentations of a dataset."""
+"""What is odd in the segmentations of a dataset, for its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrcnn_data.annotations.report import Report
 from mrcnn_data.masks.rasterising import segmentation_area, segmentation_box
 from mrcnn_data.masks.segmentation import BOX_ONLY, FAULTS, decode_segmentation
 
-# A box that says less than half of what its segmentation says was probably not made for it.
+# A box and a segmentation that overlap by less than half were probably not made for the same object.
 MIN_BOX_AGREEMENT = 0.5
 # Rounding and overlapping parts make less of a difference; some tools write the box's area.
 MIN_AREA_AGREEMENT = 0.5
@@ -78,7 +78,7 @@ def _faults(raw: bytes, *, box: np.ndarray, area: float, height: int, width: int
 
 
 def _agree(area: float, other: float) -> bool:
-    return min(area, other) >= MIN_AREA_AGREEMENT * max(area, other) - 1.0  # a pixel more or less says nothing
+    return min(area, other) >= MIN_AREA_AGREEMENT * max(area, other) - 1.0  # a pixel is rounding
 
 
 def _iou(box: np.ndarray, other: np.ndarray) -> float:

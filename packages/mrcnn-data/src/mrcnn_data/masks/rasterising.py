@@ -1,4 +1,4 @@
-"""Segmentations to bitmaps: full-size for pictures, box-cropped for training; and the box of what a crop leaves.
+"""Segmentations to bitmaps: full-size for pictures and scoring, box-cropped for training; their boxes and areas.
 
 Legend: M edge of a box-cropped mask, V vertices of one polygon part.
 """

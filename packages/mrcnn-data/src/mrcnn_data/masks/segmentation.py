@@ -179,7 +179,9 @@ def _check_part(part: Any, *, height: int, width: int) -> _Part:
     is_wide = twice_area > 2 * (x2 - x1 + y2 - y1 + 2)
     if is_odd or not (is_inside and is_wide):
         return _Part(vertices, _TEXT if is_odd and any(isinstance(value, str) for value in part) else "")
-    return _Part(vertices, has_pixels=len(set(zip(part[::2], part[1::2], strict=True))) >= len(vertices) - 1)
+    xs = part[::2]
+    is_drawn_once = xs.count(xs[0]) == 1 or len(set(zip(xs, part[1::2], strict=True))) >= len(vertices) - 1
+    return _Part(vertices, has_pixels=is_drawn_once)
 
 
 def _extremes(part: list[Any], vertices: np.ndarray) -> tuple[tuple[float, float, float, float], bool]:

@@ -1,4 +1,4 @@
-"""Detections of any model in, COCO AP out. No TensorFlow.
+"""COCO AP of the detections of any model. No TensorFlow.
 
 Legend: n detections of one image, D in all, G ground-truth objects.
 """
@@ -212,7 +212,7 @@ class CocoEvaluator:
         }
 
     def _known_id(self, image_id: Any) -> Any:
-        """The id as the ground truth has it: an int for NumPy's, and for a number that a results file has as text."""
+        """Return the id as the ground truth has it: an int for NumPy's, and for a number written as text."""
         for candidate in (image_id, int(image_id) if isinstance(image_id, str) and image_id.isdecimal() else image_id):
             try:
                 return self.ground_truth.image_ids[self._image_indices[candidate]]

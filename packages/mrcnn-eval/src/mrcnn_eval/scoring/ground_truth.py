@@ -126,7 +126,7 @@ def _require_unique(ids: list[Any], dataset: CocoDataset) -> None:
 
 
 def _file_name(dataset: CocoDataset, index: int, image_dir: Path | None) -> str | None:
-    """The name of an image below the folder that all images of the data set lie in."""
+    """Return the name of an image relative to `image_dir`."""
     name = dataset.file_names[index]
     if image_dir is None or image_dir == dataset.source_of(index).image_dir:
         return name or None

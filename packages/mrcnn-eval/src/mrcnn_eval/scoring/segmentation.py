@@ -1,4 +1,4 @@
-"""Masks of results: RLE with a compressed string as counts, checked; and masks of either side as RLE or bitmap."""
+"""Masks of results, checked; masks of results and of ground truth as RLE or bitmap."""
 
 from __future__ import annotations
 
