@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mrcnn_data import CocoDataset, DatasetError, instance_masks
+from mrcnn_data import CocoDataset, DatasetError, check_datasets, instance_masks, scoring_summary
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -59,3 +59,33 @@ def test_what_cannot_be_read_is_one_error(image_dir):
         made(image_dir, annotations=[{**OBJECT, "note": object()}])
     with pytest.raises(DatasetError, match=r"gone\.png: the file of image 1 is missing"):
         made(image_dir, images=[{**IMAGES[0], "file_name": "gone.png"}])
+
+
+def test_a_check_of_annotations_in_memory_is_not_kept(image_dir, tmp_path):
+    def kinds(**fields):
+        datasets = {"train": made(image_dir, annotations=[{**OBJECT, "area": 100, "iscrowd": 0, **fields}])}
+        report = check_datasets(datasets, cache_dir=tmp_path / "cache")["train"]
+        return [finding.kind for finding in report.findings if "category" not in finding.kind]
+
+    assert kinds() == []
+    assert kinds(segmentation=[]) == ["segmentation empty", "no object has a mask"]
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, ..., None, {"size": [40, 50], "counts": [0, 100, 1900]}])
+def test_what_is_scored_stands_beside_what_trains(image_dir, segmentation):
+    fields = [{}, {"bbox": [5, 5, 0, 9]}, {"iscrowd": 1}, {"ignore": "1", "bbox": ...}, {"area": -3}]
+    entries = [{**OBJECT, "segmentation": segmentation, "id": n, **field} for n, field in enumerate(fields)]
+    entries = [{name: value for name, value in entry.items() if value is not ...} for entry in entries]
+    dataset = made(image_dir, annotations=entries)
+    has_mask = segmentation not in (..., None)
+    scored = dataset.scored
+    ids = [dataset.annotations.ids[row] for row in scored.rows]
+    assert ids == [0, 2, 3, 4] if has_mask else [0, 2, 4]
+    assert scored.is_crowd.tolist() == [annotation_id == 2 for annotation_id in ids]
+    assert scored.is_ignored.tolist() == [annotation_id == 3 for annotation_id in ids]
+    assert [one is not None for one in scored.segmentations] == [has_mask] * len(ids)
+    assert scored.areas.tolist() == [100] * len(ids)
+    assert scored.boxes[0].tolist() == [10, 10, 10, 10]
+    trained = [annotation_id for annotation_id in ids if annotation_id in (0, 4)]
+    assert dataset.instances(0).annotation_ids == trained
+    assert scoring_summary(dataset) == (2, 0 if has_mask else 2, 1, int(has_mask), 5 - len(ids))
