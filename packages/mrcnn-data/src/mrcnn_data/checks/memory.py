@@ -45,8 +45,6 @@ class CheckMemory:
 
     def recall(self) -> dict[str, Report] | None:
         """The reports that were kept of this very state, or None."""
-        if not self._has_files():
-            return None
         try:
             checked = msgspec.json.decode(self._path.read_bytes(), type=_Checked)
             if checked.state != self._state:
@@ -55,13 +53,9 @@ class CheckMemory:
         except (OSError, msgspec.DecodeError, TypeError):
             return None
 
-    def _has_files(self) -> bool:
-        """Whether the annotation files are there: of annotations in memory the state says too little."""
-        return all(map(os.path.exists, self._annotation_files))
-
     def keep(self, reports: Mapping[str, Report]) -> None:
         """Write the reports, unless there is an error in them or the folder cannot be written to."""
-        if any(report.by_severity("error") for report in reports.values()) or not self._has_files():
+        if any(report.by_severity("error") for report in reports.values()):
             return
         findings = {name: report.as_records() for name, report in reports.items()}
         with contextlib.suppress(OSError):
