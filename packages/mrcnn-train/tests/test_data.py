@@ -55,6 +55,14 @@ def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: 
     return [line.partition(":")[2].strip() for line in lines if line.startswith("check:")]
 
 
+def test_ignored_objects_are_not_required_and_the_plan_says_so(config, root: Path, capsys) -> None:
+    open_data(config, rank=0, size=1).loader.close()
+    assert "evaluation:" not in capsys.readouterr().out
+    edit_annotations(root, "val", ignore=1)
+    open_data(config, rank=0, size=1).loader.close()
+    assert "evaluation:       1 objects with `ignore` do not have to be found" in capsys.readouterr().out
+
+
 def test_the_second_run_reads_no_annotation_file(config, monkeypatch) -> None:
     first = open_train(config.data)
     assert open_val(config.data, first) is not None

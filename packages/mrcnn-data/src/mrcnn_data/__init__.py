@@ -3,8 +3,10 @@
 `annotations` reads files, `checks` finds their faults, `loading` makes batches; the README lists all rooms.
 """
 
-from mrcnn_data.annotations.dataset import CocoDataset, Instances, Source, instance_masks
+from mrcnn_data.annotations.dataset import CocoDataset, Instances, instance_masks
+from mrcnn_data.annotations.opening import Source
 from mrcnn_data.annotations.report import Finding, Report
+from mrcnn_data.annotations.scoring import ScoredAnnotations, ScoringSummary, scoring_summary
 from mrcnn_data.augmentation import Augmentation
 from mrcnn_data.checks import check_dataset, check_datasets
 from mrcnn_data.drawing import draw_contact_sheet
@@ -29,6 +31,8 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Report",
+    "ScoredAnnotations",
+    "ScoringSummary",
     "Source",
     "TrainLoader",
     "check_dataset",
@@ -42,6 +46,7 @@ __all__ = [
     "load_image",
     "paste_masks",
     "repeat_factors",
+    "scoring_summary",
     "to_tf_dataset",
     "visible",
     "write_output",

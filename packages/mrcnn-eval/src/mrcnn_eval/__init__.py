@@ -5,7 +5,7 @@ Importing this package does not import TensorFlow; what runs a model lies in `mr
 
 from mrcnn_eval.scoring.classes import class_difference
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult
-from mrcnn_eval.scoring.ground_truth import GroundTruthError
+from mrcnn_eval.scoring.ground_truth import GroundTruth, GroundTruthError, load_ground_truth
 from mrcnn_eval.scoring.image_results import ResultsError
 from mrcnn_eval.scoring.ranks import RankError, merge_images, shares_of_all
 from mrcnn_eval.scoring.summary import Measures
@@ -15,12 +15,14 @@ __version__ = "0.1.0"
 __all__ = [
     "CocoEvaluator",
     "EvalResult",
+    "GroundTruth",
     "GroundTruthError",
     "Measures",
     "RankError",
     "ResultsError",
     "__version__",
     "class_difference",
+    "load_ground_truth",
     "merge_images",
     "shares_of_all",
 ]

@@ -135,14 +135,17 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             limit=arguments.limit,
             max_dets=arguments.max_dets,
             backend=arguments.backend or "hotcoco",
-            honor_ignore=arguments.honor_ignore,
+            honor_ignore=True,  # what training leaves out is not required
             progress=progress,
             detect=_detect_function(model, arguments.tta),
         )
+    num_ignored = int(evaluator.ground_truth.ignored.sum())
+    if num_ignored:
+        print(f"{num_ignored} objects with `ignore` do not have to be found, as none is trained")
     settings = {
         "checkpoint": str(arguments.checkpoint),
-        "annotations": str(dataset.annotation_path),
-        "images": str(dataset.image_dir),
+        "annotations": dataset.name,
+        "images": str(evaluator.ground_truth.image_dir),
         "limit": arguments.limit,
         "score_threshold": model.config.score_threshold,
         "detections_per_image": model.config.detections_per_image,
@@ -150,10 +153,11 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "max_size": card.max_size,
         "tta": arguments.tta,
         "backend": evaluator.backend,
-        "honor_ignore": arguments.honor_ignore,
+        "honor_ignore": True,
     }
     result = evaluator.evaluate(image_ids=evaluator.image_results)
-    _write(evaluator, result, arguments, other, output=output, images=Path(dataset.image_dir), settings=settings)
+    images = evaluator.ground_truth.image_dir
+    _write(evaluator, result, arguments, other, output=output, images=images, settings=settings)
 
 
 def predict_pictures(arguments: argparse.Namespace) -> None:
@@ -263,7 +267,7 @@ def check_classes(dataset: CocoDataset, card: ModelCard, *, checkpoint: Path) ->
         reference="the checkpoint",
     )
     if difference is not None:
-        raise UsageError(f"{dataset.annotation_path} does not fit {checkpoint}: it has {difference}")
+        raise UsageError(f"{dataset.name} does not fit {checkpoint}: it has {difference}")
 
 
 def _made(directory: Path) -> Path:

@@ -127,6 +127,7 @@ def _write_objects(batch: Batch, row: int, objects: PlacedObjects, rng: np.rando
             mask[...] = 0
         else:
             batch.gt_has_mask[row, slot] = crop_mask(segmentation, box, objects.geometries[number], mask)
+            left_out["masks without a pixel inside their box"] += int(not batch.gt_has_mask[row, slot])
     return left_out
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_data.annotations.dataset import CocoDataset, find_split
+from mrcnn_data.annotations.dataset import CocoDataset
+from mrcnn_data.annotations.opening import find_split
 from mrcnn_data.annotations.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
+from mrcnn_data.annotations.scoring import scoring_summary
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_datasets
 from mrcnn_data.checks.fixing import write_fixed
@@ -60,6 +62,7 @@ def check(options: argparse.Namespace) -> int:
     for split, dataset in datasets.items():
         counts = f"{len(dataset)} images, {dataset.num_objects().sum()} objects, {dataset.num_classes - 1} classes"
         _say(f"{split}: {counts}")
+        _say(f"    {scoring_summary(dataset)}")
         _print_findings(reports[split], advises_json=options.json is None)
     results = [
         {"split": split, "error": unopened[split], "exit_code": 2}
@@ -84,6 +87,7 @@ def _check_record(split: str, dataset: CocoDataset, report: Report) -> dict[str,
         "images": len(dataset),
         "objects": int(dataset.num_objects().sum()),
         "classes": dataset.num_classes - 1,
+        "scored": scoring_summary(dataset)._asdict(),
         "findings": report.as_records(),
         "exit_code": report.exit_code,
     }

@@ -117,17 +117,12 @@ def detect_dataset(
     """
     if model.config.num_classes != dataset.num_classes:
         raise ValueError(
-            f"the model has {model.config.num_classes - 1} classes, {dataset.annotation_path} "
-            f"has {dataset.num_classes - 1}"
+            f"the model has {model.config.num_classes - 1} classes, {dataset.name} has {dataset.num_classes - 1}"
         )
-    sizes = {
-        image_id: (int(h), int(w)) for image_id, (h, w) in zip(dataset.image_ids, dataset.image_sizes, strict=True)
-    }
     evaluator = CocoEvaluator(
-        dataset.annotation_path,
+        dataset,
         max_dets=max_dets or max(model.config.detections_per_image, COCO_MAX_DETS),
         backend=backend,
-        image_sizes=sizes,
         honor_ignore=honor_ignore,
         iou_types=IOU_TYPES if model.config.masks else ("bbox",),
     )

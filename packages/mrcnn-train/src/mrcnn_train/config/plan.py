@@ -72,10 +72,10 @@ def describe_plan(
     shown = ", ".join(train.class_names[:8]) + (", ..." if len(train.class_names) > 8 else "")
     lines = {
         "experiment": str(config.run.name),
-        "training data": f"{train.annotation_path}: {plan.num_images} images"
+        "training data": f"{train.name}: {plan.num_images} images"
         + (f" ({left_out} without objects left out)" if left_out else "")
         + f", {int(train.num_objects().sum())} objects",
-        "validation data": "none" if val is None else f"{val.annotation_path}: {len(val)} images",
+        "validation data": "none" if val is None else f"{val.name}: {len(val)} images",
         "classes": f"{train.num_classes - 1}: {shown}",
         "processes": str(plan.processes),
         "batch": f"{plan.global_batch} images a step = "

@@ -47,8 +47,8 @@ def open_val(data: DataOptions, train: CocoDataset) -> CocoDataset | None:
     require_same_classes(
         (val.category_ids, val.class_names),
         (train.category_ids, train.class_names),
-        where=str(val.annotation_path),
-        reference=str(train.annotation_path),
+        where=val.name,
+        reference=train.name,
     )
     return val
 
@@ -176,6 +176,7 @@ def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) 
             limit=options.limit,
         )
     except DatasetError as error:
-        raise ConfigError(f"evaluation on {val.annotation_path}: data.{error}") from error
-    sizes = {image_id: (int(h), int(w)) for image_id, (h, w) in zip(val.image_ids, val.image_sizes, strict=True)}
-    CocoEvaluator(val.annotation_path, image_sizes=sizes)
+        raise ConfigError(f"evaluation on {val.name}: data.{error}") from error
+    num_ignored = int(CocoEvaluator(val).ground_truth.ignored.sum())
+    if num_ignored:
+        print(f"{'evaluation:':17} {num_ignored} objects with `ignore` do not have to be found, as none is trained")

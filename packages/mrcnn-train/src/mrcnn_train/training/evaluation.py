@@ -57,6 +57,7 @@ class Evaluation:
             max_size=card.max_size,
             batch_size=options.batch_size,
             limit=options.limit,
+            honor_ignore=True,  # what training leaves out is not required
             on_error=self._on_error,
             rank=self._processes.rank,
             num_ranks=self._processes.size,
@@ -68,9 +69,11 @@ class Evaluation:
     def score(self, evaluator: CocoEvaluator, run_dir: Path, *, step: int) -> EvalResult:
         """Score, and write the AP table, the contact sheet and evaluation/step-XXXXXXXX.json; in any thread."""
         result = evaluator.evaluate(image_ids=evaluator.image_results)
-        settings = {"step": step, "annotations": str(self._dataset.annotation_path), "limit": self._options.limit}
+        settings = {"step": step, "annotations": self._dataset.name, "limit": self._options.limit}
         (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
         write_metrics(run_dir / EVALUATION_DIR / f"{step_name(step)}.json", result, settings=settings)
         write_ap_table(run_dir / AP_TABLE, result)
-        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir, on_error=self._on_error)
+        images = evaluator.ground_truth.image_dir
+        assert images is not None  # of an open data set it is known
+        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, images, on_error=self._on_error)
         return result
