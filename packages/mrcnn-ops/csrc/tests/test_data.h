@@ -65,13 +65,13 @@ inline std::vector<Box> grid_boxes(Random& random, int count) {
 
 inline std::vector<Box> odd_boxes() {
   return {
-      {0, 0, 0, 0},                  // a point
-      {5, 5, 5, 9},                  // no width
-      {20, 20, 4, 4},                // inverted
-      {20, 4, 4, 20},                // inverted in x
-      {-50, -50, -20, -20},          // outside
-      {1e6f, 1e6f, 2e6f, 2e6f},      // far outside
-      {-1e6f, -1e6f, 1e6f, 1e6f},    // huge
+      {0, 0, 0, 0},                    // a point
+      {5, 5, 5, 9},                    // no width
+      {20, 20, 4, 4},                  // inverted
+      {20, 4, 4, 20},                  // inverted in x
+      {-50, -50, -20, -20},            // outside
+      {1e6f, 1e6f, 2e6f, 2e6f},        // far outside
+      {-1e6f, -1e6f, 1e6f, 1e6f},      // huge
       {-3e38f, -3e38f, 3e38f, 3e38f},  // its size is infinite
       {3e38f, 0, -3e38f, 1},
       {kNan, 0, 9, 9},

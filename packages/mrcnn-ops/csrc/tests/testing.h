@@ -48,8 +48,8 @@ inline void expect_near(const char* file, int line, const char* what, double act
 
 }  // namespace mrcnn
 
-#define TEST(name)                                              \
-  static void name();                                           \
+#define TEST(name)                                             \
+  static void name();                                          \
   static const mrcnn::Registration name##_is_run(#name, name); \
   static void name()
 

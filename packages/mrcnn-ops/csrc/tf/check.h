@@ -24,8 +24,8 @@ using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-// Shapes are written as "[N, A, 4]": letters match anything and say what the axis is, numbers match themselves. Here, the
-// numbers, and -1 for letters.
+// Shapes are written as "[N, A, 4]": letters match anything and say what the axis is, numbers match themselves. Here,
+// the numbers, and -1 for letters.
 inline std::vector<int64_t> sizes_of(const std::string& shape) {
   std::vector<int64_t> sizes;
   for (size_t at = 1; at < shape.size() - 1; at = shape.find_first_of(",]", at) + 2) {
@@ -80,8 +80,7 @@ inline absl::Status infer_axis(InferenceContext* context, const std::string& nam
 // Kernels count boxes, anchors and pixels in int; tensors beyond that are refused.
 inline absl::Status check_size(const char* name, const Tensor& tensor) {
   if (tensor.NumElements() <= (int64_t{1} << 31) - 1) return absl::OkStatus();
-  return InvalidArgument(name, " has ", tensor.NumElements(),
-                                             " elements, more than this op counts (2^31 - 1)");
+  return InvalidArgument(name, " has ", tensor.NumElements(), " elements, more than this op counts (2^31 - 1)");
 }
 
 inline const tensorflow::DeviceBase::CpuWorkerThreads& workers(OpKernelContext* context) {
