@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
+CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
 .PHONY: help setup horovod lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
 
@@ -30,14 +31,16 @@ test-slow: setup .bench/ready ## The long ones: training to an AP, jobs of two p
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
-lint: setup ## ruff and mypy
+lint: setup ## Check the code: ruff, mypy, clang-format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench
 
-format: setup ## Let ruff rewrite what it can
+format: setup ## Rewrite what ruff and clang-format can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	.venv/bin/clang-format -i $(CXX_SOURCES)
 
 # Those that fail, or miss what is wanted of them, do not keep the others from running.
 RUN_EACH = status=0; for script in $(1); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
