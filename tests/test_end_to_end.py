@@ -69,13 +69,19 @@ def test_evaluating_the_checkpoint_gives_the_runs_own_numbers(run_dir: Path, tmp
 
 
 def test_the_checkpoint_evaluates_without_the_trainer(run_dir: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from mrcnn_eval.cli import main\n"
-        f"status = main(['--checkpoint', {str(run_dir)!r}, '--output', {str(tmp_path)!r}, '--limit', '1'])\n"
-        "assert 'mrcnn_train' not in sys.modules and 'hydra' not in sys.modules\n"
-        "sys.exit(status)"
-    )
+    code = """
+import runpy, sys
+for name in ("mrcnn_train", "hydra"):
+    sys.modules[name] = None  # importing it raises ImportError
+runpy.run_module("mrcnn_eval", run_name="__main__", alter_sys=True)
+"""
+    arguments = ["--checkpoint", run_dir, "--output", tmp_path, "--limit", "1"]
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=run_dir.parent, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=run_dir.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -99,8 +99,9 @@ def test_measures_see_the_sources() -> None:
 
 
 def test_body_of_a_function() -> None:
-    source = '@decorator\ndef f(\n    a,\n    b,\n):\n    """Docstring,\n\n    long."""\n    a = (\n        b\n    )\n    return a\n'
-    assert list(bodies(source)) == [("f", 4)]
+    head = '@decorator\ndef f(\n    a,\n    b,\n):\n    """Docstring,\n\n    long."""\n'
+    body = "    a = (\n        b\n    )\n    return a\n"
+    assert list(bodies(head + body)) == [("f", 4)]
     assert list(bodies('class C:\n    def g(self):\n        """Only a docstring."""\n')) == [("g", 0)]
     assert dict(bodies("def outer():\n    def inner():\n        pass\n    return inner\n")) == {"outer": 3, "inner": 1}
 
