@@ -32,7 +32,7 @@ inline std::vector<const Kernels*> instruction_sets() {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Just as many bytes as asked for, so that the address sanitizer sees the first one too many.
+// Exactly as many bytes as requested, so that the address sanitizer sees an access one byte beyond.
 inline std::unique_ptr<char[]> exact_scratch(size_t bytes) { return std::unique_ptr<char[]>(new char[bytes]); }
 
 using Random = std::mt19937;

@@ -1,4 +1,4 @@
-// What the C++ tests need of a test framework: TEST, three expectations, main. Each test program includes this once.
+// A minimal test framework: TEST, three expectations, main. Each test program includes it once.
 #pragma once
 
 #include <cmath>
