@@ -21,11 +21,11 @@ lock: ## Renew poetry.lock from the pyproject files
 demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
 	$(PY) -m mrcnn_train +experiment=demo
 
-test: setup ## The fast tests of every package and of the workspace
-	$(PY) tests/run_suites.py -m "not slow"
+test: setup ## The fast tests of every package and of the workspace, two packages at a time
+	$(PY) tests/run_suites.py --jobs 2 -m "not slow"
 
-test-slow: setup .bench/ready ## The long ones: training to an AP, jobs of two processes, faults, fuzzing, beside torchvision
-	@infra/horovod/build.sh || echo "no Horovod: the tests of jobs of two processes are skipped"
+test-slow: setup .bench/ready ## The slow tests, hours: training to an AP, jobs of several processes, faults, fuzzing, comparison with torchvision, C++ tests, each package alone
+	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers

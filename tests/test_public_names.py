@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,31 +41,37 @@ class Use(NamedTuple):
 
 def foreign_uses(source: str, own: str | None) -> Iterator[Use]:
     """Yield what `source` imports from our packages other than `own`, and the attributes it takes of such modules."""
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     modules: dict[str, str] = {}  # local name -> module
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported = [(alias.asname or alias.name, alias.name, "") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            imported = [(alias.asname or alias.name, node.module or "", alias.name) for alias in node.names]
-        else:
-            imported = []
-        for local_name, module, name in imported:
-            if is_foreign(module, own):
-                use = Use(module, name, node.lineno)
-                if is_module(str(use)):
-                    use = Use(str(use), "", node.lineno)
-                yield use
-                if not use.name:
-                    modules[local_name] = use.module
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for local_name, use in imported_uses(node):
+                if is_foreign(use.module, own):
+                    yield use
+                    if not use.name:
+                        modules[local_name] = use.module
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             program = "\n".join(IMPORT_IN_TEXT.findall(node.value))
             yield from (use._replace(line=node.lineno) for use in foreign_uses(program, own)) if program else ()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
-            use = Use(modules[ast.unparse(node.value)], node.attr, node.lineno)
+    for node in nodes if modules else ():
+        if isinstance(node, ast.Attribute) and (module := modules.get(ast.unparse(node.value))):
+            use = Use(module, node.attr, node.lineno)
             if not is_module(str(use)):
                 yield use
+
+
+def imported_uses(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Use]]:
+    """Yield (local name, use) of an import; relative ones stay inside a package."""
+    for alias in node.names:
+        if isinstance(node, ast.Import):
+            use = Use(alias.name, "", node.lineno)
+        elif node.level == 0 and node.module:
+            use = Use(node.module, alias.name, node.lineno)
+            if is_module(str(use)):
+                use = Use(str(use), "", node.lineno)
+        else:
+            continue
+        yield alias.asname or alias.name, use
 
 
 def is_foreign(module: str, own: str | None) -> bool:
@@ -79,10 +86,12 @@ def module_path(module: str) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
+@functools.cache
 def is_module(name: str) -> bool:
     return module_path(name) is not None
 
 
+@functools.cache
 def public_names(module: str) -> set[str] | None:
     """Return `__all__` of a package or sub-package; None for other modules, and where there is no such list."""
     path = module_path(module)
@@ -99,14 +108,17 @@ def is_public(use: Use) -> bool:
     return names is not None and (not use.name or use.name in names)
 
 
-def private_uses() -> Iterator[tuple[str, Use]]:
-    """Yield (file, use) for all Python files of the repository but this one, which holds examples."""
+@functools.cache
+def private_uses() -> list[tuple[str, Use]]:
+    """Return (file, use) for all Python files of the repository but this one, which holds examples."""
     owners: dict[Path, str | None] = {ROOT / "packages" / package: import_name(package) for package in PACKAGES}
+    found = []
     for folder, own in {**owners, ROOT / "bench": None, ROOT / "tests": None}.items():
         for path in sorted(folder.rglob("*.py")):
             if path != Path(__file__).resolve() and "build" not in path.parts:
                 uses = foreign_uses(path.read_text(), own)
-                yield from ((path.relative_to(ROOT).as_posix(), use) for use in uses if not is_public(use))
+                found += [(path.relative_to(ROOT).as_posix(), use) for use in uses if not is_public(use)]
+    return found
 
 
 def package_of(use: Use) -> str:
