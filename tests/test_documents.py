@@ -65,6 +65,11 @@ class Document(NamedTuple):
         return CODE_SPAN.findall(self.prose)
 
     @property
+    def files(self) -> list[str]:
+        """Return what may be a path: code in the running text, and source files in code blocks."""
+        return [*self.spans, *re.findall(r"(?<![\w./-])[\w./*]+\.(?:py|cc|h|sh)\b", "".join(FENCE.findall(self.text)))]
+
+    @property
     def code(self) -> list[str]:
         """Return the lines of code blocks, continued lines joined, and the code in the running text."""
         blocks = "".join(FENCE.findall(self.text)).replace("\\\n", " ")
@@ -105,7 +110,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_files_exist(document: Document) -> None:
-    assert [span for span in document.spans if not is_there(span, document.folders)] == []
+    assert sorted(name for name in set(document.files) if not is_there(name, document.folders)) == []
 
 
 def is_there(span: str, folders: list[Path]) -> bool:
@@ -193,3 +198,26 @@ def test_every_command_of_the_makefile_that_a_document_names_exists(document: Do
     named = {word for code in document.code for word in re.findall(r"^(?:\w+=\S+ )*make ([a-z][a-z_-]*[a-z])", code)}
     benchmarks = {f"bench-{path.stem}" for path in (ROOT / "bench").glob("*.py")}
     assert named - targets - benchmarks == set()
+
+
+def test_readers_find_what_does_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("""# One heading: `code`
+
+[a](#one-heading-code) [b](#other) [c](missing.md) `bench/missing.py` `bench/ops.py` `missing.py` `mrcnn_data.missing`
+
+```
+python missing.py && python bench/timing.py
+python -m mrcnn_train +experiment=small data.root=DIR data.rot=DIR 'model.anchor_sizes=[1]' model.anchors=2
+mrcnn-eval --checkpoint DIR --report --reprot
+mrcnn-data show ROOT train --crop-size 3 --missing 4  # --not-an-option
+```
+""")
+    page = Document(path, path.read_text())
+    assert list(broken_links(page)) == ["#other", "missing.md"]
+    missing = {name for name in page.files if not is_there(name, page.folders)}
+    assert missing == {"bench/missing.py", "missing.py"}
+    assert not is_name("mrcnn_data.missing")
+    assert is_name("mrcnn_data.CocoDataset")
+    assert {name for name in named_options(page.code) if not is_option(name)} == {"data.rot", "model.anchors"}
+    assert [text.rpartition(" ")[2] for text in unknown_flags(page.code)] == ["--reprot", "--missing"]
