@@ -118,15 +118,15 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
     """Return images per second of the loader's threads, queue and buffers, with decoding and resizing alone."""
     cv2.setNumThreads(0)
     sizes = resized_sizes(dataset.image_sizes, short_edge=SHORT_EDGE, max_size=MAX_SIZE)
-    buckets = assign_canvases(sizes, BUCKETS)
+    canvases = assign_canvases(sizes, BUCKETS)
     pool = BufferPool()
 
-    def fill(padded: np.ndarray, image: int) -> None:
+    def fill(canvas: np.ndarray, image: int) -> None:
         data = np.frombuffer(dataset.image_path(image).read_bytes(), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         assert pixels is not None
         height, width = sizes[image].tolist()
-        cv2.resize(pixels, (width, height), dst=padded[:height, :width], interpolation=cv2.INTER_LINEAR)
+        cv2.resize(pixels, (width, height), dst=canvas[:height, :width], interpolation=cv2.INTER_LINEAR)
 
     rng = np.random.default_rng(0)
     ahead: deque[list[Future[None]]] = deque()
@@ -134,10 +134,10 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
     with ThreadPoolExecutor(num_threads) as threads:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
-            # Images of one bucket, which is as likely as it has images.
+            # Any canvas' images in turn, as often as they come.
             first = int(rng.integers(len(dataset)))
-            images = rng.choice(np.flatnonzero(buckets == buckets[first]), BATCH).tolist()
-            batch = pool.take((BATCH, *BUCKETS[buckets[first]], 3))
+            images = rng.choice(np.flatnonzero(canvases == canvases[first]), BATCH).tolist()
+            batch = pool.take((BATCH, *BUCKETS[canvases[first]], 3))
             ahead.append([threads.submit(fill, batch[row], image) for row, image in enumerate(images)])
             if len(ahead) > max(1, 2 * num_threads // BATCH):
                 for row in ahead.popleft():
