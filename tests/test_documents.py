@@ -24,7 +24,7 @@ DOCUMENTS = [
     *sorted((ROOT / "packages").glob("*/README.md")),
     *sorted((ROOT / "packages").glob("*/docs/**/*.md")),
 ]
-SUFFIXES = ("py", "cc", "cu", "h", "cmake", "sh", "toml", "md", "html", "png", "jpg", "yaml")
+SUFFIXES = ("py", "cc", "cu", "h", "cmake", "sh")  # of sources; commands write files of other kinds
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
@@ -38,17 +38,7 @@ COMMANDS = {
     "python -m mrcnn_model.convert": "mrcnn-model",
     "python -m mrcnn_model.export": "mrcnn-model",
 }
-# Files that commands write, and one of Horovod.
-ELSEWHERE = {
-    "xla_mpi_ops.cc",
-    "config.yaml",
-    "plan.yaml",
-    "report.md",
-    "curves.png",
-    "contact_sheet.png",
-    "report.html",
-    "multirun.yaml",
-}
+OF_HOROVOD = {"xla_mpi_ops.cc"}
 
 
 class Document(NamedTuple):
@@ -119,7 +109,7 @@ def is_there(span: str, folders: list[Path]) -> bool:
         return True
     has_suffix = span.rpartition(".")[2] in SUFFIXES
     if "/" not in span and not span.startswith("mrcnn_"):
-        return not has_suffix or span in ELSEWHERE or any(True for folder in folders for _ in folder.rglob(span))
+        return not has_suffix or span in OF_HOROVOD or any(True for folder in folders for _ in folder.rglob(span))
     first = span.split("/")[0]
     is_ours = first in ("packages", "bench", "csrc", "infra", "tests", "src", "docs") or re.match(r"mrcnn_\w+/", span)
     return not is_ours or any(True for folder in folders for _ in folder.glob(span.rstrip("/")))
@@ -152,7 +142,7 @@ def named_options(code: list[str]) -> set[str]:
     """Return the options of training in `code`: `data.root` in `data.root=DIR` or in `data.root`."""
     spans = [match[1] for text in code if (match := OPTION_SPAN.fullmatch(text))]
     names = {name for text in code for name in OPTION.findall(text)} | set(spans)
-    return {name for name in names if name.rpartition(".")[2] not in (*SUFFIXES, "safetensors", "json")}
+    return {name for name in names if name.rpartition(".")[2] not in (*SUFFIXES, "safetensors", "json", "jsonl")}
 
 
 def is_option(name: str) -> bool:
