@@ -27,15 +27,14 @@ from mrcnn_model.config import ModelConfig
 from mrcnn_model.mask_rcnn import MaskRCNN, build_model
 from mrcnn_model.weights.class_rows import rows_without_class
 from mrcnn_model.weights.config_from_weights import architecture
+from mrcnn_model.weights.files import read_arrays, write_arrays
 from mrcnn_model.weights.filling import (
     LAYOUTS,
     WeightsReport,
     export_weights,
     fill_model,
     read_array,
-    read_arrays,
     unlike_conventions,
-    write_arrays,
 )
 from mrcnn_model.weights.layout import Arrays, HeadOptions, Layout, to_keys
 
