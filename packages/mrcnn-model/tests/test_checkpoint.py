@@ -89,7 +89,7 @@ def test_a_broken_card_is_named(saved):
 def test_weights_of_another_shape_are_named(saved):
     directory, _ = saved
     content = json.loads((directory / "model.json").read_text())
-    content["model"]["box_head_channels"] = 33
+    content["model"]["box"]["box_head_channels"] = 33
     (directory / "model.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"box_head\.\w+\.\w+ has shape .* the model expects"):
         load_model(directory)
@@ -112,7 +112,7 @@ def test_load_weights_from_a_checkpoint_fills_everything(saved, make_tiny_model)
 def test_a_card_with_a_value_out_of_range_is_named(saved):
     directory, _ = saved
     content = json.loads((directory / "model.json").read_text())
-    content["model"]["backbone"] = "vgg16"
+    content["model"]["resnet"]["backbone"] = "vgg16"
     (directory / "model.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"model\.json is not a model card.*vgg16"):
         load_model(directory)

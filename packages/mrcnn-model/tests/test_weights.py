@@ -8,11 +8,19 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
 
-from mrcnn_model import CheckpointError, ModelCard, fill_model, load_model, load_weights, save_model, variable_key
+from mrcnn_model import (
+    CheckpointError,
+    ModelCard,
+    ModelConfig,
+    fill_model,
+    load_model,
+    load_weights,
+    save_model,
+    variable_key,
+)
 from mrcnn_model.config import BACKBONES
-from mrcnn_model.convert import config_of, main
-from mrcnn_model.weights.files import write_arrays
-from mrcnn_model.weights.filling import LAYOUTS, export_weights
+from mrcnn_model.convert import main, options_of
+from mrcnn_model.weights import LAYOUTS, export_weights, write_arrays
 from mrcnn_model.weights.layout import to_keys
 
 NAMES = {
@@ -142,7 +150,7 @@ def test_export_names_what_the_other_project_lacks(make_tiny_model):
 def test_a_file_says_how_deep_its_backbone_is(make_tiny_model, project, depth):
     model = make_tiny_model(backbone=depth, backbone_width=4, norm="frozen_bn")
     arrays = export_weights(model, LAYOUTS[project])
-    config = config_of(arrays, LAYOUTS[project], num_classes=None, changes={}, source="file")
+    config = ModelConfig(**options_of(arrays, LAYOUTS[project], source="file"))
     names = ("backbone", "backbone_width", "num_classes", "fpn_channels", "rpn_channels", "box_head_channels", "masks")
     assert [getattr(config, name) for name in names] == [getattr(model.config, name) for name in names]
 
@@ -474,15 +482,15 @@ def test_what_category_ids_cannot_be(tmp_path, capsys, by_row, make_tiny_model):
     save_model(zero, make_tiny_model(norm="frozen_bn"), ModelCard(["a", "b", "c"], [0, 1, 2], 64, 64, [[64, 64]]))
     for arguments, message in (
         (common, "has 3 classes; the weights are for 8; --by-category-id keeps the rows of these ids"),
-        ((*common, "--by-category-id", "--num-classes=4"), "--by-category-id needs --annotations, which say the ids"),
+        ((*common, "--by-category-id", "--num-classes=4"), "--by-category-id needs --annotations, which has the ids"),
         ((source, "out", "--from=torchvision", "--by-category-id"), "--by-category-id needs --annotations"),
         ((backbone, *common[1:], "--by-category-id"), "backbone.npz holds no layer over classes"),
         (
             (*common[:-1], tmp_path / "far.json", "--by-category-id"),
             "by_row.safetensors has rows 1 to 8 for classes: none for category id 9",
         ),
-        ((*common[:-1], tmp_path / "other.json"), "other.json has no COCO categories with id and name"),
-        ((*common[:-1], source), "has no COCO categories with id and name: UnicodeDecodeError"),
+        ((*common[:-1], tmp_path / "other.json"), "other.json has no COCO categories, each with"),
+        ((*common[:-1], source), "is not a JSON file: UnicodeDecodeError"),
         ((zero, tmp_path / "out.npz", "--to=torchvision", "--by-category-id"), "not different numbers from 1: [0, 1,"),
     ):
         code, output = run(capsys, *arguments)
@@ -606,8 +614,11 @@ def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_t
             ["rpn.npz", "out", "--from", "detectron2"],
             "rpn.npz holds no variable of a ResNet-FPN model under detectron2's",
         ),
-        (["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"], "ModelConfig has no field nrom"),
-        (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected FIELD=VALUE"),
+        (
+            ["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"],
+            "model.nrom is not an option; did you mean norm?",
+        ),
+        (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected OPTION=VALUE"),
         (["out", "back.npz", "--to", "torchvision"], "checkpoint out does not exist"),
         (["out", "back.npz", "--to", "torchvision", "--num-classes", "4"], "--num-classes: only with --from"),
         (["out", "back.npz", "--to", "torchvision", "--annotations", "a.json"], "--annotations: only with --from"),

@@ -49,6 +49,7 @@ def write_arrays(path: str | Path, arrays: Arrays) -> None:
     if path.suffix == ".safetensors":
         save_file(dict(arrays), path)
     elif path.suffix == ".npz":
-        np.savez(path, **arrays)  # no option of savez: before NumPy 2.2 it would be stored as one more array
+        # No allow_pickle: before NumPy 2.2 it would be stored as one more array.
+        np.savez(path, **arrays)  # type: ignore[arg-type]
     else:
         raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")

@@ -177,13 +177,15 @@ def export_weights(
             arrays[name] = np.ascontiguousarray(layout.write(key, array, options))
     if nameless:
         raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
-    if model.config.norm == "gn" and layout is TORCHVISION:
+    if model.config.norms.norm == "gn" and layout is TORCHVISION:
         raise CheckpointError("torchvision's names are of batch norms, and this backbone has group norms")
     return arrays
 
 
 def head_options(config: ModelConfig) -> HeadOptions:
-    return HeadOptions(config.box_pool_size, class_agnostic_boxes=config.cascade or config.class_agnostic_boxes)
+    """Return what the layout of a model's heads depends on."""
+    box = config.box
+    return HeadOptions(box.box_pool_size, class_agnostic_boxes=box.cascade or box.class_agnostic_boxes)
 
 
 def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, source: str) -> np.ndarray:
