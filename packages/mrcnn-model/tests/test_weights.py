@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
 
+import mrcnn_model.convert
 from mrcnn_model import (
     CheckpointError,
     ModelCard,
@@ -618,6 +619,10 @@ def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_t
             ["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"],
             "model.nrom is not an option; did you mean norm?",
         ),
+        (
+            ["rpn.npz", "out", "--from", "tensorpack", "--set", "anchor_sizes=5"],
+            "model.anchor_sizes is 5; expected a list of numbers",
+        ),
         (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected OPTION=VALUE"),
         (["out", "back.npz", "--to", "torchvision"], "checkpoint out does not exist"),
         (["out", "back.npz", "--to", "torchvision", "--num-classes", "4"], "--num-classes: only with --from"),
@@ -637,3 +642,47 @@ def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments
     assert code == 1
     assert output.err.startswith("error: ")
     assert message in output.err
+
+
+def test_the_command_writes_to_new_names_only(tmp_path, capsys, make_tiny_model):
+    save_model(tmp_path / "ours", make_tiny_model(), ModelCard(["a", "b", "c"], [1, 2, 3], 64, 64, [[64, 64]]))
+    np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(16)})
+    (tmp_path / "mine.npz").write_text("mine")
+    for arguments in ((tmp_path / "rpn.npz", tmp_path / "ours", "--from=tensorpack"),
+                      (tmp_path / "rpn.npz", tmp_path / "mine.npz", "--from=tensorpack"),
+                      (tmp_path / "ours", tmp_path / "mine.npz", "--to=tensorpack")):  # fmt: skip
+        before = (tmp_path / "ours" / "model.safetensors").read_bytes()
+        code, output = run(capsys, *arguments)
+        assert (code, output.out) == (1, "")
+        assert f"{arguments[1]} exists already: choose a new" in output.err
+        assert (tmp_path / "ours" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "mine.npz").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [KeyError("internal"), TypeError("internal"), ValueError("internal")])
+def test_a_fault_of_the_program_is_not_called_one_of_its_user(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(16)})
+    monkeypatch.setattr(mrcnn_model.convert, "build_model", fail)
+    with pytest.raises(type(error), match="internal"):
+        main([str(tmp_path / "rpn.npz"), str(tmp_path / "out"), "--from=tensorpack"])
+
+
+def test_names_of_a_file_are_shown_escaped(tmp_path, capsys):
+    np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(8), "\x1b[31mred": np.zeros(1)})
+    options = ("--set=backbone=resnet18", "--set=rpn_channels=8", "--set=fpn_channels=8", "--set=box_head_channels=8")
+    code, output = run(capsys, tmp_path / "rpn.npz", tmp_path / "out", "--from=tensorpack", *options)
+    assert code == 0, output.err
+    assert "\\x1b[31mred" in output.out
+    assert "\x1b" not in output.out
+
+
+def test_num_classes_as_in_the_file_keep_the_layers(tmp_path, capsys, make_tiny_model):
+    model = randomised(make_tiny_model())
+    write_arrays(tmp_path / "four.npz", export_weights(model, LAYOUTS["tensorpack"]))
+    options = ("--from=tensorpack", "--num-classes=4", "--set=gn_groups=4")
+    code, output = run(capsys, tmp_path / "four.npz", tmp_path / "out", *options)
+    assert code == 0, output.err
+    assert_same_variables(load_model(tmp_path / "out")[0], model)
