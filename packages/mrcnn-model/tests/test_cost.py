@@ -25,7 +25,7 @@ def model():
     return build_model(ModelConfig())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [SHAPES[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:])])
 def test_inference(model, shape):
     num_images, height, width = shape
     detect = tf.function(model.detect).get_concrete_function(
@@ -63,8 +63,8 @@ def test_training(model, shape):
         ("resnet18", 11_689_512, 512),
         ("resnet34", 21_797_672, 512),
         ("resnet50", 25_557_032, 2048),
-        ("resnet101", 44_549_160, 2048),
-        ("resnet152", 60_192_808, 2048),
+        pytest.param("resnet101", 44_549_160, 2048, marks=pytest.mark.slow),
+        pytest.param("resnet152", 60_192_808, 2048, marks=pytest.mark.slow),
     ],
 )
 def test_number_of_parameters_of_a_backbone(depth, for_imagenet, features):
