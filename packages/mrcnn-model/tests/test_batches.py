@@ -1,4 +1,4 @@
-"""Batches: every stage of several images equals that of each alone on the same canvas; traces; bit-equal runs."""
+"""Batches: every stage of several images equals that of each alone, padded to the same size; traces; bit-equal runs."""
 
 import os
 import subprocess

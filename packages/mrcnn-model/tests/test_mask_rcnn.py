@@ -245,7 +245,7 @@ def test_gradients_of_the_pyramid_are_summed_by_twos(make_tiny_model, make_batch
     assert {len(op.inputs) for op in sums if op.outputs[0].shape == [2, 16, 24, 16]} == {2}  # P2's
 
 
-def test_a_detection_graph_is_let_go(make_tiny_model, make_batch):
+def test_a_detection_graph_is_freed(make_tiny_model, make_batch):
     """TensorFlow keeps graphs with custom gradients."""
     model, batch = make_tiny_model(norm="frozen_bn"), make_batch()
     detect = tf.function(model.detect)

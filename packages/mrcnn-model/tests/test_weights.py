@@ -313,7 +313,7 @@ def test_foreign_files_are_refused(tmp_path, make_tiny_model):
         load_weights(model, tmp_path / "text.npz")
     good = tmp_path / "good.npz"
     np.savez_compressed(good, **{"conv0/W": np.random.default_rng(0).random([7, 7, 3, 8], np.float32)})
-    for name, content in {"empty": b"", "torn": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
+    for name, content in {"empty": b"", "short": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
         (tmp_path / f"{name}.npz").write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}.npz cannot be read"):
             load_weights(model, tmp_path / f"{name}.npz")
