@@ -1,8 +1,8 @@
 """Arithmetic and size of ResNet-50-FPN with 80 classes, counted in the graph that is built.
 
-The formula, in billions, a multiply-add as one: 187.5 for each million pixels of the padded image, 0.0143 for each RoI of the
-box head and 0.530 for each of the mask head, less what ours leaves out: its last layer is evaluated for one class of
-the 80. Training with stem and first stage frozen: 523, and three times the heads.
+The formula, in billions, a multiply-add as one: 187.5 for each million pixels of the padded image, 0.0143 for each RoI
+of the box head and 0.530 for each of the mask head, less what ours leaves out: its last layer is evaluated for one
+class of the 80. Training with stem and first stage frozen: 523, and three times the heads.
 """
 
 import keras
