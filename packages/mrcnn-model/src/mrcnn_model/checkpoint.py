@@ -89,11 +89,8 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
 
 def _require_replaceable(weights_file: Path, card_file: Path) -> None:
     """Allow what this function wrote before, complete or cut short."""
-    if os.path.lexists(card_file):
-        is_ours = _is_card(card_file)
-    else:
-        is_ours = not os.path.lexists(weights_file) or _header(weights_file) == OURS
-    if not is_ours:
+    weights_are_ours = not os.path.lexists(weights_file) or _header(weights_file) == OURS
+    if not (_is_card(card_file) if os.path.lexists(card_file) else weights_are_ours):
         raise CheckpointError(
             f"{card_file.parent} has a {CARD_FILE} or {WEIGHTS_FILE} that is not a checkpoint: choose another directory"
         )

@@ -1,10 +1,12 @@
-"""Check the values of options. Every message names the option, its value, and what is expected."""
+"""Options with their range beside them. Every message names the option, its value, and what is expected."""
 
+import copy
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-EXPECTED = {
+TYPES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -25,38 +27,54 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 
 
 def require_type(name: str, value: object, kind: Any) -> None:
-    """Require a value of one of the types in `EXPECTED`; numbers have to be finite."""
-    require(_is_of(value, kind), name, value, EXPECTED[kind])
+    """Require a value of one of `TYPES`; numbers have to be finite."""
+    require(_is_of(value, kind), name, value, TYPES[kind])
 
 
-def require_one_of(name: str, value: object, known: Sequence[object]) -> None:
-    require(value in known, name, value, f"one of {', '.join(map(str, known))}")
+def option(default: Any, holds: Callable[[Any], bool], expected: str) -> Any:
+    """Declare a field of a `Part` whose values have to satisfy `holds`."""
+    metadata = {"holds": holds, "expected": expected}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def require_at_least(least: int, **counts: int) -> None:
-    for name, count in counts.items():
-        require(count >= least, name, count, f"at least {least}")
+def one_of(default: Any, known: tuple[Any, ...]) -> Any:
+    return option(default, lambda value: value in known, f"one of {', '.join(map(str, known))}")
 
 
-def require_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        require(number > 0, name, number, "a positive number")
+def at_least(least: int, default: int) -> Any:
+    return option(default, lambda value: value >= least, f"at least {least}")
 
 
-def require_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        require(0.0 <= share <= 1.0, name, share, "a share between 0 and 1")
+def positive(default: float) -> Any:
+    return option(default, lambda value: value > 0, "a positive number")
 
 
-def are_positive(numbers: Sequence[float], count: int) -> bool:
-    return len(numbers) == count and all(number > 0 for number in numbers)
+def share(default: float) -> Any:
+    return option(default, lambda value: 0.0 <= value <= 1.0, "a share between 0 and 1")
+
+
+def positives(default: list[float], expected: str) -> Any:
+    """Declare a list of as many positive numbers as the default has."""
+    return option(default, lambda values: len(values) == len(default) and all(v > 0 for v in values), expected)
+
+
+class Part:
+    """The options of one part of the network, checked when they are made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            require_type(field.name, value, field.type)
+            if field.metadata:
+                require(field.metadata["holds"](value), field.name, value, field.metadata["expected"])
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    if kind == list[list[float]]:
-        return isinstance(value, list | tuple) and all(_is_of(item, list[float]) for item in value)
-    if kind == list[float]:
-        return isinstance(value, list | tuple) and all(_is_of(item, float) for item in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if kind in (list[float], list[list[float]]):
+        (item,) = kind.__args__
+        return isinstance(value, list | tuple) and all(_is_of(v, item) for v in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)

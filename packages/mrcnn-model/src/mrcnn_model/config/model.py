@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrcnn_model.config.checks import OptionError, require, require_type
+from mrcnn_model.config.checks import OptionError, Part, require, require_type
 from mrcnn_model.config.parts import (
     AnchorConfig,
     BoxConfig,
     DetectionConfig,
     MaskConfig,
     NormConfig,
-    Part,
     PixelConfig,
     ProposalConfig,
     PyramidConfig,
@@ -72,17 +71,23 @@ class ModelConfig:
     def _check(self) -> None:
         require_type("num_classes", self.num_classes, int)
         require(self.num_classes >= 2, "num_classes", self.num_classes, "at least 2: the background and one class")
+        norms, rpn = self.norms, self.rpn
+        is_valid = norms.norm_epsilon > 0 or (norms.norm == "frozen_bn" and norms.norm_epsilon == 0)
+        require(is_valid, "norm_epsilon", norms.norm_epsilon, "a positive number, or 0 with frozen_bn")
+        expected = f"at most rpn_foreground_iou={rpn.rpn_foreground_iou}"
+        require(
+            rpn.rpn_background_iou <= rpn.rpn_foreground_iou, "rpn_background_iou", rpn.rpn_background_iou, expected
+        )
         head_widths = {"mask_head_channels": self.mask.mask_head_channels}
         if self.box.box_head_convs:
             head_widths["fpn_channels"] = self.pyramid.fpn_channels
         for norm, widths in (
-            (self.norms.norm, {"backbone_width": self.resnet.backbone_width}),
-            (self.norms.fpn_norm, {"fpn_channels": self.pyramid.fpn_channels}),
-            (self.norms.head_norm, head_widths),
+            (norms.norm, {"backbone_width": self.resnet.backbone_width}),
+            (norms.fpn_norm, {"fpn_channels": self.pyramid.fpn_channels}),
+            (norms.head_norm, head_widths),
         ):
             for name, width in widths.items() if norm == "gn" else ():
-                groups = self.norms.gn_groups
-                require(width % groups == 0, name, width, f"a multiple of gn_groups={groups}")
+                require(width % norms.gn_groups == 0, name, width, f"a multiple of gn_groups={norms.gn_groups}")
 
     def __getattr__(self, name: str) -> Any:
         if name not in PART_OF:
