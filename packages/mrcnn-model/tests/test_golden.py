@@ -235,8 +235,7 @@ def test_rpn_losses(model, training, golden, row):
         training["rpn"],
         model.anchors(training["p"]),
         AnchorTargets(samples, batched(boxes, row)),
-        num_samples=256,
-        box_loss_beta=1 / 9,
+        model.config.rpn,
     )
     np.testing.assert_allclose(class_loss * (row + 1), golden["training"]["rpn_losses.label_loss"], rtol=1e-4)
     np.testing.assert_allclose(box_loss * (row + 1), golden["training"]["rpn_losses.box_loss"], rtol=1e-4)

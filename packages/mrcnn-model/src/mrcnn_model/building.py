@@ -1,4 +1,4 @@
-"""Build a network from its options: the only place where they are taken apart."""
+"""Build a network from its options."""
 
 import keras
 import tensorflow as tf

@@ -27,7 +27,7 @@ from mrcnn_model.training import box_stage_losses, branch, rpn_losses, training_
 
 
 class MaskRCNN:
-    """Mask R-CNN on a feature pyramid. `build_model` makes one; `losses` and `detect` are what it does.
+    """Mask R-CNN on a feature pyramid. Make one with `build_model`; use `losses` to train and `detect` to find objects.
 
     Not a Keras layer itself: coordinates pass between the parts in float32, and a mixed-precision layer would cast
     them to half (1333.7 becomes 1334) on the way in.
@@ -71,7 +71,7 @@ class MaskRCNN:
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """Those that train, in the order of construction."""
+        """The variables that train, in the order of construction."""
         return [v for part in self.parts for v in part.trainable_variables]
 
     @property
@@ -105,38 +105,24 @@ class MaskRCNN:
         Returns:
             The losses, and float32 scalars to log: the numbers of foreground anchors, valid proposals, foreground RoIs
             and sampled RoIs, each a mean over images, and the box head's accuracy on all and on foreground RoIs. An
-            image without ground truth has finite losses; those of its boxes and masks are 0.
+            image without ground truth has finite losses; its rpn_box, box_reg and mask are 0.
         """
-        rpn, rois_config, first_stage = self.config.rpn, self.config.rois, self.box_stages[0]
-        crowd_overlap_threshold = rois_config.crowd_overlap_threshold
+        config, first = self.config, self.box_stages[0]
+        crowd = config.rois.crowd_overlap_threshold
         gt = GroundTruth(*map(tf.convert_to_tensor, (gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes)))
         pyramid = self.features(images, image_sizes, training=True)
         rpn_output = self.rpn(pyramid, training=True)
         anchors = self.anchors(pyramid)
         proposals = self.proposals(rpn_output, pyramid, image_sizes, training=True)
 
-        from_anchors = anchor_targets(
-            anchors, gt, image_sizes, sample_seeds, rpn, crowd_overlap_threshold=crowd_overlap_threshold
-        )
-        rpn_class, rpn_box = rpn_losses(
-            rpn_output, anchors, from_anchors, num_samples=rpn.rpn_samples, box_loss_beta=rpn.rpn_box_loss_beta
-        )
+        from_anchors = anchor_targets(anchors, gt, image_sizes, sample_seeds, config.rpn, crowd_overlap_threshold=crowd)
+        rpn_class, rpn_box = rpn_losses(rpn_output, anchors, from_anchors, config.rpn)
         rois = roi_targets(
-            proposals,
-            gt,
-            sample_seeds,
-            rois_config,
-            foreground_iou=first_stage.foreground_iou,
-            weights=first_stage.weights,
+            proposals, gt, sample_seeds, config.rois, foreground_iou=first.foreground_iou, weights=first.weights
         )
         pyramid = branch(pyramid)  # gradients: RPN + (boxes + mask)
         output, box_class, box_reg = box_stage_losses(
-            self.box_stages,
-            branch(pyramid),
-            rois,
-            gt,
-            image_sizes,
-            crowd_overlap_threshold=crowd_overlap_threshold,
+            self.box_stages, branch(pyramid), rois, gt, image_sizes, crowd_overlap_threshold=crowd
         )
         mask = self.mask_loss(pyramid, rois, gt) if self.mask_head else tf.constant(0.0)
         stats = training_stats(from_anchors, proposals, rois, output)
@@ -175,13 +161,13 @@ class MaskRCNN:
     # Stages of both
 
     def features(self, images: tf.Tensor, image_sizes: tf.Tensor, *, training: bool = False) -> list[tf.Tensor]:
-        """Pixels to the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""
+        """Turn pixels into the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""
         pixels = self.config.pixels
         normalised = normalise_images(images, image_sizes, mean=pixels.pixel_mean, std=pixels.pixel_std)
         return self.fpn(self.backbone(normalised, training=training), training=training)
 
     def anchors(self, pyramid: Sequence[tf.Tensor]) -> tf.Tensor:
-        """float32 [A, 4] in pixels of the resized image, level after level."""
+        """Return the anchors, float32 [A, 4] in pixels of the resized image, level after level."""
         options = self.config.anchors
         per_level = [
             level_anchors(

@@ -1,4 +1,4 @@
-"""The steps of training between targets and losses. `MaskRCNN.losses` calls them in this order.
+"""Steps of `MaskRCNN.losses`, in the order in which it calls them.
 
 Shapes: N images, A anchors over all levels, S sampled anchors or RoIs, F foreground slots, m mask edge.
 """
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mrcnn_model.box_stage import BoxStage
 from mrcnn_model.boxes import encode_boxes
+from mrcnn_model.config.parts import RpnConfig
 from mrcnn_model.layers.heads import BoxHeadOutput
 from mrcnn_model.structures import Proposals, RoiTargets, RpnOutput
 from mrcnn_model.targets.assignment import AnchorTargets, GroundTruth, rematch_rois
@@ -16,23 +17,18 @@ from mrcnn_model.targets.losses import rpn_box_loss, rpn_class_loss
 
 
 def rpn_losses(
-    rpn_output: RpnOutput, anchors: tf.Tensor, targets: AnchorTargets, *, num_samples: int, box_loss_beta: float
+    rpn_output: RpnOutput, anchors: tf.Tensor, targets: AnchorTargets, options: RpnConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return class and box loss of the sampled anchors, float32 scalars.
-
-    Args:
-        anchors: float32 [A, 4].
-        num_samples: anchors that each image should have, the normaliser of both losses.
-        box_loss_beta: of the smooth L1 loss.
-    """
+    """Return class and box loss of the sampled anchors (of all, float32 [A, 4]), float32 scalars."""
+    normaliser = options.rpn_samples
     samples = targets.samples
     sampled_anchors = tf.gather(anchors, samples.indices)  # [N, S, 4]
     sampled_logits = tf.gather(rpn_output.logits, samples.indices, batch_dims=1)  # [N, S]
     sampled_deltas = tf.gather(rpn_output.deltas, samples.indices, batch_dims=1)  # [N, S, 4]
     target_deltas = encode_boxes(targets.boxes, sampled_anchors, [1.0, 1.0, 1.0, 1.0])
-    class_loss = rpn_class_loss(sampled_logits, samples.foreground, samples.sampled, normaliser=num_samples)
+    class_loss = rpn_class_loss(sampled_logits, samples.foreground, samples.sampled, normaliser=normaliser)
     box_loss = rpn_box_loss(
-        sampled_deltas, target_deltas, samples.foreground, beta=box_loss_beta, normaliser=num_samples
+        sampled_deltas, target_deltas, samples.foreground, beta=options.rpn_box_loss_beta, normaliser=normaliser
     )
     return class_loss, box_loss
 

@@ -1,4 +1,4 @@
-"""Options with their range beside them. Every message names the option, its value, and what is expected."""
+"""Declare options with their range, and check them. Every message names option, value and expectation."""
 
 import copy
 import dataclasses

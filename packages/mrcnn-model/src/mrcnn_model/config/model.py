@@ -102,7 +102,7 @@ class ModelConfig:
 
     @staticmethod
     def options() -> list[dataclasses.Field]:
-        """All options but `num_classes`, with their types and defaults: for the schema of a command line."""
+        """List all options but `num_classes`, with types and defaults, for the schema of a command line."""
         return [option for part in PARTS.values() for option in dataclasses.fields(part)]  # type: ignore[arg-type]
 
     def to_flat(self) -> dict[str, Any]:

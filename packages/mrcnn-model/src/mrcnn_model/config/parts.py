@@ -36,7 +36,7 @@ class ResNetConfig(Part):
 
 @dataclass
 class NormConfig(Part):
-    """What follows the convolutions of backbone, pyramid and heads."""
+    """The norms of backbone, pyramid and heads."""
 
     norm: str = one_of("frozen_bn", NORMS)  # in the backbone
     norm_epsilon: float = 1e-5  # added to the variance, in the backbone; 0 in torchvision's released COCO detectors
@@ -75,7 +75,7 @@ class AnchorConfig(Part):
 
 @dataclass
 class RpnConfig(Part):
-    """The region proposal network, and what its anchors learn."""
+    """The region proposal network, and the targets of its anchors."""
 
     rpn_channels: int = at_least(1, 256)
     rpn_foreground_iou: float = share(0.7)
@@ -108,7 +108,7 @@ class ProposalConfig(Part):
 
 @dataclass
 class RoiConfig(Part):
-    """Which RoIs box head and mask head learn from."""
+    """The RoIs from which box head and mask head learn."""
 
     roi_samples: int = at_least(1, 512)  # RoIs per image
     roi_foreground_fraction: float = share(0.25)  # at most
@@ -118,7 +118,7 @@ class RoiConfig(Part):
 
     @property
     def max_foreground(self) -> int:
-        """Most foreground RoIs of an image, which is how many the mask head sees in training."""
+        """Most foreground RoIs of an image: the number that the mask head gets in training."""
         return max(1, round(self.roi_samples * self.roi_foreground_fraction))
 
 

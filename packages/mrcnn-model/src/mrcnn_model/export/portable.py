@@ -61,7 +61,7 @@ def multilevel_roi_align(
 
 
 def _levels(boxes: tf.Tensor, *, num_levels: int, canonical_size: float) -> tf.Tensor:
-    """Index of the level of each box, int32 [N, R] (FPN, equation 1)."""
+    """Return the index of the level of each box, int32 [N, R] (FPN, equation 1)."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     scale = tf.sqrt(tf.maximum(width * height, 0.0)) / canonical_size + 1e-6
     # floor(log2(scale)) counted by the powers of two that it reaches, which is exact.

@@ -48,7 +48,7 @@ STRIDE = 32  # of the coarsest map of the backbone; the sides of its input are m
 
 
 class ServedModel(tf.Module):
-    """A model with its preprocessing, from photographs to detections in their own pixels."""
+    """A model with its preprocessing: photographs in, detections in pixels of the photographs out."""
 
     def __init__(self, model: MaskRCNN, card: ModelCard) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ def normal(stddev: float) -> Initializer:
 
 
 class LeafLayer(keras.layers.Layer):
-    """A layer with variables of its own, which `variable` makes at once."""
+    """A layer that owns variables, which `variable` makes at once."""
 
     def __init__(self, *, name: str, dtype: keras.DTypePolicy, trainable: bool = True) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)

@@ -142,7 +142,7 @@ class MaskHead(keras.layers.Layer):
 
 
 def _convolutions(count: int, *, in_channels: int, channels: int, norm: Norm, parent: keras.layers.Layer) -> list[Conv]:
-    """3x3 convolutions with ReLU, named PARENT.conv0, PARENT.conv1, ..."""
+    """Make 3x3 convolutions with ReLU, named PARENT.conv0, PARENT.conv1, ..."""
     return [
         Conv(
             in_channels=in_channels if index == 0 else channels,

@@ -33,7 +33,7 @@ def normalise_images(
 
 
 def map_size(features: tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:
-    """(height, width) of [N, H, W, C], as numbers where they are static."""
+    """Return (height, width) of [N, H, W, C], as numbers where they are static."""
     dynamic = tf.shape(features)
     height, width = features.shape[1], features.shape[2]
     return (dynamic[1] if height is None else height), (dynamic[2] if width is None else width)

@@ -187,7 +187,7 @@ class Bottleneck(keras.layers.Layer):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, name: str, options: dict) -> Conv | None:
-    """A 1x1 projection where the shape changes."""
+    """Make a 1x1 projection where the shape changes."""
     if in_channels == out_channels and stride == 1:
         return None
     return Conv(
