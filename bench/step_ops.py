@@ -23,9 +23,8 @@ import tensorflow as tf
 from machine import machine
 from timing import seconds_of
 
-import mrcnn_model.targets.assignment
-from mrcnn_model import MaskRCNN, ModelConfig, build_model
-from mrcnn_model.mask_rcnn import DetectionOps
+import mrcnn_ops
+from mrcnn_model import DetectionOps, MaskRCNN, ModelConfig, build_model
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
@@ -71,7 +70,7 @@ def make_step(inputs: dict[str, tf.Tensor], *, stock: bool) -> Step:
         return gradients(model, inputs)
 
     if stock:  # the model reads this name when the function is traced
-        with mock.patch.object(mrcnn_model.targets.assignment, "match_boxes", stock_ops.match_boxes):
+        with mock.patch.object(mrcnn_ops, "match_boxes", stock_ops.match_boxes):
             step()
     return step
 

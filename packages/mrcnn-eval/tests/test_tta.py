@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
 
 from mrcnn_eval.inference.tta import PLAIN, View, augmented_detect, views  # noqa: E402
-from mrcnn_model import MaskRCNN, ModelConfig, build_model  # noqa: E402
-from mrcnn_model.mask_rcnn import COMPILED_OPS  # noqa: E402
-from mrcnn_model.structures import Proposals  # noqa: E402
+from mrcnn_model import COMPILED_OPS, PORTABLE_OPS, MaskRCNN, ModelConfig, Proposals, build_model  # noqa: E402
 
 SIZES = np.array([[64, 96], [48, 64]], np.int32)  # (h, w) on canvases of 64 x 96
 BOXES = np.array([[8, 16, 40, 48], [24, 8, 56, 40]], np.float32)  # (x1, y1, x2, y2)
@@ -147,3 +146,12 @@ def test_plain_view_is_the_models_own_answer_and_flips_are_symmetric(tiny_model)
     x1, y1, x2, y2 = np.moveaxis(mirrored.boxes.numpy(), -1, 0)
     np.testing.assert_allclose(found.boxes, np.stack([96 - x2, y1, 96 - x1, y2], -1), atol=1e-2)
     np.testing.assert_allclose(found.masks, mirrored.masks.numpy()[..., ::-1], atol=1e-3)
+
+
+def test_the_portable_ops_serve_too():
+    keras.utils.set_random_seed(0)
+    config = ModelConfig(num_classes=3, backbone="resnet18", backbone_width=8, fpn_channels=8, score_threshold=0.0)
+    images, sizes = tf.constant(np.full([1, 64, 64, 3], 128, np.uint8)), tf.constant([[64, 64]])
+    found = augmented_detect(build_model(config, ops=PORTABLE_OPS), views(flip=True))(images, sizes)
+    assert found.boxes.shape == (1, 100, 4)
+    assert found.valid.numpy().any()

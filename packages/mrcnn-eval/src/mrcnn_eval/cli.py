@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, check_options, parse_options
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_model import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
