@@ -31,8 +31,8 @@ class ScoredAnnotations(NamedTuple):
         boxes: float64 [G, 4] (x, y, w, h), pixels of the image, as in the file, not clipped.
         areas: float64 [G], as in the file; where that is not positive, the mask's pixels, or else the box's area.
         is_crowd, is_ignored: bool [G], the flags of the file.
-        rles: G masks {"size": [h, w], "counts": compressed str}, None where there is a box only. They take less than half
-            the memory of polygons, and half the time in each scoring.
+        rles: G masks {"size": [h, w], "counts": compressed str}, None where there is a box only. They take less than
+            half the memory of polygons, and half the time in each scoring.
         report: what was odd in their segmentations.
     """
 
