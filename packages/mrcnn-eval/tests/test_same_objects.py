@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 
 from mrcnn_data import CocoDataset, DatasetError, instance_masks
 from mrcnn_eval import CocoEvaluator, GroundTruth, GroundTruthError, load_ground_truth
+from mrcnn_eval.mistakes.outcomes import IGNORED, outcomes
 from mrcnn_eval.scoring.segmentation import to_mask
 
 SIZE = (20, 20)
@@ -170,6 +171,17 @@ def test_boxes_are_scored_as_in_the_file(image_dir):
     assert load_ground_truth(content).boxes.tolist() == [box]
     assert load_ground_truth(opened(content, image_dir)).boxes.tolist() == [box]
     np.testing.assert_allclose(opened(content, image_dir).instances(0).boxes, [[0.1, 0, 20, 6.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_a_region_to_ignore_ends_with_the_image(image_dir, backend):
+    # Rasterised at its full size, its outline of 4e12 pixels would take all memory.
+    content = content_of({"bbox": [-1e12, -5, 2e12, 1e12], "segmentation": []})
+    evaluator = CocoEvaluator(content, backend=backend)
+    assert evaluator.ground_truth.boxes.tolist() == [[-1e12, -5, 2e12, 1e12]]
+    add_what_is_trained(evaluator, opened(content, image_dir))
+    assert evaluator.evaluate().stats["segm"]["AP"] == -1
+    assert outcomes(evaluator).det_kinds.tolist() == [IGNORED]
 
 
 def test_the_box_of_a_mask_is_the_one_that_trains(image_dir):
