@@ -83,7 +83,7 @@ def test_what_is_scored_stands_beside_what_trains(image_dir, segmentation):
     assert ids == [0, 2, 3, 4] if has_mask else [0, 2, 4]
     assert scored.is_crowd.tolist() == [annotation_id == 2 for annotation_id in ids]
     assert scored.is_ignored.tolist() == [annotation_id == 3 for annotation_id in ids]
-    assert [one is not None for one in scored.segmentations] == [has_mask] * len(ids)
+    assert [one is not None for one in scored.rles] == [has_mask] * len(ids)
     assert scored.areas.tolist() == [100] * len(ids)
     assert scored.boxes[0].tolist() == [10, 10, 10, 10]
     trained = [annotation_id for annotation_id in ids if annotation_id in (0, 4)]

@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 
 from mrcnn_data import CocoDataset, DatasetError, instance_masks
 from mrcnn_eval import CocoEvaluator, GroundTruth, GroundTruthError, load_ground_truth
+from mrcnn_eval.mistakes.outcomes import IGNORED, outcomes
 from mrcnn_eval.scoring.segmentation import to_mask
 
 SIZE = (20, 20)
@@ -172,6 +173,17 @@ def test_boxes_are_scored_as_in_the_file(image_dir):
     np.testing.assert_allclose(opened(content, image_dir).instances(0).boxes, [[0.1, 0, 20, 6.6]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_a_region_to_ignore_ends_with_the_image(image_dir, backend):
+    # Rasterised at its full size, its outline of 4e12 pixels would take all memory.
+    content = content_of({"bbox": [-1e12, -5, 2e12, 1e12], "segmentation": []})
+    evaluator = CocoEvaluator(content, backend=backend)
+    assert evaluator.ground_truth.boxes.tolist() == [[-1e12, -5, 2e12, 1e12]]
+    add_what_is_trained(evaluator, opened(content, image_dir))
+    assert evaluator.evaluate().stats["segm"]["AP"] == -1
+    assert outcomes(evaluator).det_kinds.tolist() == [IGNORED]
+
+
 def test_the_box_of_a_mask_is_the_one_that_trains(image_dir):
     outline = [[4.5, 4.25, 12, 4.25, 12, 12, 4.5, 12]]
     content = content_of({"bbox": ..., "segmentation": outline})
@@ -225,7 +237,7 @@ def test_no_image_file_is_needed_for_a_file(tmp_path):
     truth = load_ground_truth(path)
     assert truth.file_names == (None,)
     assert truth.image_dir is None
-    assert truth.segmentations == [[SQUARE]]
+    assert int(to_mask(truth.segmentations[0], size=SIZE).sum()) == 64
 
 
 def test_sizes_that_a_file_lacks(tmp_path):

@@ -275,7 +275,7 @@ class CocoDataset:
 
     @functools.cached_property
     def scored(self) -> ScoredAnnotations:
-        """What an evaluation requires. The first access decodes every segmentation once."""
+        """What an evaluation requires. The first access decodes and rasterises every segmentation once."""
         return scored_annotations(self)
 
     @functools.cached_property

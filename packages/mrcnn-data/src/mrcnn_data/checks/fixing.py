@@ -7,7 +7,7 @@ ids, boxes, segmentations and flags become what it reads. Everything else stays 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from mrcnn_data.annotations.columns import Id, ids_of
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.file import FileContent, Places, is_area, read_annotations
-from mrcnn_data.annotations.ids import as_id, places_of, whole_number
+from mrcnn_data.annotations.ids import as_id, whole_number
 from mrcnn_data.annotations.opening import Source, open_columns
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
@@ -68,7 +68,6 @@ def fix_annotations(source: Source) -> Fixed:
     places = read.places
     assert places is not None
     _note_removed_entries(content, read, changes)
-    # Without a look at the image files: `_usable_images` looks at each of them.
     dataset = CocoDataset(open_columns(read.columns, read.report, source, on_error="skip", allow_errors=True))
     usable = _usable_images(dataset, changes)
     if not usable.any():
@@ -97,32 +96,33 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _note_removed_entries(content: Mapping[str, list[Any]], read: FileContent, changes: list[str]) -> None:
     """Say why the reader does not use an entry."""
-    columns, places = read.columns, read.places
-    assert places is not None
-    for what, entries, kept in (
-        ("category", content["categories"], places.categories),
-        ("image", content["images"], places.images),
-    ):
-        for place in sorted(set(range(len(entries))) - set(kept)):
-            item = as_id(entries[place].get("id")) if isinstance(entries[place], dict) else None
-            readable = item is not None if what == "image" else whole_number(item) is not None
-            why = "its id occurs twice" if readable else "cannot be read"
-            if readable and what == "image" and not entries[place].get("file_name"):
-                why = "no file_name"
+    assert read.places is not None
+    for what, name in (("category", "categories"), ("image", "images")):
+        for place in _others(content[name], getattr(read.places, name)):
+            entry = content[name][place]
+            item = as_id(entry.get("id")) if isinstance(entry, dict) else None
+            if item is None or (what == "category" and whole_number(item) is None):
+                why = "cannot be read"
+            else:
+                has_name = what == "category" or entry.get("file_name")
+                why = "its id occurs twice" if has_name else "no file_name"
             changes.append(f"{what} number {place}: removed: {why}")
-    kept_annotations = set(places.annotations.tolist())
-    for place, entry in enumerate(content["annotations"]):
-        if place not in kept_annotations:
-            changes.append(_why_not_used(entry, place, columns.image_ids))
+    known = set(read.columns.category_ids)
+    for place in _others(content["annotations"], read.places.annotations.tolist()):
+        changes.append(_why_not_used(content["annotations"][place], place, known))
 
 
-def _why_not_used(entry: Any, place: int, image_ids: list[Id]) -> str:
+def _others(entries: list[Any], kept: Sequence[int]) -> list[int]:
+    return sorted(set(range(len(entries))) - set(kept))
+
+
+def _why_not_used(entry: Any, place: int, known_categories: set[int]) -> str:
     image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
     category_id = whole_number(entry.get("category_id")) if isinstance(entry, dict) else None
     if image_id is None or category_id is None:
         return f"annotation number {place}: removed: cannot be read"
     name = f"annotation {as_id(entry.get('id'))}"
-    if places_of(image_ids, [image_id])[0][0] < 0:
+    if category_id in known_categories:
         return f"{name}: removed: its image {image_id!r} is not in the list"
     return f"{name}: removed: its category {category_id!r} is not in the list"
 

@@ -133,7 +133,7 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
             is_seen |= checked.has_pixels
     if usable:
         polygons = Polygons(tuple(usable))
-        if is_seen or polygon_pixels(polygons, height=height, width=width):
+        if is_seen or coco_mask.area(polygon_rle(polygons, height=height, width=width)):
             return Decoded(polygons, tuple(faults))
         return Decoded(None, (*faults, _NO_PIXEL))
     others = tuple(fault for fault in faults if fault != _OUTSIDE)
@@ -141,10 +141,10 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
     return Decoded(None, (*others, "polygon lies outside the image" if is_outside else "no polygon part is usable"))
 
 
-def polygon_pixels(polygons: Polygons, *, height: int, width: int) -> int:
-    """Count the pixels that checked polygons cover, as pycocotools rasterises them."""
-    parts = [part.ravel().tolist() for part in polygons.parts]
-    return int(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(parts, height, width))))
+def polygon_rle(polygons: Polygons, *, height: int, width: int) -> dict[str, Any]:
+    """Rasterise checked polygons over their image: pycocotools' RLE, with counts as bytes."""
+    rles = coco_mask.frPyObjects([part.ravel().tolist() for part in polygons.parts], height, width)
+    return dict(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
 
 
 class _Part(NamedTuple):

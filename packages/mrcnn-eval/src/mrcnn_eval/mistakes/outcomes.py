@@ -201,7 +201,7 @@ def _ious(
     found = [results.rles[row] for row in kept]
     size = tuple(found[0]["size"])  # type: ignore[index]
     # An object that nobody drew is a region of the shape of its box.
-    objects = [to_rle(truth.segmentations[row] or box_polygon(truth.boxes[row]), size=size) for row in rows]
+    objects = [to_rle(truth.segmentations[row] or box_polygon(truth.boxes[row], size=size), size=size) for row in rows]
     return np.asarray(mask_utils.iou(found, objects, crowds))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn_data import CocoDataset, DatasetError, visible
-from mrcnn_eval.scoring.segmentation import Segmentation
+from mrcnn_eval.scoring.segmentation import Rle
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class GroundTruth(NamedTuple):
         areas: float64 [G], pixels, as in the file; where that is no positive number, the mask's, or else the box's.
         crowd: bool [G].
         ignored: bool [G], the file's `ignore`.
-        segmentations: G checked polygons or RLEs, None for an object with a box only.
+        segmentations: G masks as compressed RLE, None for an object with a box only.
         image_dir: folder of the images, None where only annotations were read.
     """
 
@@ -54,7 +54,7 @@ class GroundTruth(NamedTuple):
     areas: np.ndarray
     crowd: np.ndarray
     ignored: np.ndarray
-    segmentations: list[Segmentation | None]
+    segmentations: list[Rle | None]
     image_dir: Path | None = None
 
 
@@ -112,7 +112,7 @@ def _ground_truth_of(dataset: CocoDataset, *, image_dir: Path | None) -> GroundT
         areas=scored.areas,
         crowd=scored.is_crowd,
         ignored=scored.is_ignored,
-        segmentations=scored.segmentations,
+        segmentations=scored.rles,
         image_dir=image_dir,
     )
 

@@ -87,7 +87,11 @@ def to_mask(segmentation: Segmentation, *, size: tuple[int, int]) -> np.ndarray:
     return mask_utils.decode(to_rle(segmentation, size=size))
 
 
-def box_polygon(box: np.ndarray) -> Polygons:
-    """Return the rectangle of `box` (x, y, w, h) as a polygon."""
+def box_polygon(box: np.ndarray, *, size: tuple[int, int]) -> Polygons:
+    """Return the rectangle of `box` (x, y, w, h) as a polygon, the part inside an image of (h, w) `size` pixels.
+
+    Rasterisers take time and memory by the perimeter: a box of the file may be of any size.
+    """
     x, y, w, h = (float(value) for value in box)
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (x1, x2), (y1, y2) = np.clip([x, x + w], 0, size[1]).tolist(), np.clip([y, y + h], 0, size[0]).tolist()
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]

@@ -12,7 +12,7 @@ import numpy as np
 from mrcnn_eval.scoring.ground_truth import GroundTruth
 from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.precision_recall import ScoredObjects
-from mrcnn_eval.scoring.segmentation import box_polygon, mask_areas
+from mrcnn_eval.scoring.segmentation import Polygons, box_polygon, mask_areas
 
 
 def scored_truth(
@@ -38,7 +38,7 @@ def scored_truth(
     if masks:
         # An object without a usable mask trains its box only: for masks, that box is a region to ignore.
         crowd = crowd | np.array([truth.segmentations[row] is None for row in rows], bool)
-        segmentations = [truth.segmentations[row] or box_polygon(truth.boxes[row]) for row in rows]
+        segmentations = [truth.segmentations[row] or _box_region(truth, row) for row in rows.tolist()]
     objects = ScoredObjects(
         image_numbers=np.searchsorted(images, truth.image_indices[rows]) + 1,
         category_numbers=truth.category_indices[rows] + 1,
@@ -47,6 +47,11 @@ def scored_truth(
         segmentations=segmentations,
     )
     return objects, crowd
+
+
+def _box_region(truth: GroundTruth, row: int) -> Polygons:
+    height, width = truth.image_sizes[truth.image_indices[row]].tolist()
+    return box_polygon(truth.boxes[row], size=(height, width))
 
 
 def scored_detections(
