@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult, IouType
     from mrcnn_model import MaskRCNN, ModelCard
 
+MAX_NAMED = 8  # written files that are listed
+MAX_MESSAGE = 2000  # characters of an error or a warning
 PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
 
 
@@ -34,12 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
     """
-    from mrcnn_data import DatasetError
+    from mrcnn_data import DatasetError, OutputError, visible
     from mrcnn_eval.mistakes.comparison import ComparisonError, read_other_run
     from mrcnn_eval.scoring.ground_truth import GroundTruthError
     from mrcnn_eval.scoring.image_results import ResultsError
 
-    logging.basicConfig(format="mrcnn-eval: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("mrcnn-eval: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     arguments = parse_options(argv)
     try:
         check_options(arguments)
@@ -50,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             predict_pictures(arguments)
         else:
             score_checkpoint(arguments, other)
-    except (UsageError, DatasetError, GroundTruthError, ResultsError, ComparisonError) as error:
-        print(f"mrcnn-eval: error: {error}", file=sys.stderr)
+    except (UsageError, DatasetError, GroundTruthError, OutputError, ResultsError, ComparisonError) as error:
+        print(f"mrcnn-eval: error: {visible(error, limit=MAX_MESSAGE)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mrcnn-eval: interrupted", file=sys.stderr)
@@ -59,10 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _OneLine(logging.Formatter):
+    """Formats a record as one line, whatever text from a file it holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from mrcnn_data import visible
+
+        return visible(super().format(record), limit=MAX_MESSAGE)
+
+
 def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Score a results JSON without a model; with `--image-dir`, draw pictures too."""
     from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator
 
+    output = arguments.output or arguments.results.parent / "evaluation"
+    names = _scoring_outputs(arguments, images=arguments.image_dir is not None)
+    _check_outputs(output, names, inputs=(arguments.results, arguments.annotations))
     results = _read_results(arguments.results)
     if arguments.score_threshold is not None:
         results = [entry for entry in results if not _scores_below(entry, arguments.score_threshold)]
@@ -79,7 +95,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         honor_ignore=arguments.honor_ignore,
     )
     evaluator.add_results(results)
-    output = _made(arguments.output or arguments.results.parent / "evaluation")
+    _make(output)
     settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
     settings |= {"annotations": str(arguments.annotations), "backend": evaluator.backend}
     settings |= {"honor_ignore": arguments.honor_ignore}
@@ -120,7 +136,9 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     dataset = _open_dataset(arguments, card)
     check_classes(dataset, card, checkpoint=arguments.checkpoint)
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
-    output = _made(arguments.output or arguments.checkpoint / "evaluation")  # before hours of inference
+    output = arguments.output or arguments.checkpoint / "evaluation"
+    _check_outputs(output, _scoring_outputs(arguments, images=True), inputs=(dataset.annotation_path,))
+    _make(output)
     _apply_limits(model, arguments)
     from mrcnn_eval.inference.dataset import detect_dataset
 
@@ -161,6 +179,8 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mrcnn_eval.inference.predictions import (
+        DETECTIONS,
+        drawing_names,
         find_pictures,
         nothing_shown,
         opened_pictures,
@@ -168,9 +188,14 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
         write_predictions,
     )
 
+    output = arguments.output or arguments.checkpoint / "predictions"
+    if any(path.is_dir() and path.resolve() == output.resolve() for path in arguments.images):
+        raise UsageError(f"--output {output}: the drawings would lie among the pictures: choose another folder")
     pictures = find_pictures(arguments.images)
+    names = [DETECTIONS, *drawing_names(pictures)]
+    _check_outputs(output, names, inputs=pictures)
     model, card = _load(arguments.checkpoint)
-    output = _made(arguments.output or arguments.checkpoint / "predictions")
+    _make(output)
     _apply_limits(model, arguments)
 
     from mrcnn_eval.inference.dataset import detect_dataset
@@ -188,13 +213,13 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
                 detect=_detect_function(model, arguments.tta),
             )
         shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
-        names = write_predictions(output, evaluator, dataset, score_threshold=shown_from)
+        write_predictions(output, evaluator, dataset, score_threshold=shown_from)
     console = Console()
     console.print(prediction_table(evaluator, score_threshold=shown_from))
     hint = nothing_shown(evaluator, score_threshold=shown_from, model_threshold=model.config.score_threshold)
     if hint is not None:
-        console.print(hint, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)
+        print(hint)
+    _say_written(output, names)
 
 
 def _apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:
@@ -266,14 +291,46 @@ def check_classes(dataset: CocoDataset, card: ModelCard, *, checkpoint: Path) ->
         raise UsageError(f"{dataset.annotation_path} does not fit {checkpoint}: it has {difference}")
 
 
-def _made(directory: Path) -> Path:
+def _scoring_outputs(arguments: argparse.Namespace, *, images: bool) -> list[str]:
+    """Name the files that scoring writes."""
+    names = {
+        "metrics.json": True,
+        "detections.json": True,
+        "ap_table.txt": True,
+        "comparison.json": arguments.compare is not None,
+        "contact_sheet.png": images,
+        "report.html": arguments.report,
+    }
+    return [name for name, is_written in names.items() if is_written]
+
+
+def _check_outputs(output: Path, names: Sequence[str], *, inputs: Iterable[Path]) -> None:
+    """Raise, before hours of inference, where a file to be written is an input or was not written by this product."""
+    from mrcnn_data import check_outputs
+
+    read = {path.resolve() for path in map(Path, inputs)}
+    paths = [output / name for name in names]
+    for path in paths:
+        if path.resolve() in read:
+            raise UsageError(f"{path} is an input of this command too: choose another --output")
+    check_outputs(paths)
+
+
+def _say_written(output: Path, names: Sequence[str]) -> None:
+    from mrcnn_data import visible
+
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    print(f"Written to {visible(output)}: {', '.join(map(visible, names[:MAX_NAMED]))}{more}")
+
+
+def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {directory}: cannot be made: {error.strerror}") from error
     try:
         with tempfile.TemporaryFile(dir=directory):
-            return directory
+            return
     except OSError as error:
         raise UsageError(f"--output {directory}: cannot be written to: {error.strerror}") from error
 
@@ -302,13 +359,13 @@ def _write(
 ) -> None:
     from rich.console import Console
 
+    from mrcnn_data import visible
     from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 
     metrics = metrics_content(result, settings=settings)
     write_json(output / "metrics.json", metrics)
     write_results(output / "detections.json", evaluator.results())
     write_ap_table(output / "ap_table.txt", result)
-    names = ["metrics.json", "detections.json", "ap_table.txt"]
     console = Console()
     console.print(ap_tables(result))
     comparison = None
@@ -317,20 +374,17 @@ def _write(
 
         comparison = compare(evaluator, metrics, other)
         write_json(output / "comparison.json", comparison_content(comparison))
-        names.append("comparison.json")
         console.print(comparison_table(comparison))
         for note in comparison.notes:
-            console.print(f"Not the same conditions. {note}", soft_wrap=True, highlight=False, markup=False)
+            print(f"Not the same conditions. {visible(note)}")
     if images is not None:
         from mrcnn_eval.report.pictures import draw_contact_sheet
 
         draw_contact_sheet(output / "contact_sheet.png", evaluator, images, score_threshold=PICTURE_SCORE)
-        names.append("contact_sheet.png")
     if arguments.report:
         from mrcnn_eval.report.html import write_html_report
 
         write_html_report(
             output / "report.html", evaluator, result, metrics=metrics, images=images, comparison=comparison
         )
-        names.append("report.html")
-    console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)
+    _say_written(output, _scoring_outputs(arguments, images=images is not None))

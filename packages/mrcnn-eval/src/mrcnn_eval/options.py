@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mrcnn_data import visible
+
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "backend", "report", "compare")
@@ -20,7 +22,7 @@ class UsageError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
+        self.exit(2, f"{self.prog}: error: {visible(message, limit=2000)}\n")  # one line, without the usage
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:

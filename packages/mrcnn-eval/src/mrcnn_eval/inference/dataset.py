@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_data import Batch, CocoDataset, EvalLoader
+from mrcnn_data import Batch, CocoDataset, EvalLoader, visible
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, Backend, CocoEvaluator, EvalResult
 from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.ranks import Gather, alone, merge_images, shares_of_all
@@ -179,7 +179,7 @@ def _detect_batches(
     for image_id in loader.skipped_ids:
         evaluator.add(image_id, np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int32), [])
     if loader.skipped_ids:
-        files = ", ".join(sorted(loader.skipped))
+        files = ", ".join(map(visible, sorted(loader.skipped)))
         print(f"evaluation: {len(loader.skipped_ids)} images could not be read and count as empty: {files}", flush=True)
 
 

@@ -13,14 +13,16 @@ import cv2
 import msgspec
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
-from mrcnn_data import CocoDataset, DatasetError, load_image
+from mrcnn_data import CocoDataset, DatasetError, load_image, visible
 from mrcnn_data.drawing.objects import draw_instances, write_png
 from mrcnn_eval.options import SUFFIXES
-from mrcnn_eval.report.pictures import detected_instances
-from mrcnn_eval.report.tables import write_results
+from mrcnn_eval.report.pictures import detected_instances, write_picture
+from mrcnn_eval.report.tables import foreign, write_results
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 
+DETECTIONS = "detections.json"
 MAX_EDGE = 1600  # of a drawn picture, pixels
 
 
@@ -81,9 +83,7 @@ def _entry(path: Path, *, upright: Path) -> dict[str, object]:
     return {"id": str(path), "file_name": str(file.resolve().relative_to("/")), "height": height, "width": width}
 
 
-def write_predictions(
-    output: Path, evaluator: CocoEvaluator, dataset: CocoDataset, *, score_threshold: float
-) -> list[str]:
+def write_predictions(output: Path, evaluator: CocoEvaluator, dataset: CocoDataset, *, score_threshold: float) -> None:
     """Write `detections.json`, a COCO results list with the class names, and a PNG for each picture.
 
     Args:
@@ -91,28 +91,28 @@ def write_predictions(
         evaluator: holds the detections.
         dataset: from `opened_pictures`.
         score_threshold: detections below it are in the JSON, but not drawn.
-
-    Returns:
-        Names of the files.
     """
     names = dict(zip(evaluator.ground_truth.category_ids, evaluator.ground_truth.category_names, strict=True))
     results = [{**entry, "category_name": names[entry["category_id"]]} for entry in evaluator.results()]
-    write_results(output / "detections.json", results)
-    written = ["detections.json"]
-    for index, image_id in enumerate(dataset.image_ids):
+    write_results(output / DETECTIONS, results)
+    drawings = drawing_names(Path(str(image_id)) for image_id in dataset.image_ids)
+    for index, (image_id, name) in enumerate(zip(dataset.image_ids, drawings, strict=True)):
         found = detected_instances(evaluator, image_id, score_threshold=score_threshold)
-        written.append(_free_name(Path(str(image_id)).stem, written))
-        write_png(output / written[-1], draw_instances(dataset.read_image(index), found, max_edge=MAX_EDGE))
-    return written
+        write_picture(output / name, draw_instances(dataset.read_image(index), found, max_edge=MAX_EDGE))
 
 
-def _free_name(stem: str, taken: Sequence[str]) -> str:
-    """Name a PNG after a picture; a second picture of that name, from another folder, gets a number."""
-    name, number = f"{stem}.png", 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}.png"
-    return name
+def drawing_names(pictures: Iterable[Path]) -> list[str]:
+    """Name a PNG after each picture; a second picture of the same name gets a number, upper case or not."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for picture in pictures:
+        name, number = f"{picture.stem}.png", 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{picture.stem}-{number}.png"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def nothing_shown(evaluator: CocoEvaluator, *, score_threshold: float, model_threshold: float) -> str | None:
@@ -146,5 +146,6 @@ def prediction_table(evaluator: CocoEvaluator, *, score_threshold: float) -> Tab
     for image_id, results in evaluator.image_results.items():
         shown = results.category_ids[np.asarray(results.scores) >= score_threshold].tolist()
         counts = Counter(names[category_id] for category_id in shown).most_common()
-        table.add_row(str(image_id), str(len(shown)), ", ".join(f"{name} {count}" for name, count in counts))
+        classes = ", ".join(f"{visible(name)} {count}" for name, count in counts)
+        table.add_row(foreign(image_id), str(len(shown)), Text(classes))
     return table

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
+from mrcnn_data import visible
 from mrcnn_eval.mistakes.counts import best_threshold, image_f1
 from mrcnn_eval.mistakes.outcomes import outcomes
-from mrcnn_eval.report.tables import HEADINGS
+from mrcnn_eval.report.tables import HEADINGS, foreign
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, IouType
 from mrcnn_eval.scoring.image_results import ResultsError
 
@@ -199,7 +201,7 @@ def comparison_content(comparison: Comparison) -> dict[str, Any]:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the numbers of both runs, and the classes and images that changed most, as a rich table."""
-    table = Table(title=f"Compared with {comparison.other}")
+    table = Table(title=Text(f"Compared with {visible(comparison.other)}", style="table.title"))
     table.add_column("", overflow="fold")
     for heading in ("ours", "theirs", "change"):
         table.add_column(heading, justify="right")
@@ -214,5 +216,5 @@ def comparison_table(comparison: Comparison) -> Table:
 def _add_rows(table: Table, prefix: str, differences: list[Difference]) -> None:
     for one in differences:
         values = ("-" if value < 0 else f"{value:.3f}" for value in (one.ours, one.theirs))
-        table.add_row(prefix + one.name, *values, "-" if one.change is None else f"{one.change:+.3f}")
+        table.add_row(foreign(prefix + one.name), *values, "-" if one.change is None else f"{one.change:+.3f}")
     table.add_section()
