@@ -15,7 +15,7 @@ tf = pytest.importorskip("tensorflow")
 
 from mrcnn_data import CocoDataset, DatasetError, EvalLoader, default_buckets, instance_masks  # noqa: E402
 from mrcnn_eval import CocoEvaluator  # noqa: E402
-from mrcnn_eval.inference.dataset import add_detections, compiled_detect, detect_dataset, evaluate_model, to_original  # noqa: E402
+from mrcnn_eval.inference.detection import add_detections, compiled_detect, detect_dataset, evaluate_model, to_original  # noqa: E402
 from mrcnn_eval.report.pictures import draw_contact_sheet  # noqa: E402
 from mrcnn_model import Detections  # noqa: E402
 
@@ -199,7 +199,7 @@ def test_an_error_of_the_encoder_ends_the_evaluation(dataset, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("the encoder broke")
 
-    monkeypatch.setattr("mrcnn_eval.inference.dataset.encode_masks", broken)
+    monkeypatch.setattr("mrcnn_eval.inference.detection.encode_masks", broken)
     with pytest.raises(RuntimeError, match="the encoder broke"):
         detect_dataset(RectangleFinder(), dataset, batch_size=1, **PREPROCESSING)
 
@@ -231,7 +231,7 @@ def test_the_network_works_while_masks_are_encoded(dataset, monkeypatch):
         waited.append(second_began.wait(timeout=20))
         return add_detections(*arguments, **options)
 
-    monkeypatch.setattr("mrcnn_eval.inference.dataset.add_detections", slow)
+    monkeypatch.setattr("mrcnn_eval.inference.detection.add_detections", slow)
     model = Finder()
     detect_dataset(model, dataset, batch_size=1, detect=model.detect, **PREPROCESSING)
     assert waited == [True] * 4

@@ -107,7 +107,7 @@ def predict(tmp_path, monkeypatch):
     card = SimpleNamespace(category_ids=[3], class_names=["cat"], buckets=[[64, 64]], short_edge=64, max_size=64)
     model = SimpleNamespace(config=SimpleNamespace(score_threshold=0.05))
     monkeypatch.setattr("mrcnn_eval.cli._load", lambda checkpoint: (model, card))
-    monkeypatch.setattr("mrcnn_eval.inference.dataset.detect_dataset", detect)
+    monkeypatch.setattr("mrcnn_eval.inference.detection.detect_dataset", detect)
     return run
 
 

@@ -1,6 +1,6 @@
 """Detections in, COCO AP out: evaluation, reports and pictures.
 
-Importing this package does not import TensorFlow; what runs a model lies in `mrcnn_eval.inference.dataset`.
+Importing this package does not import TensorFlow; what runs a model lies in `mrcnn_eval.inference.detection`.
 """
 
 from mrcnn_eval.scoring.classes import class_difference

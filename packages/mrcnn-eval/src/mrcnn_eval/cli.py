@@ -12,13 +12,13 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, check_options, parse_options
+from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, UsageError, check_options, parse_options
 from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_data import CocoDataset
-    from mrcnn_eval.inference.dataset import DetectFunction
-    from mrcnn_eval.mistakes.comparison import OtherRun
+    from mrcnn_eval.inference.detection import DetectFunction
+    from mrcnn_eval.report.comparison import OtherRun
     from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult, IouType
     from mrcnn_model import MaskRCNN, ModelCard
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
     """
     from mrcnn_data import DatasetError, OutputError, visible
-    from mrcnn_eval.mistakes.comparison import ComparisonError, read_other_run
+    from mrcnn_eval.report.comparison import ComparisonError, read_other_run
     from mrcnn_eval.scoring.ground_truth import GroundTruthError
     from mrcnn_eval.scoring.image_results import ResultsError
 
@@ -107,7 +107,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
 def _check_comparable(other: OtherRun | None, iou_types: Sequence[IouType]) -> None:
     """Find out before hours of inference that `--compare` names a run without numbers of these kinds."""
     if other is not None:
-        from mrcnn_eval.mistakes.comparison import shared_kinds
+        from mrcnn_eval.report.comparison import shared_kinds
 
         shared_kinds(other, iou_types)
 
@@ -140,7 +140,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     _check_outputs(output, _scoring_outputs(arguments, images=True), inputs=(dataset.annotation_path,))
     _make(output)
     _apply_limits(model, arguments)
-    from mrcnn_eval.inference.dataset import detect_dataset
+    from mrcnn_eval.inference.detection import detect_dataset
 
     with _progress_bar() as progress:
         evaluator = detect_dataset(
@@ -198,7 +198,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     _make(output)
     _apply_limits(model, arguments)
 
-    from mrcnn_eval.inference.dataset import detect_dataset
+    from mrcnn_eval.inference.detection import detect_dataset
 
     with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
         with _progress_bar() as progress:
@@ -370,7 +370,7 @@ def _write(
     console.print(ap_tables(result))
     comparison = None
     if other is not None:
-        from mrcnn_eval.mistakes.comparison import compare, comparison_content, comparison_table
+        from mrcnn_eval.report.comparison import compare, comparison_content, comparison_table
 
         comparison = compare(evaluator, metrics, other)
         write_json(output / "comparison.json", comparison_content(comparison))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mrcnn_data import CocoDataset, DatasetError, load_image, visible
 from mrcnn_data.drawing.objects import draw_instances, write_png
-from mrcnn_eval.options import SUFFIXES
+from mrcnn_eval.command.options import SUFFIXES
 from mrcnn_eval.report.pictures import detected_instances, write_picture
 from mrcnn_eval.report.tables import foreign, write_results
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_eval.inference.dataset import DetectFunction
+from mrcnn_eval.inference.detection import DetectFunction
 from mrcnn_model import Detections, MaskRCNN
 
 CANVAS_MULTIPLE = 32  # the coarsest stride of the backbone

@@ -13,9 +13,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mrcnn_data import visible, write_output
-from mrcnn_eval.mistakes.comparison import Comparison, most_changed
 from mrcnn_eval.mistakes.counts import best_threshold, calibration, class_errors, confusion
 from mrcnn_eval.mistakes.outcomes import WRONG_KINDS, Outcomes, outcomes
+from mrcnn_eval.report.comparison import Comparison, most_changed
 from mrcnn_eval.report.gallery import MAX_PER_IMAGE, Exhibit, false_detections, missed_objects
 from mrcnn_eval.report.plots import ap_by_size_plot, calibration_plot, precision_recall_plot, score_plot
 from mrcnn_eval.report.tables import HEADINGS, meaning

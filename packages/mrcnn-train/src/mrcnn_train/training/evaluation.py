@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrcnn_data import CocoDataset
 from mrcnn_eval import CocoEvaluator, EvalResult
-from mrcnn_eval.inference.dataset import compiled_detect, detect_dataset
+from mrcnn_eval.inference.detection import compiled_detect, detect_dataset
 from mrcnn_eval.report.pictures import draw_contact_sheet
 from mrcnn_eval.report.tables import write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
