@@ -91,11 +91,8 @@ def predict(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
     from types import SimpleNamespace
 
-    from mrcnn_eval import CocoEvaluator
-
-    def detect(model, dataset, *_, **__):
+    def detect(model, dataset, *_, evaluator, **__):
         run.inferences += 1
-        evaluator = CocoEvaluator(dataset.annotation_path)
         for image_id in dataset.image_ids:
             evaluator.add(image_id, np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
         return evaluator
@@ -106,7 +103,7 @@ def predict(tmp_path, monkeypatch):
     run.inferences = 0
     card = SimpleNamespace(category_ids=[3], class_names=["cat"], buckets=[[64, 64]], short_edge=64, max_size=64)
     model = SimpleNamespace(config=SimpleNamespace(score_threshold=0.05))
-    monkeypatch.setattr("mrcnn_eval.cli._load", lambda checkpoint: (model, card))
+    monkeypatch.setattr("mrcnn_eval.command.prediction.load_checkpoint", lambda checkpoint: (model, card))
     monkeypatch.setattr("mrcnn_eval.inference.detection.detect_dataset", detect)
     return run
 

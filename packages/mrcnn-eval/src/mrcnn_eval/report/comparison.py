@@ -14,7 +14,7 @@ from rich.text import Text
 from mrcnn_data import visible
 from mrcnn_eval.mistakes.counts import best_threshold, image_f1
 from mrcnn_eval.mistakes.outcomes import outcomes
-from mrcnn_eval.report.tables import HEADINGS, foreign
+from mrcnn_eval.report.tables import HEADINGS, foreign, write_json
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, IouType
 from mrcnn_eval.scoring.image_results import ResultsError
 
@@ -184,19 +184,20 @@ def most_changed(differences: list[Difference]) -> list[Difference]:
     return sorted((one for one in differences if one.change), key=lambda one: -abs(one.change or 0.0))
 
 
-def comparison_content(comparison: Comparison) -> dict[str, Any]:
-    """Return what `comparison.json` holds."""
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write `comparison.json`."""
 
     def content(differences: list[Difference]) -> dict[str, Any]:
         return {one.name: {"ours": one.ours, "theirs": one.theirs, "change": one.change} for one in differences}
 
-    return {
+    whole = {
         "other": comparison.other,
         "notes": comparison.notes,
         "numbers": {iou_type: content(numbers) for iou_type, numbers in comparison.numbers.items()},
         "classes": {iou_type: content(classes) for iou_type, classes in comparison.classes.items()},
         "images": content(comparison.images),
     }
+    write_json(path, whole)
 
 
 def comparison_table(comparison: Comparison) -> Table:

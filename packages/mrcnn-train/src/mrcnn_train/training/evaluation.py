@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mrcnn_data import CocoDataset
 from mrcnn_eval import CocoEvaluator, EvalResult
-from mrcnn_eval.inference.detection import compiled_detect, detect_dataset
-from mrcnn_eval.report.pictures import draw_contact_sheet
-from mrcnn_eval.report.tables import write_ap_table, write_metrics
+from mrcnn_eval.inference import Preprocessing, Share, compiled_detect, detect_dataset
+from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.config.options import EvalOptions
 from mrcnn_train.job.distributed import Processes
@@ -48,19 +47,14 @@ class Evaluation:
 
     def detect(self, *, progress: Callable[[int, int], None]) -> CocoEvaluator:
         """Detect on this process's share of the images; all processes get all detections."""
-        card, options = self._card, self._options
         return detect_dataset(
             self._model,
             self._dataset,
-            buckets=[(height, width) for height, width in card.buckets],
-            short_edge=card.short_edge,
-            max_size=card.max_size,
-            batch_size=options.batch_size,
-            limit=options.limit,
+            Preprocessing.of(self._card),
+            batch_size=self._options.batch_size,
+            limit=self._options.limit,
             on_error=self._on_error,
-            rank=self._processes.rank,
-            num_ranks=self._processes.size,
-            gather=self._processes.gather,
+            share=Share(self._processes.rank, self._processes.size, self._processes.gather),
             progress=progress,
             detect=self._detect,
         )
