@@ -11,8 +11,7 @@ from rich.console import Console
 
 from mrcnn_eval import CocoEvaluator
 from mrcnn_eval.cli import main
-from mrcnn_eval.report.pictures import detected_instances, truth_instances
-from mrcnn_eval.report.tables import ap_tables, write_ap_table
+from mrcnn_eval.report import ap_tables, draw_contact_sheet, write_ap_table
 
 BOX = [10, 20, 30, 40]
 # By name in the file: as shown on a terminal, in text files, in pictures and in the report.
@@ -77,12 +76,17 @@ def test_tables_show_each_name_once_and_escaped(example, tmp_path):
         assert not HIDDEN & set(text)
 
 
-def test_labels_of_pictures_are_escaped(example):
-    evaluator = scored(example)
-    for number, shown in enumerate(SHOWN.values(), start=1):
-        assert [one.label for one in truth_instances(evaluator, number)] == [shown]
-        labels = [one.label for one in detected_instances(evaluator, number, score_threshold=0.5)]
-        assert labels == [f"{shown} 0.90", f"{shown} 0.95"]
+def test_a_picture_shows_a_name_as_its_escaped_text(example, tmp_path):
+    for image in example.annotations["images"]:
+        cv2.imwrite(str(tmp_path / f"{image['id']}.png"), np.full((100, 100, 3), 90, np.uint8))
+        image["file_name"] = f"{image['id']}.png"
+    sheets = []
+    for names in (SHOWN, SHOWN.values()):
+        for category, name in zip(example.annotations["categories"], names, strict=True):
+            category["name"] = name
+        draw_contact_sheet(tmp_path / "sheet.png", scored(example), tmp_path, max_images=len(SHOWN))
+        sheets.append((tmp_path / "sheet.png").read_bytes())
+    assert sheets[0] == sheets[1]
 
 
 def test_a_command_with_everything_prints_and_writes_only_escaped_text(files, capsys):

@@ -17,7 +17,7 @@ from rich.text import Text
 from mrcnn_data import CocoDataset, load_image, visible
 from mrcnn_data.drawing.objects import draw_instances, write_png
 from mrcnn_eval.inference.picture_files import drawing_names
-from mrcnn_eval.report.pictures import detected_instances, write_picture
+from mrcnn_eval.report.pictures import detected_instances
 from mrcnn_eval.report.tables import foreign, write_results
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 
@@ -88,7 +88,7 @@ def write_predictions(output: Path, evaluator: CocoEvaluator, dataset: CocoDatas
     drawings = drawing_names([Path(str(image_id)) for image_id in dataset.image_ids])
     for index, (image_id, name) in enumerate(zip(dataset.image_ids, drawings, strict=True)):
         found = detected_instances(evaluator, image_id, score_threshold=score_threshold)
-        write_picture(output / name, draw_instances(dataset.read_image(index), found, max_edge=MAX_EDGE))
+        write_png(output / name, draw_instances(dataset.read_image(index), found, max_edge=MAX_EDGE))
 
 
 def nothing_shown(evaluator: CocoEvaluator, *, score_threshold: float, model_threshold: float) -> str | None:

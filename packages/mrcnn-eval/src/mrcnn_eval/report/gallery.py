@@ -15,10 +15,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mrcnn_data import load_image, visible
+from mrcnn_data import load_image
 from mrcnn_data.drawing.objects import Instance, draw_instances
 from mrcnn_eval.mistakes.outcomes import DUPLICATE, WRONG_KINDS, Outcomes
-from mrcnn_eval.report.pictures import MAX_LABEL, corners
+from mrcnn_eval.report.pictures import corners
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 from mrcnn_eval.scoring.ground_truth import GroundTruthError
 from mrcnn_eval.scoring.segmentation import Segmentation, to_mask
@@ -85,7 +85,7 @@ def false_detections(
                 score=score,
                 file_name=scene.file_name,
                 explanation=_explanation(evaluator, result, int(at)),
-                picture=scene.picture(box, named_detection=row, label=f"{visible(name, limit=MAX_LABEL)} {score:.2f}"),
+                picture=scene.picture(box, named_detection=row, label=f"{name} {score:.2f}"),
             )
         )
     return exhibits
@@ -111,7 +111,7 @@ def missed_objects(
                 score=None,
                 file_name=scene.file_name,
                 explanation=f"Area {truth.areas[row]:.0f} px: {why}.",
-                picture=scene.picture(scene.truth_box(row), named_truth=row, label=visible(name, limit=MAX_LABEL)),
+                picture=scene.picture(scene.truth_box(row), named_truth=row, label=name),
             )
         )
     return exhibits

@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from mrcnn_data import DatasetError, load_image, visible, write_output
+from mrcnn_data import DatasetError, load_image
 from mrcnn_data.drawing.objects import (
     GREY,
     MIN_EDGE,
@@ -23,23 +22,11 @@ from mrcnn_data.drawing.objects import (
     stack,
     titled,
     told_apart,
+    write_png,
 )
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 from mrcnn_eval.scoring.ground_truth import GroundTruthError
 from mrcnn_eval.scoring.segmentation import to_mask
-
-MAX_LABEL = 80  # characters of a name in a picture
-
-
-def write_picture(path: str | Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB [h, w, 3] as PNG.
-
-    Raises:
-        OutputError: the file exists and this product did not write it.
-    """
-    ok, png = cv2.imencode(".png", picture[..., ::-1])
-    assert ok
-    write_output(path, png.tobytes())
 
 
 def draw_contact_sheet(
@@ -71,7 +58,7 @@ def draw_contact_sheet(
         for image_id in shown
     ]
     sheet = stack(rows, axis=0) if rows else np.full((TITLE_HEIGHT, MIN_EDGE, 3), 255, np.uint8)
-    write_picture(path, sheet)
+    write_png(Path(path), sheet)
 
 
 def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_threshold: float, on_error: str) -> np.ndarray:
@@ -89,11 +76,10 @@ def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_thresho
         image = np.zeros((max(height, 1), max(width, 1), 3), np.uint8)
     objects = truth_instances(evaluator, image_id)
     found = detected_instances(evaluator, image_id, score_threshold=score_threshold)
-    title = visible(name, limit=MAX_LABEL)
-    of_what = f" ({visible(truth.category_names[0], limit=MAX_LABEL)})" if _is_single_class(evaluator) else ""
+    of_what = f" ({truth.category_names[0]})" if _is_single_class(evaluator) else ""
     return stack(
         [
-            titled(draw_instances(image, objects), f"{title}: {len(objects)} objects{of_what}"),
+            titled(draw_instances(image, objects), f"{name}: {len(objects)} objects{of_what}"),
             titled(
                 draw_instances(image, found), f"{len(found)} detections{of_what} at score {score_threshold:g} or more"
             ),
@@ -111,7 +97,7 @@ def truth_instances(evaluator: CocoEvaluator, image_id: Any) -> list[Instance]:
     instances = []
     for row in rows[np.argsort(-truth.areas[rows], kind="stable")]:
         category = int(truth.category_indices[row])
-        name = "" if _is_single_class(evaluator) else visible(truth.category_names[category], limit=MAX_LABEL)
+        name = "" if _is_single_class(evaluator) else truth.category_names[category]
         segmentation = truth.segmentations[row]
         instances.append(
             Instance(
@@ -133,7 +119,7 @@ def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_thresho
         if results.scores[row] < score_threshold:
             continue
         category = truth.category_ids.index(int(results.category_ids[row]))
-        name = "" if _is_single_class(evaluator) else visible(truth.category_names[category], limit=MAX_LABEL)
+        name = "" if _is_single_class(evaluator) else truth.category_names[category]
         rle = results.rles[row]
         instances.append(
             Instance(
