@@ -71,7 +71,7 @@ def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_thresho
     try:
         image = load_image(images / name, expected_size=(height, width) if height else None)
     except DatasetError:
-        if on_error == "raise":
+        if on_error != "skip":
             raise
         image = np.zeros((max(height, 1), max(width, 1), 3), np.uint8)
     objects = truth_instances(evaluator, image_id)
