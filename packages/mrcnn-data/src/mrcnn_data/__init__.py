@@ -1,6 +1,7 @@
 """COCO instances files to training batches. NumPy and OpenCV; no TensorFlow."""
 
-from mrcnn_data.annotations.dataset import CocoDataset, Instances, Source, instance_masks
+from mrcnn_data.annotations.dataset import CocoDataset, Instances, instance_masks
+from mrcnn_data.annotations.opening import Source
 from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_dataset, check_datasets

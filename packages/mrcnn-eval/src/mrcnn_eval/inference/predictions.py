@@ -60,19 +60,6 @@ def _entry(path: Path, *, upright: Path) -> dict[str, object]:
     return {"id": str(path), "file_name": str(file.resolve().relative_to("/")), "height": height, "width": width}
 
 
-def picture_evaluator(dataset: CocoDataset) -> CocoEvaluator:
-    """Make an evaluator that collects what is found in a data set of `opened_pictures`; there is nothing to score."""
-    images = [
-        {"id": image_id, "height": int(height), "width": int(width)}
-        for image_id, (height, width) in zip(dataset.image_ids, dataset.image_sizes, strict=True)
-    ]
-    categories = [
-        {"id": category_id, "name": name}
-        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
-    ]
-    return CocoEvaluator({"images": images, "annotations": [], "categories": categories})
-
-
 def write_predictions(output: Path, evaluator: CocoEvaluator, dataset: CocoDataset, *, score_threshold: float) -> None:
     """Write `detections.json`, a COCO results list with the class names, and a PNG of each picture (`drawing_names`).
 
