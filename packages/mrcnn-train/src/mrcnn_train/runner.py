@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, TrainLoader
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_model import import_tensorflow_quietly
 from mrcnn_train.config.composition import SAVED_CONFIG, save_config
 from mrcnn_train.config.options import RunConfig, asked_processes, check
 from mrcnn_train.config.plan import Plan, describe_plan, make_plan

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mrcnn_data import CocoDataset, load_image, visible
-from mrcnn_data.drawing.objects import draw_instances, write_png
+from mrcnn_data.drawing import draw_instances, write_png
 from mrcnn_eval.inference.picture_files import drawing_names
 from mrcnn_eval.report.pictures import detected_instances
 from mrcnn_eval.report.tables import foreign, write_results

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_data import DatasetError, load_image
-from mrcnn_data.drawing.objects import (
+from mrcnn_data.drawing import (
     GREY,
     MIN_EDGE,
     TITLE_HEIGHT,

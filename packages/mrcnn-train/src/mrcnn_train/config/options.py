@@ -7,10 +7,9 @@ import dataclasses
 from typing import Any
 
 from mrcnn_data import Augmentation
-from mrcnn_model import ModelConfig
+from mrcnn_model import PRECISIONS, ModelConfig
 from mrcnn_train.errors import ConfigError
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("sgd", "lars", "novograd")
 DECAYS = ("steps", "cosine")
 RATE_PERIODS = ("step", "epoch")
@@ -22,8 +21,7 @@ ModelOptions: Any = dataclasses.make_dataclass(
     [
         *(
             (f.name, f.type, dataclasses.field(default=f.default, default_factory=f.default_factory))  # type: ignore[call-overload]
-            for f in dataclasses.fields(ModelConfig)
-            if f.name != "num_classes"
+            for f in ModelConfig.options()
         ),
         ("weights", str | None, None),
     ],
@@ -192,7 +190,7 @@ def model_config(options: Any, *, num_classes: int) -> ModelConfig:
     Raises:
         ConfigError: a value out of its range.
     """
-    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(ModelConfig) if f.name != "num_classes"}
+    values = {f.name: getattr(options, f.name) for f in ModelConfig.options()}
     try:
         return ModelConfig(num_classes=num_classes, **values)
     except ValueError as error:
