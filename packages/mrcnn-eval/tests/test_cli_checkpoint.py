@@ -189,6 +189,20 @@ def test_card_with_explicit_files(checkpoint, root):
     assert metrics(run)["num_images"] == 1
 
 
+def test_the_readme_scores_a_checkpoint_from_python(checkpoint, root, monkeypatch):
+    checkpoint().rename(root.parent / "demo")
+    (root.parent / "runs").mkdir()
+    (root.parent / "demo").rename(root.parent / "runs/demo")
+    monkeypatch.chdir(root.parent)
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "load_model" in block]
+    names: dict = {}
+    exec(code, names)
+    assert names["result"].num_images == len(names["flipped"].image_results) == 3
+    assert "AP50" in Path("ap_table.txt").read_text()
+    assert cv2.imread("sheet.png") is not None
+
+
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [

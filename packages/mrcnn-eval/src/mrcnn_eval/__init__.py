@@ -13,6 +13,7 @@ from mrcnn_eval.scoring import (
     RankError,
     ResultsError,
     class_difference,
+    load_ground_truth,
     merge_images,
     shares_of_all,
 )
