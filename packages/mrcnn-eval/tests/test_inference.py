@@ -347,7 +347,7 @@ def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_m
 
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, tiny_detect, batch_size):
-    # The images have four sizes and share canvases; batches are filled up with padding rows.
+    # The images have four sizes and share buckets; batches are filled up with padding rows.
     one, many = (
         detect_dataset(tiny_model, dataset, RESIZED, batch_size=size, detect=tiny_detect) for size in (1, batch_size)
     )

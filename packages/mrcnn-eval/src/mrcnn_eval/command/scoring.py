@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -48,9 +49,9 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
     )
     evaluator.add_results(results)
     settings = {
-        "results": str(arguments.results),
+        "results": _json_text(arguments.results),
         "score_threshold": arguments.score_threshold,
-        "annotations": str(arguments.annotations),
+        "annotations": _json_text(arguments.annotations),
         "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
     }
@@ -100,9 +101,9 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             detect=detect_function(model, arguments.tta),
         )
     settings = {
-        "checkpoint": str(arguments.checkpoint),
-        "annotations": str(dataset.annotation_path),
-        "images": str(dataset.image_dir),
+        "checkpoint": _json_text(arguments.checkpoint),
+        "annotations": _json_text(dataset.annotation_path),
+        "images": _json_text(dataset.image_dir),
         "limit": arguments.limit,
         "score_threshold": model.config.score_threshold,
         "detections_per_image": model.config.detections_per_image,
@@ -118,6 +119,11 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     if num_ignored:
         print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")
     say_written(output, names)
+
+
+def _json_text(path: Path) -> str:
+    """Return a path as JSON can hold it: a name that is not valid UTF-8 loses the bytes that are not."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _check_comparable(other: OtherRun | None, iou_types: Sequence[IouType]) -> None:

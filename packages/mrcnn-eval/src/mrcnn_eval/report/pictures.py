@@ -112,7 +112,7 @@ def truth_instances(evaluator: CocoEvaluator, image_id: Any) -> list[Instance]:
 
 
 def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_threshold: float) -> list[Instance]:
-    """Return the detections of an image from `score_threshold` up, lowest score first, so that the best is on top."""
+    """Return the detections of an image from `score_threshold` up, lowest score first: the best is drawn on top."""
     truth = evaluator.ground_truth
     results = evaluator.image_results[image_id]
     instances = []
@@ -134,7 +134,7 @@ def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_thresho
 
 
 def _is_single_class(evaluator: CocoEvaluator) -> bool:
-    """With one class the title names it: labels on hundreds of nuclei would hide them, one color would join them."""
+    """Tell whether there is one class: then the title names it, not a label on each of hundreds of objects."""
     return len(evaluator.ground_truth.category_ids) == 1
 
 
