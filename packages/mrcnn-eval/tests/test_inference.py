@@ -162,6 +162,38 @@ def test_image_that_cannot_be_read_counts_as_empty(dataset, tmp_path, capsys):
         draw_contact_sheet(tmp_path / "sheet.png", evaluator, dataset.image_dir)
 
 
+def test_a_data_set_is_not_read_again(dataset):
+    dataset.annotation_path.unlink()
+    result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    assert result.stats["segm"]["AP50"] == pytest.approx(1.0)
+    assert evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING) == result
+
+
+def test_a_data_set_of_several_files_is_scored_as_one(dataset, tmp_path):
+    whole = json.loads(dataset.annotation_path.read_text())
+    parts = []
+    for name, ids in (("a", {30, 9}), ("b", {4, 12})):
+        images = [image for image in whole["images"] if image["id"] in ids]
+        (tmp_path / name).mkdir()
+        for image in images:
+            (tmp_path / image["file_name"]).rename(tmp_path / name / image["file_name"])
+        objects = [one for one in whole["annotations"] if one["image_id"] in ids]
+        parts.append(tmp_path / f"{name}.json")
+        parts[-1].write_text(json.dumps({**whole, "images": images, "annotations": objects}))
+    several = CocoDataset.open(parts, [tmp_path / "a", tmp_path / "b"])
+    evaluator = detect_dataset(RectangleFinder(), several, RESIZED, batch_size=2)
+    result = evaluator.evaluate()
+    assert (result.num_images, result.num_ground_truths) == (4, 3)
+    assert result.stats["segm"]["AP50"] == pytest.approx(1.0)
+    truth = evaluator.ground_truth
+    assert truth.image_dir == tmp_path
+    assert truth.file_names == ("b/4.png", "a/9.png", "b/12.png", "a/30.png")
+    draw_contact_sheet(tmp_path / "sheet.png", evaluator)
+    assert cv2.imread(str(tmp_path / "sheet.png"))[:, 20:].max() == 255
+    with pytest.raises(ValueError, match="give the folder of its images"):
+        draw_contact_sheet(tmp_path / "sheet.png", CocoEvaluator(whole))
+
+
 def test_evaluate_model_is_the_same_in_one_call(dataset):
     evaluator = detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=2)
     result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)

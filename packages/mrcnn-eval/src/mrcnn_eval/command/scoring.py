@@ -79,7 +79,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     dataset = open_dataset(arguments, card)
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output, names = arguments.output or arguments.checkpoint / "evaluation", _output_names(arguments, with_images=True)
-    prepare_output(output, names, inputs=(dataset.annotation_path,))
+    prepare_output(output, names, inputs=[source.annotation_path for source in dataset.sources])
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
 
@@ -102,8 +102,8 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         )
     settings = {
         "checkpoint": _json_text(arguments.checkpoint),
-        "annotations": _json_text(dataset.annotation_path),
-        "images": _json_text(dataset.image_dir),
+        "annotations": dataset.name,
+        "images": str(evaluator.ground_truth.image_dir),
         "limit": arguments.limit,
         "score_threshold": model.config.score_threshold,
         "detections_per_image": model.config.detections_per_image,
@@ -114,7 +114,8 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "honor_ignore": evaluator.honor_ignore,
     }
     scored = list(evaluator.image_results)
-    _write(evaluator, scored, arguments, other, output=output, images=Path(dataset.image_dir), settings=settings)
+    images = evaluator.ground_truth.image_dir
+    _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
     num_ignored = int(evaluator.ground_truth.ignored.sum())
     if num_ignored:
         print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and the numbers that summarize precision and recall."""
+"""What an evaluation measures, and its numbers, made from precision and recall."""
 
 from __future__ import annotations
 
