@@ -14,7 +14,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from mrcnn_eval.scoring.ground_truth import Annotated, load_ground_truth
-from mrcnn_eval.scoring.image_results import ImageResults, ResultsError, from_coco, image_results, to_coco
+from mrcnn_eval.scoring.image_results import (
+    ImageResults,
+    ResultsError,
+    count_empty_masks,
+    from_coco,
+    image_results,
+    to_coco,
+)
 from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoringTask
 from mrcnn_eval.scoring.segmentation import Rle
 from mrcnn_eval.scoring.summary import ALL_AREAS, COCO_AREA_RANGES, COCO_IOU_THRESHOLDS, Measures, summarize
@@ -290,4 +297,7 @@ def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[Io
         if iou_type in iou_types and not kept.all():
             missing = num_detections - int(kept.sum())
             warnings.append(f"{missing} of {num_detections} detections have no {what} and do not count for {iou_type}")
+    num_empty = count_empty_masks(columns.rles) if "segm" in iou_types else 0
+    if num_empty:
+        warnings.append(f"{num_empty} of {num_detections} detections have a mask without a pixel: they match no object")
     return tuple(warnings)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mrcnn_eval import EvalResult
-from mrcnn_eval.report.tables import ap_tables
+from mrcnn_eval.report import ap_tables
 from mrcnn_train.record.headline import describe_ap, headline
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mrcnn_data import CocoDataset
 from mrcnn_eval import CocoEvaluator, EvalResult
-from mrcnn_eval.inference.dataset import compiled_detect, detect_dataset
-from mrcnn_eval.report.pictures import draw_contact_sheet
-from mrcnn_eval.report.tables import write_ap_table, write_metrics
+from mrcnn_eval.inference import Preprocessing, Share, compiled_detect, detect_dataset
+from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.config.options import EvalOptions
 from mrcnn_train.job.distributed import Processes
@@ -48,20 +47,14 @@ class Evaluation:
 
     def detect(self, *, progress: Callable[[int, int], None]) -> CocoEvaluator:
         """Detect on this process's share of the images; all processes get all detections."""
-        card, options = self._card, self._options
         return detect_dataset(
             self._model,
             self._dataset,
-            buckets=[(height, width) for height, width in card.buckets],
-            short_edge=card.short_edge,
-            max_size=card.max_size,
-            batch_size=options.batch_size,
-            limit=options.limit,
-            honor_ignore=True,  # what training leaves out is not required
+            Preprocessing.of(self._card),
+            batch_size=self._options.batch_size,
+            limit=self._options.limit,
             on_error=self._on_error,
-            rank=self._processes.rank,
-            num_ranks=self._processes.size,
-            gather=self._processes.gather,
+            share=Share(self._processes.rank, self._processes.size, self._processes.gather),
             progress=progress,
             detect=self._detect,
         )
@@ -69,11 +62,9 @@ class Evaluation:
     def score(self, evaluator: CocoEvaluator, run_dir: Path, *, step: int) -> EvalResult:
         """Score, and write the AP table, the contact sheet and evaluation/step-XXXXXXXX.json; in any thread."""
         result = evaluator.evaluate(image_ids=evaluator.image_results)
-        settings = {"step": step, "annotations": self._dataset.name, "limit": self._options.limit}
+        settings = {"step": step, "annotations": str(self._dataset.annotation_path), "limit": self._options.limit}
         (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
         write_metrics(run_dir / EVALUATION_DIR / f"{step_name(step)}.json", result, settings=settings)
         write_ap_table(run_dir / AP_TABLE, result)
-        images = evaluator.ground_truth.image_dir
-        assert images is not None  # of an open data set it is known
-        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, images, on_error=self._on_error)
+        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir, on_error=self._on_error)
         return result
