@@ -10,8 +10,8 @@ import pytest
 
 from mrcnn_eval import GroundTruthError
 from mrcnn_train.app import main
-from mrcnn_train.config.composition import known_experiments
 from mrcnn_train.config.checks import check
+from mrcnn_train.config.composition import known_experiments
 
 
 class Outcome:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from mrcnn_train.training.datasets import open_train, open_val
 
 from mrcnn_data import CocoDataset, DatasetError
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train import RunConfig
-from mrcnn_train.runner import make_paths_absolute, open_data
+from mrcnn_train.config.resolving import resolve
+from mrcnn_train.training.datasets import open_data, open_train, open_val
 
 
 @pytest.fixture
@@ -57,11 +57,10 @@ def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: 
 
 def test_the_second_run_reads_no_annotation_file(config, monkeypatch) -> None:
     first = open_train(config.data)
-    assert open_val(config.data, first) is not None
+    assert open_val(config.data, first)
     forbid(monkeypatch, "mrcnn_data.annotations.cache.read_annotations")
     train = open_train(config.data)
-    val = open_val(config.data, train)
-    assert val is not None
+    ((_, val),) = open_val(config.data, train)
     assert is_mapped(train)
     assert is_mapped(val)
     assert train.num_objects().tolist() == first.num_objects().tolist()
@@ -73,7 +72,7 @@ def test_explicit_paths_are_cached_too(config, root: Path, tmp_path: Path) -> No
         setattr(config.data, f"{split}_images", str(root / split))
     config.data.root = None
     assert is_mapped(open_train(config.data))
-    assert is_mapped(open_val(config.data, open_train(config.data)))
+    assert is_mapped(open_val(config.data, open_train(config.data))[0].dataset)
     assert len(list((tmp_path / "cache").glob("*.columns"))) == 2
 
 
@@ -83,7 +82,7 @@ def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -
         "import sys; from mrcnn_train.config.options import DataOptions\n"
         "from mrcnn_train.training.datasets import open_train, open_val\n"
         "data = DataOptions(root=sys.argv[1], train='train', val='val', cache_dir=sys.argv[2])\n"
-        "train = open_train(data); val = open_val(data, train)\n"
+        "train = open_train(data); ((_, val),) = open_val(data, train)\n"
         "print([[d.annotations.classes.flags.writeable, d.num_objects().tolist(), str(d.instances(0).segmentations)]"
         " for d in (train, val)])"
     )
@@ -101,11 +100,9 @@ def test_the_cache_lies_below_the_folder_of_the_launch(compose, monkeypatch, tmp
     """Absolute in the config that is saved: a run that is resumed from elsewhere finds it."""
     monkeypatch.chdir(tmp_path)
     config = compose("+experiment=small", "data.root=data")
-    make_paths_absolute(config)
-    assert config.data.cache_dir == str(tmp_path / "outputs" / "annotation-cache")
+    assert resolve(config).data.cache_dir == str(tmp_path / "outputs" / "annotation-cache")
     config.data.cache_dir = None
-    make_paths_absolute(config)
-    assert config.data.cache_dir is None
+    assert resolve(config).data.cache_dir is None
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(config, tmp_path: Path, capsys) -> None:

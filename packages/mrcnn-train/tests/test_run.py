@@ -17,7 +17,7 @@ from mrcnn_model import load_model, variable_key
 from mrcnn_train import ConfigError, DivergedError, RunConfig, run
 from mrcnn_train.config.composition import resumed_config
 from mrcnn_train.record.metrics_log import read_rows
-from mrcnn_train.runner import new_run_dir
+from mrcnn_train.record.run_dir import make_run_dir
 from mrcnn_train.training.step import TrainStep
 
 
@@ -268,7 +268,7 @@ def test_run_directory_that_cannot_be_written(
         raise PermissionError(13, "Permission denied", str(path))
 
     config = resume(compose, finished) if is_resumed else tiny()
-    monkeypatch.setattr("mrcnn_train.runner.save_config", refuse)
+    monkeypatch.setattr("mrcnn_train.record.run_dir.save_config", refuse)
     run_dir = finished if is_resumed else tmp_path / "run"
     with pytest.raises(ConfigError, match=rf"{run_dir} cannot be written: Permission denied"):
         run(config)
@@ -279,7 +279,7 @@ def test_runs_of_the_same_second_have_directories_of_their_own(compose, tmp_path
     monkeypatch.setattr("time.strftime", lambda form: "now")
     config = compose("+experiment=demo")
     monkeypatch.setattr(Path, "exists", lambda path: False)  # the other run makes its directory just after this look
-    assert [new_run_dir(config).name for _ in range(3)] == ["now", "now_2", "now_3"]
+    assert [make_run_dir(config).name for _ in range(3)] == ["now", "now_2", "now_3"]
 
 
 def test_weights_of_other_classes(finished: Path, tiny, shapes: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from mrcnn_train.config.composition import known_experiments
 from mrcnn_train.config.checks import check
+from mrcnn_train.config.composition import known_experiments
 from mrcnn_train.config.plan import describe_rates, make_plan
 from mrcnn_train.config.schedule import crosses, learning_rate, make_schedule, steps_of_epochs
 
