@@ -37,7 +37,8 @@ def draw_synthetic(data: DataOptions) -> None:
                 "or data.synthetic=null to train on what is there"
             )
         print(f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {root}", flush=True)
-        root.mkdir(parents=True, exist_ok=True)
+        if not root.is_dir():
+            root.mkdir(parents=True)
         mark.write_text(UNFINISHED)  # the folder is ours; a drawing that was interrupted is done again
         generate_shapes(root, **wanted)
         mark.write_text(json.dumps(wanted))
