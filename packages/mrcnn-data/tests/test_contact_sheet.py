@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import Augmentation, CocoDataset, contact_sheet, draw_contact_sheet
+from mrcnn_data import Augmentation, CocoDataset, draw_contact_sheet
+from mrcnn_data.drawing import contact_sheet
 from mrcnn_data.drawing.contact_sheet import choose_images
 from mrcnn_data.drawing.objects import GAP, TITLE_HEIGHT, class_color, titled
 from mrcnn_data.tools.cli import main

@@ -212,7 +212,7 @@ def test_data_that_does_not_fit_is_one_line_and_exit_code_2(checkpoint, root, ca
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
 def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(
-        "mrcnn_eval.inference.dataset.detect_dataset", lambda *_, **__: pytest.fail("inference started")
+        "mrcnn_eval.inference.detection.detect_dataset", lambda *_, **__: pytest.fail("inference started")
     )
     assert main(["--checkpoint", str(checkpoint()), "--output", "/proc/self"]) == 2
     err = capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, 
 
 def test_a_comparison_without_our_numbers_is_refused_before_inference(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "mrcnn_eval.inference.dataset.detect_dataset", lambda *_, **__: pytest.fail("inference started")
+        "mrcnn_eval.inference.detection.detect_dataset", lambda *_, **__: pytest.fail("inference started")
     )
     for name, content in (("metrics.json", "{}"), ("detections.json", "[]")):
         (tmp_path / name).write_text(content)

@@ -528,3 +528,28 @@ def test_path_dict_and_input_stay_untouched(scene, tmp_path):
 def test_importing_the_package_does_not_import_tensorflow():
     code = "import sys, mrcnn_eval; mrcnn_eval.CocoEvaluator; assert not {'tensorflow', 'keras'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ids_and_numbers_of_numpy_become_json(scene):
+    evaluator = CocoEvaluator(scene().truth(BOX).annotations)
+    ids = np.array([1])
+    evaluator.add(ids[0], np.float32([[10, 20, 40, 60]]), np.float32([0.5]), ids, [scene().box_rle(BOX)])
+    (entry,) = json.loads(json.dumps(evaluator.results()))
+    assert (entry["image_id"], entry["category_id"], entry["bbox"], entry["score"]) == (1, 1, BOX, 0.5)
+    assert [type(image_id) for image_id in evaluator.image_results] == [int]
+    evaluator = CocoEvaluator(scene().annotations)
+    evaluator.add_results([{**entry, "image_id": ids[0], "category_id": ids[0]}])
+    assert json.loads(json.dumps(evaluator.results())) == [entry]
+
+
+def test_masks_without_a_pixel_are_counted_and_never_right(scene):
+    example = scene().truth(BOX).detection(BOX, score=0.5)
+    example.detection(BOX, score=0.9, segmentation=scene.rle(np.zeros((100, 100))))
+    evaluator = CocoEvaluator(example.annotations)
+    evaluator.add_results(example.results)
+    result = evaluator.evaluate()
+    assert result.warnings == ("1 of 2 detections have a mask without a pixel: they match no object",)
+    assert result.stats["segm"]["AP"] == pytest.approx(0.5)
+    boxes = CocoEvaluator(example.annotations, iou_types=["bbox"])
+    boxes.add_results(example.results)
+    assert boxes.evaluate().warnings == ()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mrcnn_eval.cli import main
-from mrcnn_eval.mistakes.comparison import Difference, most_changed
+from mrcnn_eval.report.comparison import Difference, most_changed
 
 BOX = [10, 20, 30, 40]
 CAT, DOG, UNUSED = 3, 8, 9

@@ -5,7 +5,7 @@ from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_dataset, check_datasets
 from mrcnn_data.drawing.contact_sheet import draw_contact_sheet
-from mrcnn_data.errors import DatasetError
+from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.images.reading import load_image
 from mrcnn_data.loading.batch import Batch
 from mrcnn_data.loading.buckets import default_buckets
@@ -28,6 +28,7 @@ __all__ = [
     "EvalLoader",
     "Finding",
     "Instances",
+    "OptionError",
     "OutputError",
     "Report",
     "Source",

@@ -8,15 +8,16 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrcnn_data.annotations.boxes import check_boxes
 from mrcnn_data.annotations.cache import read_columns
 from mrcnn_data.annotations.columns import Columns, ConcatenatedSegmentations, Id, Segmentations, compact_ids, ids_of
+from mrcnn_data.annotations.file import encode_content, read_annotations
 from mrcnn_data.annotations.image_files import SKIPPED, complete_image_sizes, missing_files
 from mrcnn_data.annotations.report import Report
 from mrcnn_data.errors import DatasetError
@@ -29,6 +30,9 @@ PathLike = str | os.PathLike[str]
 
 # COCO 2014 has two splits that share the images of a third.
 _IMAGE_FOLDERS = {"minival2014": "val2014", "valminusminival2014": "val2014"}
+
+
+IN_MEMORY = Path("annotations in memory")  # stands for the path of a file in messages
 
 
 class Instances(NamedTuple):
@@ -163,6 +167,32 @@ class CocoDataset:
             cache_dir=cache_dir,
             allow_errors=allow_errors,
         )
+
+    @classmethod
+    def from_dicts(
+        cls,
+        *,
+        images: Sequence[Mapping[str, Any]],
+        annotations: Sequence[Mapping[str, Any]],
+        categories: Sequence[Mapping[str, Any]],
+        image_dir: PathLike,
+        on_error: str = "raise",
+        allow_errors: bool = False,
+    ) -> CocoDataset:
+        """Make a dataset from the lists of a COCO file that are in memory; nothing is written.
+
+        Args:
+            images, annotations, categories: entries as a COCO file has them.
+            image_dir: folder that the file names are relative to.
+            on_error, allow_errors: as of `open`.
+        Raises:
+            DatasetError: as of `open`; messages call the lists "annotations in memory".
+        """
+        lists = {"images": images, "annotations": annotations, "categories": categories}
+        data = encode_content({name: list(entries) for name, entries in lists.items()})
+        source = Source(IN_MEMORY, Path(image_dir))
+        columns, report = read_annotations(source.annotation_path, data=data)
+        return open_columns(columns, report, source, on_error=on_error, allow_errors=allow_errors)
 
     @property
     def annotation_path(self) -> Path:

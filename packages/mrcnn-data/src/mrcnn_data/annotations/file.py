@@ -13,7 +13,7 @@ import gc
 import itertools
 import operator
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -171,6 +171,35 @@ def read_annotations(path: Path, *, data: bytes | AnnotationText | None = None) 
         categories = _usable_categories(path, file.categories, report)
         images = _usable_images(path, file.images, report)
         return FileContent(_columns(path, images, categories, file.annotations, report), report)
+
+
+def encode_content(content: Mapping[str, Any]) -> bytes:
+    """Encode a COCO dict as JSON, which the reader takes: NumPy values and bytes of run lengths included.
+
+    Raises:
+        DatasetError: it holds something that JSON cannot.
+    """
+    annotations = content.get("annotations")
+    if isinstance(annotations, list):
+        content = {**content, "annotations": [_with_text_counts(entry) for entry in annotations]}
+    try:
+        return msgspec.json.encode(content, enc_hook=_from_numpy)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise DatasetError(f"annotations in memory cannot be read: {error}") from None
+
+
+def _with_text_counts(entry: Any) -> Any:
+    """Return an annotation with the counts of its RLE as text: pycocotools gives bytes."""
+    segmentation = entry.get("segmentation") if isinstance(entry, Mapping) else None
+    if not isinstance(segmentation, Mapping) or not isinstance(segmentation.get("counts"), bytes):
+        return entry
+    return {**entry, "segmentation": {**segmentation, "counts": segmentation["counts"].decode("ascii", "replace")}}
+
+
+def _from_numpy(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not a JSON type")
 
 
 @contextlib.contextmanager

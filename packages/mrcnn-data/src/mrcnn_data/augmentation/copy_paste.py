@@ -44,7 +44,7 @@ def _origin(excess: int, share: float) -> int:
 
 
 def paste_objects(
-    canvas: np.ndarray,
+    image: np.ndarray,
     objects: PlacedObjects,
     *,
     pixels: np.ndarray,
@@ -55,10 +55,10 @@ def paste_objects(
     """Paste a random choice of another image's objects that have a mask, at least one.
 
     Args:
-        canvas: uint8 [h, w, 3], changed in place.
-        objects: those of `canvas`.
+        image: uint8 [h, w, 3], changed in place.
+        objects: those of `image`.
         pixels, instances: the other image and its objects, untransformed.
-        geometry: from the other image into `canvas`.
+        geometry: from the other image into `image`.
     Returns:
         What is left of `objects`, then the pasted ones. An object that has no mask stays as it is, unless its whole
         box is covered.
@@ -70,13 +70,13 @@ def paste_objects(
         return objects
     chosen = rng.choice(visible, int(rng.integers(1, visible.size + 1)), replace=False)
     pasted = candidates.take(np.sort(chosen))
-    covered = np.zeros(canvas.shape[:2], np.uint8)  # 1 where a pasted object is
+    covered = np.zeros(image.shape[:2], np.uint8)  # 1 where a pasted object is
     for box, segmentation in zip(pasted.boxes, pasted.segmentations, strict=True):
         window = _window(box)
         window.of(covered)[...] |= _bitmap(segmentation, geometry, window)
-    layer = np.empty_like(canvas)
+    layer = np.empty_like(image)
     geometry.write_image(pixels, layer)
-    cv2.copyTo(layer, covered, dst=canvas)
+    cv2.copyTo(layer, covered, dst=image)
     return uncovered(objects, covered).followed_by(pasted)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrcnn_data.images.geometry import Geometry
-from mrcnn_data.loading.buckets import resized_sizes
+from mrcnn_data.errors import OptionError
+from mrcnn_data.images.geometry import Geometry, resized_sizes
 
 
 @dataclasses.dataclass
@@ -43,22 +43,22 @@ class Augmentation:
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
     def check(self) -> None:
-        """Raise ValueError, naming the option, for what cannot work."""
+        """Raise OptionError, naming the option, for what cannot work."""
         for name in ("horizontal_flip", "vertical_flip", "rotate90", "copy_paste"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"augmentation.{name}={getattr(self, name)} is not a probability")
+                raise OptionError(f"augmentation.{name}={getattr(self, name)} is not a probability")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
             if not 0.0 <= getattr(self, name) <= most:
-                raise ValueError(f"augmentation.{name}={getattr(self, name)} is not between 0 and {most:g}")
+                raise OptionError(f"augmentation.{name}={getattr(self, name)} is not between 0 and {most:g}")
         if len(self.scale_range) != 2 or not 0.0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
-            raise ValueError(
+            raise OptionError(
                 f"augmentation.scale_range={list(self.scale_range)} is not [low, high] with 0 < low <= high"
             )
         if self.crop_size < 0:
-            raise ValueError(f"augmentation.crop_size={self.crop_size} is negative")
+            raise OptionError(f"augmentation.crop_size={self.crop_size} is negative")
         if self.crop_size == 0 and self.scale_range[1] > 1.0:
-            raise ValueError(
-                f"augmentation.scale_range={list(self.scale_range)} enlarges images beyond their canvas: "
+            raise OptionError(
+                f"augmentation.scale_range={list(self.scale_range)} enlarges images beyond their bucket: "
                 "set augmentation.crop_size"
             )
 

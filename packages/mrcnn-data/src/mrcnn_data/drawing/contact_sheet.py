@@ -51,7 +51,7 @@ def draw_contact_sheet(
         indices: numbers of the images, at least one.
         augmentation, short_edges, max_size, seed: as of `TrainLoader`; sample number e is that of epoch e.
     Raises:
-        DatasetError: an image cannot be read. ValueError: an augmentation that cannot work.
+        DatasetError: an image cannot be read. OptionError: an augmentation that cannot work.
     """
     augmentation.check()
     paste_from = np.flatnonzero(dataset.num_objects())
@@ -111,10 +111,10 @@ def _sample(
     short_edges: Sequence[int],
     max_size: int,
 ) -> Batch:
-    """Make one training sample, on a canvas that holds it whichever way it is turned."""
+    """Make one training sample, in a bucket that holds it whichever way it is turned."""
     edge = augmentation.crop_size or max_size
     most = int(np.sort(dataset.num_objects())[-2:].sum())  # its own objects and those pasted over it
-    batch = new_batch(BufferPool(), num_images=1, canvas=(edge, edge), num_gt=most, num_crowds=_MOST_REGIONS)
+    batch = new_batch(BufferPool(), num_images=1, bucket=(edge, edge), num_gt=most, num_crowds=_MOST_REGIONS)
     batch.sample_seeds[...] = seeds
     pasted = draw_pasted(augmentation, seeds[0], paste_from)
     fill_train_row(

@@ -14,10 +14,14 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from mrcnn_data.outputs import write_output
+from mrcnn_data.text import visible
+
 MIN_EDGE, MAX_EDGE = 480, 720  # of a picture's longer edge: below, text covers the objects; above, a sheet is too big
 MASK_ALPHA = 0.45
 GAP = 8  # pixels between pictures
 TITLE_HEIGHT = 22
+MAX_LABEL, MAX_TITLE = 40, 200  # characters; of longer text the middle is left out
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 GREY = (150, 150, 150)  # crowds
 
@@ -39,10 +43,14 @@ class Instance(NamedTuple):
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB [h, w, 3]."""
+    """Write uint8 RGB [h, w, 3].
+
+    Raises:
+        OutputError: the file exists and was not written by this product, or the disk refuses.
+    """
     ok, png = cv2.imencode(".png", picture[..., ::-1])
     assert ok
-    path.write_bytes(png.tobytes())
+    write_output(path, png.tobytes())
 
 
 def spread(items: Sequence[Any], *, count: int) -> list[Any]:
@@ -143,10 +151,10 @@ def _draw_labels(picture: np.ndarray, instances: Sequence[Instance], *, scale: f
     """Label what was drawn last first, and leave out labels that would cover another."""
     taken = np.zeros(picture.shape[:2], bool)
     for instance in reversed(instances):
-        anchor = _label_anchor(instance)
-        if anchor is None or not instance.label:
+        anchor, label = _label_anchor(instance), visible(instance.label, limit=MAX_LABEL)
+        if anchor is None or not label:
             continue
-        (text_width, text_height), descent = cv2.getTextSize(instance.label, FONT, FONT_SCALE, 1)
+        (text_width, text_height), descent = cv2.getTextSize(label, FONT, FONT_SCALE, 1)
         width, height = text_width + 4, text_height + descent + 2
         x = max(0, min(round(anchor[0] * scale), picture.shape[1] - width))
         y = max(0, min(round(anchor[1] * scale) - height, picture.shape[0] - height))
@@ -155,7 +163,7 @@ def _draw_labels(picture: np.ndarray, instances: Sequence[Instance], *, scale: f
             continue
         taken[area] = True
         picture[area] = instance.color
-        _write(picture, instance.label, (x + 2, y + height - descent), text_color(instance.color))
+        _write(picture, label, (x + 2, y + height - descent), text_color(instance.color))
 
 
 def _label_anchor(instance: Instance) -> tuple[float, float] | None:
@@ -180,11 +188,12 @@ def _write(picture: np.ndarray, text: str, origin: tuple[int, int], color: tuple
 
 def titled(picture: np.ndarray, title: str) -> np.ndarray:
     """Put a line of text above a picture."""
+    title = visible(title, limit=MAX_TITLE)
     (width, _), _ = cv2.getTextSize(title, FONT, FONT_SCALE, 1)
-    canvas = np.full((picture.shape[0] + TITLE_HEIGHT, max(picture.shape[1], width + 4), 3), 255, np.uint8)
-    _write(canvas, title, (2, TITLE_HEIGHT - 7), (0, 0, 0))
-    canvas[TITLE_HEIGHT:, : picture.shape[1]] = picture
-    return canvas
+    page = np.full((picture.shape[0] + TITLE_HEIGHT, max(picture.shape[1], width + 4), 3), 255, np.uint8)
+    _write(page, title, (2, TITLE_HEIGHT - 7), (0, 0, 0))
+    page[TITLE_HEIGHT:, : picture.shape[1]] = picture
+    return page
 
 
 def stack(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:

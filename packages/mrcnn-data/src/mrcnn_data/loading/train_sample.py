@@ -96,10 +96,10 @@ def _size(pixels: np.ndarray) -> tuple[int, int]:
 def write_image(batch: Batch, row: int, image: np.ndarray, geometry: Geometry) -> None:
     """Write pixels, zero padding and sizes."""
     height, width = geometry.output_size
-    canvas = batch.images[row]  # [H, W, 3]
-    geometry.write_image(image, canvas[:height, :width])
-    canvas[:height, width:] = 0
-    canvas[height:] = 0
+    padded = batch.images[row]  # [H, W, 3]
+    geometry.write_image(image, padded[:height, :width])
+    padded[:height, width:] = 0
+    padded[height:] = 0
     batch.image_sizes[row] = height, width
     batch.original_sizes[row] = image.shape[:2]
 

@@ -47,21 +47,21 @@ class Scene:
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     """Draw an image of 2 to 8 objects."""
-    canvas = random_texture(rng, size, size, random_colours(rng, levels=BACKGROUND_LEVELS, spread=40.0))
-    canvas = np.clip(canvas, 0, 255)
+    image = random_texture(rng, size, size, random_colours(rng, levels=BACKGROUND_LEVELS, spread=40.0))
+    image = np.clip(image, 0, 255)
     objects: list[PlacedObject] = []
     wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
     attempts = 0
     while len(objects) < wanted and (attempts < ATTEMPTS * wanted or len(objects) < MIN_OBJECTS):
         attempts += 1
-        _try_to_place(rng, canvas, objects)
-    noise = rng.standard_normal(canvas.shape, np.float32)  # of the sensor: over objects and background alike
-    canvas += noise * np.float32(rng.uniform(0.0, 6.0))
-    return Scene(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), objects)
+        _try_to_place(rng, image, objects)
+    noise = rng.standard_normal(image.shape, np.float32)  # of the sensor: over objects and background alike
+    image += noise * np.float32(rng.uniform(0.0, 6.0))
+    return Scene(np.clip(np.rint(image), 0, 255).astype(np.uint8), objects)
 
 
-def _try_to_place(rng: np.random.Generator, canvas: np.ndarray, objects: list[PlacedObject]) -> None:
-    size = canvas.shape[0]
+def _try_to_place(rng: np.random.Generator, image: np.ndarray, objects: list[PlacedObject]) -> None:
+    size = image.shape[0]
     class_index = int(rng.integers(len(CLASS_NAMES)))
     coverage = _random_coverage(rng, CLASS_NAMES[class_index], max_edge=min(MAX_SIZE, size * 5 // 8))
     height, width = coverage.shape
@@ -83,10 +83,10 @@ def _try_to_place(rng: np.random.Generator, canvas: np.ndarray, objects: list[Pl
         victim.visible_mask &= ~mask
     objects.append(PlacedObject(class_index, mask, mask.copy()))
 
-    under = canvas[window]
+    under = image[window]
     colours = contrasting_colours(rng, under[coverage >= 0.5].mean(axis=0), levels=OBJECT_LEVELS, spread=50.0)
     texture = np.clip(random_texture(rng, height, width, colours), 0, 255)
-    canvas[window] = under + coverage[..., None] * (texture - under)  # anti-aliased at the border
+    image[window] = under + coverage[..., None] * (texture - under)  # anti-aliased at the border
 
 
 def _random_coverage(rng: np.random.Generator, class_name: str, *, max_edge: int) -> np.ndarray:

@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_data.errors import DatasetError
-from mrcnn_data.images.reading import load_image
+from mrcnn_data.errors import DatasetError, OptionError
+from mrcnn_data.images.reading import decode_as_stored, load_image, read_image_file
+from mrcnn_data.outputs import write_output
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 _MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what loses nothing
@@ -53,7 +54,7 @@ def import_masks(
         DatasetError: images in the folder of masks; no image, or no object in any mask; a file in `mask_dir` that is no
             mask or goes with no image; a mask that cannot be read, of another size than its image, or with a value that
             `classes` lacks.
-        ValueError: `classes` names 0, which is background, or a value that is ignored.
+        OptionError: `classes` names 0, which is background, or a value that is ignored.
     """
     _check_values(classes or {}, ignored)
     _check_folders(image_dir, mask_dir)
@@ -92,15 +93,15 @@ def import_masks(
 
 def write_imported(out: Path, imported: Imported) -> None:
     """Write the instances file."""
-    out.write_bytes(msgspec.json.encode(imported.content))
+    write_output(out, msgspec.json.encode(imported.content))
 
 
 def _check_values(classes: Mapping[int, str], ignored: Collection[int]) -> None:
     for value, name in classes.items():
         if value == 0:
-            raise ValueError(f"0={name}: 0 is the background")
+            raise OptionError(f"0={name}: 0 is the background")
         if value in ignored:
-            raise ValueError(f"{value}={name}: this value is ignored too")
+            raise OptionError(f"{value}={name}: this value is ignored too")
 
 
 def _check_folders(image_dir: Path, mask_dir: Path) -> None:
@@ -151,12 +152,10 @@ def _common_size(image: Path, masks: Mapping[Path, np.ndarray]) -> tuple[int, in
 
 
 def _read_values(path: Path, ignored: Collection[int]) -> np.ndarray:
-    """int64 [h, w]"""
-    data = path.read_bytes()
+    """Read a mask picture: int64 [h, w]."""
+    data = read_image_file(path)
     numbered = _with_numbers_as_colours(data)
-    picture = cv2.imdecode(np.frombuffer(numbered or data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if picture is None:
-        raise DatasetError(f"{path}: cannot decode the mask file")
+    picture = decode_as_stored(path, numbered or data, cv2.IMREAD_UNCHANGED)
     if picture.ndim == 3:
         blue, green, red = (picture[..., channel].astype(np.int64) for channel in range(3))
         values = blue if numbered else red << 16 | green << 8 | blue

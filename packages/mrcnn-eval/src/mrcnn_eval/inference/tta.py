@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_eval.inference.dataset import DetectFunction
+from mrcnn_eval.inference.detection import DetectFunction
 from mrcnn_model import Detections, MaskRCNN
 
 CANVAS_MULTIPLE = 32  # the coarsest stride of the backbone
@@ -84,20 +84,29 @@ def augmented_detect(model: MaskRCNN, looks: Sequence[View]) -> DetectFunction:
         for view in looks:
             viewed, its_sizes = _viewed(pixels, sizes, view)
             seen.append(_Look(view, its_sizes, *front(tf.constant(viewed), tf.constant(its_sizes))))
-        boxes, scores, classes, _, valid = model.ops.multiclass_nms(
+        best = model.ops.multiclass_nms(
             tf.concat([_from_view(look.boxes, look, sizes) for look in seen], axis=1),  # [N, R * views, B, 4]
             tf.concat([look.scores for look in seen], axis=1),
             score_threshold=model.config.score_threshold,
             nms_threshold=model.config.detection_nms_threshold,
             max_detections=model.config.detections_per_image,
         )
-        if not model.config.masks:
-            return Detections(boxes, scores, classes, tf.zeros([*boxes.shape[:2], 0, 0]), valid)
-        masks = [_unflipped(mask(look.pyramid, _to_view(boxes, look, sizes), classes), look.view) for look in seen]
-        mean = tf.where(valid[..., tf.newaxis, tf.newaxis], tf.add_n(masks) / len(masks), 0.0)  # [N, D, M, M]
-        return Detections(boxes, scores, classes, mean, valid)
+        if model.config.masks:
+            masks = _mean_mask(mask, seen, best.boxes, best.classes, sizes=sizes)
+            masks = tf.where(best.valid[..., tf.newaxis, tf.newaxis], masks, 0.0)  # [N, D, M, M]
+        else:
+            masks = tf.zeros([*best.boxes.shape[:2], 0, 0])
+        return Detections(best.boxes, best.scores, best.classes, masks, best.valid)
 
     return detect
+
+
+def _mean_mask(
+    mask: Callable[..., Any], seen: Sequence[_Look], boxes: tf.Tensor, classes: tf.Tensor, *, sizes: np.ndarray
+) -> tf.Tensor:
+    """Average what all views say of the inside of boxes float32 [N, D, 4]: [N, D, M, M]."""
+    masks = [_unflipped(mask(look.pyramid, _to_view(boxes, look, sizes), classes), look.view) for look in seen]
+    return tf.add_n(masks) / len(masks)
 
 
 def _front(model: MaskRCNN) -> Callable[..., Any]:

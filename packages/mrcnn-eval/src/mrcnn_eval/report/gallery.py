@@ -167,6 +167,8 @@ class _Scene:
         if np.isnan(box).any():  # a mask alone
             assert rle is not None
             rows, columns = np.nonzero(to_mask(rle, size=self._size))
+            if not rows.size:  # nothing to point at: the whole image
+                return np.array([0, 0, self._size[1], self._size[0]], float)
             return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
         return np.asarray(corners(box))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_data import DatasetError, load_image
 from mrcnn_data.drawing.objects import (
     GREY,
     MIN_EDGE,
@@ -61,8 +62,6 @@ def draw_contact_sheet(
 
 
 def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_threshold: float, on_error: str) -> np.ndarray:
-    from mrcnn_data import DatasetError, load_image
-
     truth = evaluator.ground_truth
     index = truth.image_ids.index(image_id)
     name = truth.file_names[index]
@@ -72,7 +71,7 @@ def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_thresho
     try:
         image = load_image(images / name, expected_size=(height, width) if height else None)
     except DatasetError:
-        if on_error == "raise":
+        if on_error != "skip":
             raise
         image = np.zeros((max(height, 1), max(width, 1), 3), np.uint8)
     objects = truth_instances(evaluator, image_id)

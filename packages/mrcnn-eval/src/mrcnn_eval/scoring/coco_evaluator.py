@@ -15,7 +15,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from mrcnn_eval.scoring.ground_truth import load_ground_truth
-from mrcnn_eval.scoring.image_results import ImageResults, ResultsError, from_coco, image_results, to_coco
+from mrcnn_eval.scoring.image_results import (
+    ImageResults,
+    ResultsError,
+    count_empty_masks,
+    from_coco,
+    image_results,
+    to_coco,
+)
 from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoredObjects, ScoringTask
 from mrcnn_eval.scoring.segmentation import Rle, box_polygon, mask_areas
 from mrcnn_eval.scoring.summary import ALL_AREAS, COCO_AREA_RANGES, COCO_IOU_THRESHOLDS, Measures, summarize
@@ -221,6 +228,7 @@ class CocoEvaluator:
             raise ResultsError(f"image {image_id!r} is not in the ground truth") from None
 
     def _add(self, image_id: Any, results: ImageResults) -> None:
+        image_id = self.ground_truth.image_ids[self._image_index(image_id)]  # Python's type, where NumPy's was given
         if image_id in self.image_results:
             raise ResultsError(f"image {image_id!r} was added before; its detections would count twice")
         unknown = set(results.category_ids.tolist()) - self._category_ids
@@ -335,4 +343,7 @@ def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[Io
         if iou_type in iou_types and not kept.all():
             missing = num_detections - int(kept.sum())
             warnings.append(f"{missing} of {num_detections} detections have no {what} and do not count for {iou_type}")
+    num_empty = count_empty_masks(columns.rles) if "segm" in iou_types else 0
+    if num_empty:
+        warnings.append(f"{num_empty} of {num_detections} detections have a mask without a pixel: they match no object")
     return tuple(warnings)

@@ -50,8 +50,10 @@ def eval_sizes(data: DataOptions) -> tuple[int, int]:
     return data.eval_short_edge or max(short_edges(data)), data.eval_max_size or data.max_size
 
 
-def train_buckets(data: DataOptions) -> list[Bucket]:
-    """Return the batch shapes of training."""
+def train_buckets(data: DataOptions) -> list[Bucket] | None:
+    """Return the batch shapes of training; None with a crop size, which is the only shape."""
+    if data.augmentation.crop_size:
+        return None
     return _given_buckets(data) or list(default_buckets(max(short_edges(data)), data.max_size))
 
 

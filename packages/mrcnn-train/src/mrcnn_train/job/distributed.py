@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mrcnn_eval import RankError, shares_of_all
+from mrcnn_eval import OtherRankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job.devices import limit_to_local_cpus, use_own_gpu
 from mrcnn_train.job.place import Place
@@ -99,8 +99,8 @@ class Processes:
         """
         values: list[Value] = []  # which need not be fit to be sent
         try:
-            shares_of_all(lambda: values.append(work()), gather=self.gather, rank=self.rank)
-        except RankError:
+            shares_of_all(lambda: values.append(work()), gather=self.gather)
+        except OtherRankError:
             raise PeerLostError from None
         return values[0]
 

@@ -59,7 +59,7 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> RunData:
     loader = make_loader(config.data, config.train, train, rank=rank, num_ranks=size)
     plan = make_plan(config, num_images=loader.num_images, processes=size)
     datasets = [one.dataset for one in val]
-    described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.canvases))
+    described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.buckets))
     print(described, flush=True)
     if rank == 0:
         check_data(config.data, train, val)

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
+from mrcnn_data import visible
 from mrcnn_eval.mistakes.counts import best_threshold, image_f1
 from mrcnn_eval.mistakes.outcomes import outcomes
-from mrcnn_eval.report.tables import HEADINGS
+from mrcnn_eval.report.tables import HEADINGS, foreign, write_json
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, IouType
 from mrcnn_eval.scoring.image_results import ResultsError
 
@@ -182,24 +184,25 @@ def most_changed(differences: list[Difference]) -> list[Difference]:
     return sorted((one for one in differences if one.change), key=lambda one: -abs(one.change or 0.0))
 
 
-def comparison_content(comparison: Comparison) -> dict[str, Any]:
-    """Return what `comparison.json` holds."""
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write `comparison.json`."""
 
     def content(differences: list[Difference]) -> dict[str, Any]:
         return {one.name: {"ours": one.ours, "theirs": one.theirs, "change": one.change} for one in differences}
 
-    return {
+    whole = {
         "other": comparison.other,
         "notes": comparison.notes,
         "numbers": {iou_type: content(numbers) for iou_type, numbers in comparison.numbers.items()},
         "classes": {iou_type: content(classes) for iou_type, classes in comparison.classes.items()},
         "images": content(comparison.images),
     }
+    write_json(path, whole)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the numbers of both runs, and the classes and images that changed most, as a rich table."""
-    table = Table(title=f"Compared with {comparison.other}")
+    table = Table(title=Text(f"Compared with {visible(comparison.other)}", style="table.title"))
     table.add_column("", overflow="fold")
     for heading in ("ours", "theirs", "change"):
         table.add_column(heading, justify="right")
@@ -214,5 +217,5 @@ def comparison_table(comparison: Comparison) -> Table:
 def _add_rows(table: Table, prefix: str, differences: list[Difference]) -> None:
     for one in differences:
         values = ("-" if value < 0 else f"{value:.3f}" for value in (one.ours, one.theirs))
-        table.add_row(prefix + one.name, *values, "-" if one.change is None else f"{one.change:+.3f}")
+        table.add_row(foreign(prefix + one.name), *values, "-" if one.change is None else f"{one.change:+.3f}")
     table.add_section()

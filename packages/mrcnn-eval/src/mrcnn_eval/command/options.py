@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mrcnn_data import visible
+from mrcnn_eval.inference.picture_files import SUFFIXES
+
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pictures
+PICTURE_SCORE = 0.5  # least score of a detection that is drawn: all of them would cover the picture
+MAX_MESSAGE = 2000  # characters of an error or a warning
 
 
 class UsageError(ValueError):
@@ -20,7 +24,7 @@ class UsageError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
+        self.exit(2, f"{self.prog}: error: {visible(message, limit=MAX_MESSAGE)}\n")  # one line, without the usage
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:

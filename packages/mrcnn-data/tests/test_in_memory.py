@@ -1,0 +1,61 @@
+"""Datasets made from dicts, without an annotation file."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mrcnn_data import CocoDataset, DatasetError, instance_masks
+
+IMAGE = np.full((40, 50, 3), 90, np.uint8)
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+IMAGES = [{"id": 1, "file_name": "1.png", "height": 40, "width": 50}]
+CATEGORIES = [{"id": 3, "name": "three"}]
+OBJECT = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 10, 10], "segmentation": SQUARE}
+
+
+@pytest.fixture
+def image_dir(write_coco):
+    return write_coco([IMAGE], []) / "train"
+
+
+def made(image_dir, *, images=IMAGES, annotations=(), categories=CATEGORIES, **options):
+    return CocoDataset.from_dicts(
+        images=images, annotations=annotations, categories=categories, image_dir=image_dir, **options
+    )
+
+
+def test_the_lists_of_a_file(image_dir):
+    dataset = made(image_dir, annotations=[OBJECT])
+    assert dataset.image_ids == [1]
+    assert dataset.class_names == ("three",)
+    assert int(instance_masks(dataset, 0).sum()) == 100
+    np.testing.assert_array_equal(dataset.read_image(0), IMAGE)
+
+
+def test_pictures_without_annotations(image_dir):
+    dataset = made(image_dir, annotations=[])
+    assert dataset.num_objects().tolist() == [0]
+
+
+def test_numpy_values_and_run_lengths_as_bytes(image_dir):
+    mask = np.zeros((40, 50), np.uint8, order="F")
+    mask[10:20, 10:20] = 1
+    entry = {
+        **OBJECT,
+        "id": np.int64(7),
+        "bbox": np.array([10.0, 10, 10, 10], np.float32),
+        "area": float("nan"),
+        "segmentation": coco_mask.encode(mask),  # counts are bytes
+    }
+    dataset = made(image_dir, annotations=[entry])
+    assert dataset.instances(0).annotation_ids == [7]
+    np.testing.assert_array_equal(instance_masks(dataset, 0)[0], mask)
+
+
+def test_what_cannot_be_read_is_one_error(image_dir):
+    with pytest.raises(DatasetError, match="annotations in memory: annotation 1 has category 9"):
+        made(image_dir, annotations=[{**OBJECT, "category_id": 9}])
+    with pytest.raises(DatasetError, match="annotations in memory cannot be read: object is not a JSON type"):
+        made(image_dir, annotations=[{**OBJECT, "note": object()}])
+    with pytest.raises(DatasetError, match=r"gone\.png: the file of image 1 is missing"):
+        made(image_dir, images=[{**IMAGES[0], "file_name": "gone.png"}])
