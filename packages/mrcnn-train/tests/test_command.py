@@ -73,6 +73,17 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "optimizer.drop_epochs=[1]"], ["drop_epochs", "drop_fractions"]),
         (["+experiment=demo", "data.buckets=[[100,100]]"], ["data.buckets", "32"]),
         (["+experiment=demo", "data.augmentation.crop_size=100"], ["crop_size", "32"]),
+        (
+            ["+experiment=demo", "data.augmentation.crop_size=64"],
+            ["data.buckets=[[160, 160]]", "crop_size=64", "drop one of them", "data.buckets=null"],
+        ),
+        (["+experiment=demo", "model.new_classes=true"], ["model.new_classes", "model.weights"]),
+        (["+experiment=demo", "data.changed=yes"], ["data.changed", "refuse, accept"]),
+        (["+experiment=small", "data.train=[]", "data.root=x"], ["data.train", "training needs a split"]),
+        (
+            ["+experiment=small", "data.val_annotations=[a,b]", "data.val_images=c", "data.root=x"],
+            ["data.val_annotations", "2 files and 1 folders"],
+        ),
         (["+experiment=demo", "data.augmentation.horizontal_flip=2"], ["horizontal_flip", "probability"]),
         (["+experiment=demo", "data.augmentation.hue=0.7"], ["data.augmentation.hue", "0.5"]),
         (["+experiment=demo", "data.augmentation.brightness=-1"], ["data.augmentation.brightness"]),
@@ -259,6 +270,51 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert outcome.exit_code == 0
     assert "WARNING" in outcome.err
     assert "frozen_bn" in outcome.err
+
+
+def test_a_folder_of_the_users_does_not_become_a_run(command, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.md").write_text("my thesis")
+    outcome = command("+experiment=small", f"data.root={shapes}", "run.dir=mine")
+    assert_refused(outcome, "run.dir=", "mine holds files that are not of a run", "empty folder")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.md"]
+    assert (tmp_path / "mine" / "report.md").read_text() == "my thesis"
+
+
+@pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val"])
+def test_shapes_are_not_drawn_over_data_of_the_users(command, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"my own")
+    outcome = command("+experiment=demo", "data.root=mine", "dry_run=true")
+    assert_refused(outcome, "data.root=", "holds data that data.synthetic did not draw", "data.synthetic=null")
+    assert path.read_bytes() == b"my own"
+    assert sum(one.is_file() for one in (tmp_path / "mine").rglob("*")) == 1
+
+
+def test_an_interrupted_drawing_is_done_again(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["+experiment=demo", "data.synthetic.train=2", "data.synthetic.val=1", "dry_run=true"]
+
+    def interrupt(root: Path, **options: object) -> None:
+        (root / "train").mkdir()
+        (root / "train" / "000001.png").write_bytes(b"half a ")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mrcnn_train.training.synthetic.generate_shapes", interrupt)
+        assert command(*options).exit_code == 130
+    outcome = command(*options)
+    assert outcome.exit_code == 0, outcome.err
+    assert "Drawing" in outcome.out
+
+
+def test_errors_escape_names_from_files(command, small_root: Path) -> None:
+    path = small_root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "a\x1b[2J\u202eb"
+    path.write_text(json.dumps(content))
+    outcome = command("+experiment=small", f"data.root={small_root}")
+    assert_refused(outcome, "a\\x1b[2J\\u202eb")
 
 
 def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:

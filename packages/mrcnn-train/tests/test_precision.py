@@ -101,9 +101,9 @@ def test_half_precision_follows_float32(tiny, tmp_path) -> None:
 def test_forced_overflow_is_skipped_and_counted(tiny, tmp_path, monkeypatch) -> None:
     """At a scale of 2^31 float16 overflows; every such step halves it and leaves the weights alone."""
     monkeypatch.setattr("mrcnn_train.training.state.LossScale", lambda: LossScale(initial=2.0**31))
-    assert run(tiny("precision=mixed_float16", "data.val=null", "log.every=1")) == 0
+    assert run(tiny("precision=mixed_float16", "data.val=null", "train.max_steps=3")) == 0
     rows = train_rows(tmp_path / "run")
-    assert [row["skipped_steps"] for row in rows][:3] == [1, 2, 3]
-    assert [row["loss_scale"] for row in rows][:3] == [2.0**31, 2.0**30, 2.0**29]
-    assert all("gradient_norm" not in row for row in rows[:3])
+    assert [row["skipped_steps"] for row in rows] == [1, 2, 3]
+    assert [row["loss_scale"] for row in rows] == [2.0**31, 2.0**30, 2.0**29]
+    assert all("gradient_norm" not in row for row in rows)
     assert all(np.isfinite(row["total"]) for row in rows)

@@ -112,21 +112,23 @@ def test_two_accumulated_batches_equal_one_of_both(tiny) -> None:
     assert (by_two.num_traces, at_once.num_traces) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("path", "shown_by"),
-    [("mask_head.logits/kernel", ["total", "gradient_norm"]), ("mask_head.conv0/kernel", ["gradient_norm"])],
-)
-def test_weights_survive_what_is_not_finite(tiny, path: str, shown_by: list[str]) -> None:
+def test_weights_survive_what_is_not_finite(tiny) -> None:
     """In the loss, or only in the gradient: oneDNN's ReLU behind a convolution makes 0 of NaN."""
     config = tiny()
     model = tiny_model(config)
-    before = [v.numpy() for v in model.variables]
-    (kernel,) = (v for v in model.trainable_variables if v.path == path)
-    kernel.assign(np.full(kernel.shape, np.nan))
-    spoilt = [v.numpy() for v in model.variables]
-    numbers = TrainStep(model, sgd(model), micro_batches=1)(first_batches(config, 1), 0.01).scalars()
-    assert not any(np.isfinite(numbers[name]) for name in shown_by)
-    assert np.isfinite(numbers["rpn_class"])
-    for variable, value in zip(model.variables, spoilt, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
-    assert sum(not np.array_equal(a, b) for a, b in zip(before, spoilt, strict=True)) == 1
+    step, batches = TrainStep(model, sgd(model), micro_batches=1), first_batches(config, 1)
+    for path, shown_by in (
+        ("mask_head.logits/kernel", ["total", "gradient_norm"]),
+        ("mask_head.conv0/kernel", ["gradient_norm"]),
+    ):
+        (kernel,) = (v for v in model.trainable_variables if v.path == path)
+        good = kernel.numpy()
+        kernel.assign(np.full(kernel.shape, np.nan))
+        spoilt = [v.numpy() for v in model.variables]
+        numbers = step(batches, 0.01).scalars()
+        assert not any(np.isfinite(numbers[name]) for name in shown_by), path
+        assert np.isfinite(numbers["rpn_class"])
+        for variable, value in zip(model.variables, spoilt, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
+        kernel.assign(good)
+    assert np.isfinite(list(step(batches, 0.01).scalars().values())).all()
