@@ -32,9 +32,8 @@ import numpy as np
 from machine import machine
 
 from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
-from mrcnn_data.images.geometry import resized_sizes
-from mrcnn_data.loading.batch import BufferPool
-from mrcnn_data.loading.buckets import assign_buckets
+from mrcnn_data.images import resized_sizes
+from mrcnn_data.loading import BufferPool, assign_buckets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT_EDGE, MAX_SIZE, BATCH = 800, 1333, 4

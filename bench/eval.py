@@ -249,7 +249,7 @@ def reference_stats(truth: Any, boxes: Any, masks: Any) -> list[float]:
 
 
 def quiet_tensorflow() -> Any:
-    from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+    from mrcnn_model import import_tensorflow_quietly
 
     import_tensorflow_quietly()
     import tensorflow

@@ -8,11 +8,11 @@ replaced by given ones, such that 512 RoIs an image are sampled, 128 of them for
 numbers are checked. A step is forward, backward and an update by SGD with momentum. Neither side resizes images or
 pastes masks.
 
-FLOP are those of our graph (`mrcnn_model.flops`), for both sides: torchvision's mask head does more, for all classes.
-Efficiency is FLOP / seconds / GEMM rate, the best of NumPy, TensorFlow and torch for 2048 x 2048 matrices. Memory is
-the most that a process has held until its last step: inputs, weights and the framework are in it. After the comparison
-each part of the network is run alone: what its products would take at the GEMM rate, and what reading their inputs and
-writing their outputs once would take at the speed of a copy, are the limits it stands beside.
+FLOP are those of our graph (`mrcnn_model.count_flops`), for both sides: torchvision's mask head does more, for all
+classes. Efficiency is FLOP / seconds / GEMM rate, the best of NumPy, TensorFlow and torch for 2048 x 2048 matrices.
+Memory is the most that a process has held until its last step: inputs, weights and the framework are in it. After the
+comparison each part of the network is run alone: what its products would take at the GEMM rate, and what reading their
+inputs and writing their outputs once would take at the speed of a copy, are the limits it stands beside.
 """
 
 from __future__ import annotations
@@ -35,15 +35,13 @@ from peer import Peer
 from timing import gemm_gflops, seconds_of
 
 import mrcnn_ops
-from mrcnn_model import ModelConfig, build_model, fill_model
-from mrcnn_model.flops import CONVOLUTIONS, count_flops
-from mrcnn_model.mask_rcnn import DetectionOps
-from mrcnn_model.targets.assignment import GroundTruth, anchor_targets, roi_targets
-from mrcnn_model.weights.filling import export_weights
-from mrcnn_model.weights.torchvision import TORCHVISION
+from mrcnn_model import DetectionOps, ModelConfig, build_model, count_flops, fill_model
+from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
+from mrcnn_model.weights import LAYOUTS, export_weights
 
 THREADS = 2
 NUM_OBJECTS = 20
+PRODUCTS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul", "BatchMatMulV2")  # types of ops
 SIZES = ("1x800x1216", "2x320x480")  # images x height x width
 CONFIG = ModelConfig(
     freeze_affine=True,
@@ -114,7 +112,7 @@ def give_weights(inputs: Arrays) -> None:
     bench = Bench(inputs | {"score_threshold": np.array(0.0)})
     head = bench.model.box_stages[0].head
     head.logits.kernel.assign(head.logits.kernel.value * 20)  # else all classes score alike
-    inputs |= {f"weights/{name}": array for name, array in export_weights(bench.model, TORCHVISION).items()}
+    inputs |= {f"weights/{name}": array for name, array in export_weights(bench.model, LAYOUTS["torchvision"]).items()}
     scores = np.sort(bench.scores().numpy().reshape(len(inputs["images"]), -1), axis=-1)
     inputs["score_threshold"] = scores[:, -2000].min()
 
@@ -216,19 +214,26 @@ def parts(bench: Bench) -> list[Part]:
 
     def targets(logits: tf.Tensor, deltas: tf.Tensor) -> Any:
         proposals = model.proposals(type(rpn_output)(logits, deltas), pyramid, image_sizes, training=True)
-        from_anchors = anchor_targets(anchors, gt, image_sizes, batch["sample_seeds"], config)
+        from_anchors = anchor_targets(
+            anchors,
+            gt,
+            image_sizes,
+            batch["sample_seeds"],
+            config.rpn,
+            crowd_overlap_threshold=config.rois.crowd_overlap_threshold,
+        )
         rois = roi_targets(
             proposals,
             gt,
             batch["sample_seeds"],
-            config,
+            config.rois,
             foreground_iou=stage.foreground_iou,
             weights=stage.weights,
         )
         return from_anchors.boxes, rois.boxes, rois.classes
 
     _, boxes, classes = targets(*rpn_output)
-    slots = [tensor[:, : config.roi_max_foreground] for tensor in (boxes, classes)]
+    slots = [tensor[:, : config.rois.max_foreground] for tensor in (boxes, classes)]
     return [
         Part("backbone", lambda x: model.backbone(model_pixels(x), training=True), [images], [model.backbone], False),
         Part("pyramid", lambda *c: model.fpn([features[0], *c], training=True), features[1:], [model.fpn]),
@@ -236,7 +241,7 @@ def parts(bench: Bench) -> list[Part]:
         Part("proposals, matching, sampling", targets, [*rpn_output], (), False),
         Part(
             "box head with its RoIAlign",
-            lambda *p: list(model.classify([*p, pyramid[4]], boxes, training=True)),
+            lambda *p: list(stage.classify([*p, pyramid[4]], boxes, training=True)),
             pyramid[:4],
             [stage.head],
         ),
@@ -275,7 +280,7 @@ def megabytes(graph: tf.Graph) -> float:
     """Inputs and outputs of the convolutions and matrix products of a graph, each read or written once."""
     total = 0
     for op in graph.get_operations():
-        if op.type in (*CONVOLUTIONS, "MatMul", "BatchMatMulV2"):
+        if op.type in PRODUCTS:
             tensors = [tensor for tensor in [*op.inputs, *op.outputs] if tensor.dtype.is_floating]
             total += sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors)
     return total / 1e6
@@ -317,7 +322,7 @@ def serve(inputs_path: str, threads: str) -> None:
         inputs = dict(file)
     bench = Bench(inputs)
     weights = {name[8:]: array for name, array in inputs.items() if name.startswith("weights/")}
-    fill_model(bench.model, weights, layout=TORCHVISION)
+    fill_model(bench.model, weights, layout=LAYOUTS["torchvision"])
     del inputs, weights  # torchvision's side has let go of them too
     actions: dict[str, Callable[[], Any]] = {
         "train": lambda: seconds_of(bench.train),
@@ -341,7 +346,7 @@ def check_counts(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     for name, expected in (
         ("trainable", ours["trainable"]),
         ("sampled", CONFIG.roi_samples),
-        ("positives", CONFIG.roi_max_foreground),
+        ("positives", CONFIG.rois.max_foreground),
         ("detections", CONFIG.detections_per_image),
     ):
         found = [ours[name], *np.ravel(theirs[name])]

@@ -23,9 +23,8 @@ import tensorflow as tf
 from machine import machine
 from timing import seconds_of
 
-import mrcnn_model.targets.assignment
-from mrcnn_model import MaskRCNN, ModelConfig, build_model
-from mrcnn_model.mask_rcnn import DetectionOps
+import mrcnn_ops
+from mrcnn_model import DetectionOps, MaskRCNN, ModelConfig, build_model
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
@@ -70,8 +69,8 @@ def make_step(inputs: dict[str, tf.Tensor], *, stock: bool) -> Step:
     def step() -> tuple[tf.Tensor, list[tf.Tensor]]:
         return gradients(model, inputs)
 
-    if stock:  # the model takes its matching from this name, at the time of tracing
-        with mock.patch.object(mrcnn_model.targets.assignment, "match_boxes", stock_ops.match_boxes):
+    if stock:  # the model takes its matching from there, at the time of tracing
+        with mock.patch.object(mrcnn_ops, "match_boxes", stock_ops.match_boxes):
             step()
     return step
 

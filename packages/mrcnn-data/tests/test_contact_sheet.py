@@ -130,7 +130,7 @@ def test_images_of_two_splits_are_told_apart(root, tmp_path, capsys, monkeypatch
         (["--image-id", "9"], "--image-id=9: {annotations} has no such image"),
         (["--images", "0"], "--images=0 must be at least 1"),
         (["--samples", "-1"], "--samples=-1 must be at least 0"),
-        (["--hue", "2"], "augmentation.hue=2.0 is not between 0 and 0.5"),
+        (["--hue", "2"], "augmentation.hue=2.0 must be between 0 and 0.5"),
     ],
 )
 def test_options_that_cannot_work(root, tmp_path, capsys, options, message):

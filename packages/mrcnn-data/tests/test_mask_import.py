@@ -154,15 +154,15 @@ def write_both(folders):
 @pytest.mark.parametrize(
     ("prepare", "options", "message"),
     [
-        (lambda folders: write_mask(folders, "b.png", VALUES), {}, "b.png: no image goes with this mask"),
-        (lambda folders: write_mask(folders, "a.jpg", VALUES), {}, "a.jpg: not a mask: those are .png, .bmp"),
+        (lambda folders: write_mask(folders, "b.png", VALUES), {}, "b.png: no image belongs to this mask"),
+        (lambda folders: write_mask(folders, "a.jpg", VALUES), {}, "a.jpg: not a mask: masks are .png, .bmp"),
         (lambda folders: (folders[1] / "notes.txt").touch(), {}, "notes.txt: not a mask"),
         (
             lambda folders: (write_mask(folders, "a.bmp", VALUES), write_mask(folders, "a.png", VALUES)),
             {},
-            "a.png: its image has a mask already, .*a.bmp",
+            "a.png: its image already has a mask, .*a.bmp",
         ),
-        (write_both, {}, "(1|a).png: its image has a mask already"),
+        (write_both, {}, "(1|a).png: its image already has a mask"),
         (lambda folders: write_mask(folders, "a.png", 0 * VALUES), {}, "masks: no object in the masks of 1 images"),
         (lambda folders: None, {}, "masks: no object in the masks of 1 images"),
         (lambda folders: write_mask(folders, "a.png", VALUES.T), {}, "a.jpg: the image is 12 x 8 pixels"),
@@ -183,7 +183,10 @@ def test_what_does_not_go_together(folders, prepare, options, message):
 
 @pytest.mark.parametrize(
     ("classes", "ignored", "message"),
-    [({0: "bg", 1: "a"}, [], "0=bg: 0 is the background"), ({1: "a"}, [1], "1=a: this value is ignored too")],
+    [
+        ({0: "bg", 1: "a"}, [], "0=bg: 0 is the background"),
+        ({1: "a"}, [1], "1=a: this value is ignored, so it cannot be a class"),
+    ],
 )
 def test_values_that_cannot_be_classes(folders, classes, ignored, message):
     with pytest.raises(ValueError, match=message):
@@ -237,7 +240,7 @@ def test_command(folders, tmp_path, capsys):
         (["--classes", "1"], "--classes=1: expected VALUE=NAME"),
         (["--classes", "1=a", "#000001=b"], "--classes=#000001=b: this value is 'a' already"),
         (["--classes", "0=a"], "0=a: 0 is the background"),
-        (["--classes", "1=a", "--ignore", "1"], "1=a: this value is ignored too"),
+        (["--classes", "1=a", "--ignore", "1"], "1=a: this value is ignored, so it cannot be a class"),
         (["--classes", "1=a", "--class-name", "b"], "--class-name names all objects, --classes names them by value"),
         ([], "no object in the masks of 1 images"),
     ],

@@ -121,7 +121,7 @@ def test_command(write_coco, tmp_path, capsys):
     record = json.loads(numbers.read_text())
     assert record["classes"][0]["objects"] == 4
     assert record["percentiles"]["objects per image"]["50"] == 2
-    assert record["suggestions"]["buckets"] == [[224, 320]]
+    assert record["suggestions"]["canvases"] == [[224, 320]]
 
 
 def test_names_are_whole_in_a_narrow_terminal(write_coco, capsys, monkeypatch):

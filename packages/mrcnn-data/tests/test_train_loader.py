@@ -473,10 +473,10 @@ def test_work_ahead_is_bounded(mixed, monkeypatch):
         ({"augmentation": Augmentation(vertical_flip=-0.1)}, "augmentation.vertical_flip=-0.1"),
         ({"augmentation": Augmentation(rotate90=float("nan"))}, "augmentation.rotate90=nan"),
         ({"augmentation": Augmentation(copy_paste=1.5)}, "augmentation.copy_paste=1.5"),
-        ({"augmentation": Augmentation(brightness=1.5)}, "augmentation.brightness=1.5 is not between 0 and 1"),
+        ({"augmentation": Augmentation(brightness=1.5)}, "augmentation.brightness=1.5 must be between 0 and 1"),
         ({"augmentation": Augmentation(contrast=-0.5)}, "augmentation.contrast=-0.5"),
         ({"augmentation": Augmentation(saturation=2.0)}, "augmentation.saturation=2.0"),
-        ({"augmentation": Augmentation(hue=0.6)}, "augmentation.hue=0.6 is not between 0 and 0.5"),
+        ({"augmentation": Augmentation(hue=0.6)}, "augmentation.hue=0.6 must be between 0 and 0.5"),
     ],
 )
 def test_options_that_cannot_work(pattern, options, message):

@@ -14,7 +14,6 @@ from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
 from mrcnn_eval.inference.predictions import (
     nothing_shown,
     opened_pictures,
-    picture_evaluator,
     prediction_table,
     write_predictions,
 )
@@ -78,7 +77,7 @@ def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, with_ori
     x, y = width - box_w if at_right else 0, height - box_h if at_bottom else 0
     with opened_pictures([path], categories=CATEGORIES) as dataset:
         read = dataset.read_image(0)
-        evaluator = picture_evaluator(dataset)
+        evaluator = CocoEvaluator(dataset)
         evaluator.add(str(path), np.array([[x, y, x + box_w, y + box_h]]), np.array([0.9]), np.array([7]))
         write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
     assert read.shape == (height, width, 3)
@@ -118,7 +117,7 @@ def test_json_and_drawn_pictures(folder):
     cv2.imwrite(str(folder / "other/a.jpg"), np.full((60, 90, 3), 80, np.uint8))
     pictures = [folder / "a.png", folder / "other/a.jpg"]
     with opened_pictures(pictures, categories=CATEGORIES) as dataset:
-        evaluator = picture_evaluator(dataset)
+        evaluator = CocoEvaluator(dataset)
         boxes = np.array([[10, 10, 40, 50], [50, 20, 80, 40]])
         evaluator.add(str(pictures[0]), boxes, np.array([0.9, 0.2]), np.array([7, 3]))
         evaluator.add(str(pictures[1]), np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))

@@ -15,7 +15,7 @@ import tensorflow as tf
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
 from mrcnn_model.flops import count_flops
 from mrcnn_model.layers.heads import BoxHeadOutput
-from mrcnn_model.mask_rcnn import normalise_images
+from mrcnn_model.layers.pixels import normalise_images
 from mrcnn_model.structures import Proposals, RpnOutput
 
 mpl.use("Agg")
@@ -54,10 +54,10 @@ class Block(NamedTuple):
 
 
 def blocks(model: MaskRCNN) -> list[Block]:
-    config = model.config
+    config, stage = model.config, model.box_stages[0]
     sizes = tf.constant([CANVAS])
     image = tf.TensorSpec([1, *CANVAS, 3], tf.uint8)
-    pixels = traced(lambda x: normalise_images(x, sizes, config), image)
+    pixels = traced(lambda x: normalise_images(x, sizes, mean=config.pixel_mean, std=config.pixel_std), image)
     features = traced(model.backbone, *pixels.specs)
     pyramid = traced(lambda *c: model.fpn(list(c)), *features.specs)
     rpn = traced(lambda *p: model.rpn(list(p)), *pyramid.specs)
@@ -68,10 +68,10 @@ def blocks(model: MaskRCNN) -> list[Block]:
     )
     boxes = proposals.specs[0]
     pooled = traced(lambda b, *p: model.pool(p, b, config.box_pool_size), boxes, *pyramid.specs)
-    head = traced(model.box_stages[0].head, *pooled.specs)
-    output = traced(lambda b, *p: model.classify(p, b), boxes, *pyramid.specs)
+    head = traced(stage.head, *pooled.specs)
+    output = traced(lambda b, *p: stage.classify(p, b), boxes, *pyramid.specs)
     scored = traced(
-        lambda b, logits, deltas: model.scored_boxes(
+        lambda b, logits, deltas: stage.score(
             BoxHeadOutput(logits, deltas),
             Proposals(b, tf.zeros(b.shape[:2]), tf.ones(b.shape[:2], tf.bool)),
             sizes,
@@ -102,7 +102,7 @@ def blocks(model: MaskRCNN) -> list[Block]:
         Block(
             "box head",
             [f"logits  {text_of(head.shapes[0])}", f"deltas  {text_of(head.shapes[1])}"],
-            2, 0, LAYER, model.box_stages[0].head, head.flops,
+            2, 0, LAYER, stage.head, head.flops,
         ),
         Block(
             "multiclass_nms",

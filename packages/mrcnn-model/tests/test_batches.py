@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_model.structures import Proposals
-from mrcnn_model.targets.assignment import GroundTruth, anchor_targets, roi_targets
+from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
 
 
 def tensors(batch):
@@ -44,7 +44,14 @@ def stages(model, batch):
     backbone = model.backbone(tf.cast(batch["images"], tf.float32) / 255)
     pyramid = model.features(batch["images"], sizes, training=True)
     rpn = model.rpn(pyramid)
-    anchors = anchor_targets(model.anchors(pyramid), gt, sizes, seeds, model.config)
+    anchors = anchor_targets(
+        model.anchors(pyramid),
+        gt,
+        sizes,
+        seeds,
+        model.config.rpn,
+        crowd_overlap_threshold=model.config.crowd_overlap_threshold,
+    )
     values = {f"c{i}": f for i, f in enumerate(backbone, start=2)} | {f"p{i}": f for i, f in enumerate(pyramid, 2)}
     values |= {"logits": rpn.logits, "deltas": rpn.deltas, "anchors": anchors.samples.indices}
     values |= {"foreground": anchors.samples.foreground, "anchor_boxes": anchors.boxes}
@@ -53,9 +60,9 @@ def stages(model, batch):
         values |= {f"proposals_{training}_{name}": value for name, value in found._asdict().items()}
     found = model.proposals(rpn, pyramid, sizes, training=True)
     stage = model.box_stages[0]
-    rois = roi_targets(found, gt, seeds, model.config, foreground_iou=stage.foreground_iou, weights=stage.weights)
+    rois = roi_targets(found, gt, seeds, model.config.rois, foreground_iou=stage.foreground_iou, weights=stage.weights)
     values |= {f"rois_{name}": value for name, value in rois._asdict().items()}
-    values |= {f"head_{name}": value for name, value in model.classify(pyramid, rois.boxes)._asdict().items()}
+    values |= {f"head_{name}": value for name, value in stage.classify(pyramid, rois.boxes)._asdict().items()}
     values["masks"] = model.mask_logits(pyramid, rois.boxes, rois.classes)
     values |= {f"found_{name}": value for name, value in model.detect(batch["images"], sizes)._asdict().items()}
     return {name: np.asarray(value, np.float64) for name, value in values.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_data.synthetic import generate_shapes
 from mrcnn_eval import GroundTruthError
 from mrcnn_train.app import main
 from mrcnn_train.config.checks import check
@@ -296,8 +297,8 @@ def test_an_interrupted_drawing_is_done_again(command, monkeypatch: pytest.Monke
     options = ["+experiment=demo", "data.synthetic.train=2", "data.synthetic.val=1", "dry_run=true"]
 
     def interrupt(root: Path, **options: object) -> None:
-        (root / "train").mkdir()
-        (root / "train" / "000001.png").write_bytes(b"half a ")
+        generate_shapes(root, **options)
+        (root / "annotations" / "instances_val.json").unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Write the files that commands leave: whole or not at all, and never over a file that the product did not write.
+"""Write output files completely or not at all, and never over a file that the product did not write.
 
 Each folder that a command writes into keeps `.mrcnn-outputs.sha256`: a line "SHA-256  NAME" for each file written, as
 `sha256sum -c` reads it. A later run replaces a file only where its content is still one of those lines.
@@ -20,7 +20,7 @@ LEDGER = ".mrcnn-outputs.sha256"
 
 
 class OutputError(ValueError):
-    """An output that would replace a file of the user's, or that cannot be written; the message names it."""
+    """An output that would replace a file of the user, or that cannot be written; the message names it."""
 
 
 def check_outputs(paths: Iterable[str | PathLike[str]]) -> None:

@@ -6,12 +6,14 @@ Importing this package does not import TensorFlow; `mrcnn_eval.inference`, which
 from mrcnn_eval.scoring import (
     CocoEvaluator,
     EvalResult,
+    GroundTruth,
     GroundTruthError,
     Measures,
     OtherRankError,
     RankError,
     ResultsError,
     class_difference,
+    load_ground_truth,
     merge_images,
     shares_of_all,
 )
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CocoEvaluator",
     "EvalResult",
+    "GroundTruth",
     "GroundTruthError",
     "Measures",
     "OtherRankError",
@@ -28,6 +31,7 @@ __all__ = [
     "ResultsError",
     "__version__",
     "class_difference",
+    "load_ground_truth",
     "merge_images",
     "shares_of_all",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_model import import_tensorflow_quietly
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes

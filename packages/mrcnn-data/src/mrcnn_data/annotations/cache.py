@@ -35,7 +35,7 @@ try:
 except ImportError:  # Windows: processes that start together each read the file
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"mrcnn-data columns 2\n"  # raise the number with any change of the layout or of what reading reports
+_MAGIC = b"mrcnn-data columns 3\n"  # raise the number with any change of the layout or of what reading reports
 _TRAILER = struct.Struct("<QQI")  # where the header ends, its length, its CRC-32
 _ALIGNMENT = 64
 _ROWS_PER_BLOCK = 512  # segmentations under one checksum, which is verified when the first of them is used

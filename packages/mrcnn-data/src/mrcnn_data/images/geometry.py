@@ -84,7 +84,12 @@ class Geometry(NamedTuple):
         return points[..., ::-1] if swapped else points
 
     def boxes(self, source: np.ndarray) -> np.ndarray:
-        """Map boxes (x1, y1, x2, y2) [..., 4], not clipped, float64."""
+        """Map boxes (x1, y1, x2, y2) [..., 4], not clipped, float64.
+
+        >>> flip = Geometry((480, 640), False, True, False, (480, 640), (0, 0), (480, 640))
+        >>> flip.boxes(np.array([0, 0, 100, 100])).tolist()
+        [540.0, 0.0, 640.0, 100.0]
+        """
         corners = self.points(np.asarray(source, np.float64).reshape(*source.shape[:-1], 2, 2))
         return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
 

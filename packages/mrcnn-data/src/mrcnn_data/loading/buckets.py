@@ -45,7 +45,11 @@ def default_buckets(short_edge: int, max_size: int, *, multiple: int = 32) -> tu
 
 
 def aspect_class(bucket: Bucket) -> tuple[int, int]:
-    """Return (short edge, long edge): buckets that differ only in orientation are of one class."""
+    """Return (short edge, long edge): buckets that differ only in orientation are of one class.
+
+    >>> aspect_class((1088, 800))
+    (800, 1088)
+    """
     return min(bucket), max(bucket)
 
 
@@ -62,7 +66,7 @@ def assign_buckets(sizes: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
     if (assigned < 0).any():
         height, width = sizes[np.flatnonzero(assigned < 0)[0]]
         raise DatasetError(
-            f"buckets={[list(bucket) for bucket in buckets]}: no bucket holds an image resized to {height} x {width} "
+            f"buckets={[list(bucket) for bucket in buckets]}: none holds an image resized to {height} x {width} "
             "(height x width)"
         )
     return assigned

@@ -1,9 +1,9 @@
 """Which images make up the global batch of a step: a pure function of (seed, step).
 
-Every epoch permutes all images (rare ones may stand in it more than once). In that order each joins the queue of its
+Every epoch permutes all images (a rare one may occur more than once). In that order each image joins the queue of its
 bucket; `images_per_batch` of them make a micro-batch, which joins the queue of its aspect class; enough of those make a
-step. So a step has one aspect class, its orientations mix as they come, and what does not fill waits for the next
-epoch. Legend: I images.
+step. So all images of a step have one aspect class, in both orientations as they occur, and images that do not
+fill a batch wait for the next epoch. Legend: I images.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from mrcnn_data.loading.buckets import Bucket, aspect_class, assign_buckets
 from mrcnn_data.loading.seeds import quarter_turns, sample_seeds
 
-_PERMUTATION_STREAM = 0x5EED  # keeps the order of an epoch apart from other generators of the same seed
+_PERMUTATION_STREAM = 0x5EED  # separates the order of an epoch from other generators of the same seed
 _PHASE_STREAM = 0xFACE
 
 
 class MicroBatch(NamedTuple):
-    """Images of one bucket, as (draw, image index): how often the image was drawn before, in this run.
+    """Images of one bucket, each as (draw, image index), where `draw` counts earlier draws of this image in the run.
 
-    Without repeats that is the epoch which drew it, and an image that waited keeps it.
+    Without repeats, `draw` is the epoch that drew the image, also if the image waited until a later epoch.
     """
 
     bucket: Bucket
@@ -31,15 +31,15 @@ class MicroBatch(NamedTuple):
 
 
 class GlobalBatchSampler:
-    """Cuts endless epochs into steps.
+    """Divide endless epochs into steps.
 
     Args:
         images: int64 [I] indices of the images to draw from.
         sizes: int64 [I, 2] (h, w), the largest size each is resized to.
         buckets: (h, w) to choose from.
-        rotate90: probability of drawing a quarter turn (see `Augmentation`); it may swap the bucket.
-        repeats: float64 [I], how often each image is drawn in an epoch, at least 1; after any number of epochs it was
-            drawn that many times as often, within one. None = once.
+        rotate90: probability of drawing a quarter turn (see `Augmentation`); it may change the bucket.
+        repeats: float64 [I], how often each image is drawn in an epoch, at least 1. After e epochs an image was drawn
+            e x repeats times, rounded up or down. None = once.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GlobalBatchSampler:
         self._seed = seed
         self._rotate90 = rotate90
         self._repeats = np.ones(len(images)) if repeats is None else repeats
-        # Fractions of a repeat are due in different epochs for different images.
+        # The extra draws of a fractional repeat fall into different epochs for different images.
         phases = np.random.default_rng([seed, _PHASE_STREAM]).random(len(images))
         self._phases = np.where(self._repeats % 1.0 == 0.0, 0.0, phases)
         self._buckets = list(buckets)
@@ -73,19 +73,19 @@ class GlobalBatchSampler:
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The shapes that occur: what a graph has to be traced for."""
+        """The buckets that occur: a graph is traced once for each."""
         used = np.union1d(self._upright, self._turned)
         return tuple(self._buckets[index] for index in used)
 
     def images_on(self, bucket: Bucket, *, is_turned: bool) -> np.ndarray:
-        """List the images that lie on this bucket when they are turned on their side, or when they are not."""
+        """List the images that belong to this bucket, either turned on their side or not."""
         assigned = self._turned if is_turned else self._upright
         return np.asarray(self.images[assigned == self._buckets.index(bucket)])
 
     def steps(self, start_step: int = 0) -> Iterator[list[MicroBatch]]:
         """Yield the micro-batches of step `start_step`, of the next, and so on without end.
 
-        The steps before are replayed, not loaded: about 50 ms for an epoch of train2017.
+        Earlier steps are computed again but not loaded: about 50 ms for an epoch of train2017.
         """
         waiting: dict[int, list[tuple[int, int]]] = {}  # by bucket
         ready: dict[tuple[int, int], list[MicroBatch]] = {}  # by aspect class
@@ -109,10 +109,10 @@ class GlobalBatchSampler:
             epoch += 1
 
     def _epoch(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
-        """What an epoch draws, in its order: draw, image index, and bucket of each."""
+        """Return what an epoch draws, in order: draw, image index and bucket index of each."""
         before, after = (self._drawn_before(number) for number in (epoch, epoch + 1))
         rows = np.repeat(np.arange(len(self.images)), after - before)
-        first = np.cumsum(after - before) - (after - before)  # where each image's draws begin in `rows`
+        first = np.cumsum(after - before) - (after - before)  # where the draws of each image begin in `rows`
         draws = before[rows] + np.arange(len(rows)) - first[rows]
         order = np.random.default_rng([self._seed, _PERMUTATION_STREAM, epoch]).permutation(len(rows))
         rows, draws = rows[order], draws[order]
@@ -124,22 +124,22 @@ class GlobalBatchSampler:
         return draws.tolist(), self.images[rows].tolist(), buckets.tolist()
 
     def _drawn_before(self, epoch: int) -> np.ndarray:
-        """How often each image was drawn before an epoch: int64 [I]."""
+        """Count the draws of each image before an epoch: int64 [I]."""
         return np.floor(epoch * self._repeats + self._phases).astype(np.int64)
 
 
 def _merge_rare_classes(
     placed: Sequence[tuple[np.ndarray, np.ndarray]], buckets: Sequence[Bucket], *, at_least: int
 ) -> dict[tuple[int, int], tuple[int, int]]:
-    """Map every aspect class to the one whose buckets its images use.
+    """Map every aspect class to the class whose buckets its images use.
 
-    A class with fewer images than a global batch would wait several epochs and then fill a step with copies of the same
-    few. Its images go to the next larger class that holds them; has the largest too few, it takes in the next smaller.
-    A class need not have buckets of both orientations: it holds others' images only where a bucket of it holds each.
+    A class with fewer images than a global batch would wait several epochs and then fill a step with copies of a few
+    images. Its images go to the next larger class whose buckets hold them all; if there is none, the class takes in the
+    images of the next smaller class. A class may have buckets of only one orientation, so each size is compared.
 
     Args:
-        placed: sizes int64 [I, 2] and buckets int64 [I] of all images as they are, then of all on their side, if that
-            occurs. The former are counted; all have to fit.
+        placed: sizes int64 [I, 2] and buckets int64 [I] of all images as they are, and then, if they may be turned, of
+            all images on their side. Only the first are counted, but all have to fit.
     """
     of_class: dict[tuple[int, int], list[Bucket]] = {}
     for bucket in buckets:

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_data.images.geometry import Axes, Geometry
-from mrcnn_data.masks.segmentation import MAX_IMAGE_SIZES_AWAY, Polygons, RunLengths, Segmentation
+from mrcnn_data.masks.segmentation import MAX_IMAGE_SIZES_AWAY, Polygons, RunLengths, Segmentation, polygon_pixels
 
 MASK_SIZE = 112  # M: four times the 28 of the mask head, so that a jittered RoI still finds detail
 
@@ -177,6 +177,13 @@ def segmentation_area(segmentation: Segmentation) -> float:
     if isinstance(segmentation, RunLengths):
         return float(segmentation.counts[1::2].sum())
     return sum(map(_polygon_area, segmentation.parts))
+
+
+def pixel_area(segmentation: Segmentation, *, height: int, width: int) -> int:
+    """Count the pixels of an instance inside its image, those of `full_mask`."""
+    if isinstance(segmentation, RunLengths):
+        return int(segmentation.counts[1::2].sum())
+    return polygon_pixels(segmentation, height=height, width=width)
 
 
 def _polygon_area(part: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Scenes to a dataset folder in COCO's layout."""
+"""Write drawn scenes as a dataset folder in COCO's layout."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from mrcnn_data.drawing.objects import write_png
 from mrcnn_data.errors import OptionError
+from mrcnn_data.masks.tracing import coco_box, encode_compressed, encode_uncompressed, has_hole, trace_polygons
 from mrcnn_data.outputs import OutputError, check_outputs, write_output
 from mrcnn_data.synthetic.outlines import CLASS_NAMES
 from mrcnn_data.synthetic.scene import draw_scene
-from mrcnn_data.synthetic.tracing import encode_compressed, encode_uncompressed, has_hole, trace_polygons
 from mrcnn_data.text import visible
 
 DESCRIPTION = "Shapes drawn by mrcnn_data.synthetic"
 MIN_IMAGE_SIZE = 64  # room for a few objects of the smallest size
-RLE_PROBABILITY = 0.1  # of objects that a polygon could describe; those with a hole are RLE always
+RLE_PROBABILITY = 0.1  # for objects that a polygon could describe; objects with a hole are always RLE
 
 
 def generate_shapes(out: str | os.PathLike[str], *, train: int, val: int, size: int, seed: int) -> None:
     """Write OUT/annotations/instances_{train,val}.json and the images in OUT/train and OUT/val.
 
-    The same arguments give the same files; image number i of a split is the same however many follow it.
+    The same arguments give the same files; image number i of a split does not depend on how many follow it.
 
     Args:
         train, val: number of images.
@@ -84,16 +84,10 @@ def _write_split(root: Path, split: str, *, count: int, size: int, seed: tuple[i
 
 
 def _annotate(rng: np.random.Generator, mask: np.ndarray) -> dict[str, Any]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     as_rle, is_compressed = rng.random() < RLE_PROBABILITY, rng.random() < 0.5
     segmentation: Any
     if as_rle or has_hole(mask):
         segmentation = encode_compressed(mask) if is_compressed else encode_uncompressed(mask)
     else:
         segmentation = trace_polygons(mask)
-    return {
-        "segmentation": segmentation,
-        "area": int(mask.sum()),
-        "bbox": [int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1],
-        "iscrowd": 0,
-    }
+    return {"segmentation": segmentation, "area": int(mask.sum()), "bbox": coco_box(mask), "iscrowd": 0}

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_data.annotations.dataset import CocoDataset, find_split
+from mrcnn_data.annotations.dataset import CocoDataset
+from mrcnn_data.annotations.opening import find_split
 from mrcnn_data.annotations.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_datasets

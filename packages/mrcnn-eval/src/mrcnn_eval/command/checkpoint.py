@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mrcnn_data import CocoDataset
 from mrcnn_eval.command.options import UsageError
 from mrcnn_eval.scoring import class_difference
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_model import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction

@@ -75,7 +75,11 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="VIEW",
         help="look several times: flip, or scales, or both: flip 0.75 1.5",
     )
-    add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
+    add(
+        "--honor-ignore",
+        action="store_true",
+        help="with --results: leave out objects with ignore: 1",
+    )
     add(
         "--backend",
         choices=("hotcoco", "pycocotools"),

@@ -18,7 +18,6 @@ from mrcnn_eval.inference.predictions import (
     DETECTIONS,
     nothing_shown,
     opened_pictures,
-    picture_evaluator,
     prediction_table,
     write_predictions,
 )
@@ -43,7 +42,6 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
                 dataset,
                 Preprocessing.of(card),
                 batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
-                evaluator=picture_evaluator(dataset),
                 progress=progress,
                 detect=detect_function(model, arguments.tta),
             )

@@ -87,7 +87,6 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         dataset,
         max_dets=arguments.max_dets,
         backend=arguments.backend or "hotcoco",
-        honor_ignore=arguments.honor_ignore,
     )
     with progress_bar() as progress:
         detect_dataset(
@@ -111,10 +110,13 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "max_size": card.max_size,
         "tta": arguments.tta,
         "backend": evaluator.backend,
-        "honor_ignore": arguments.honor_ignore,
+        "honor_ignore": evaluator.honor_ignore,
     }
     scored = list(evaluator.image_results)
     _write(evaluator, scored, arguments, other, output=output, images=Path(dataset.image_dir), settings=settings)
+    num_ignored = int(evaluator.ground_truth.ignored.sum())
+    if num_ignored:
+        print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")
     say_written(output, names)
 
 

@@ -80,7 +80,7 @@ def new_evaluator(
     *,
     max_dets: int | None = None,
     backend: Backend = "hotcoco",
-    honor_ignore: bool = False,
+    honor_ignore: bool = True,
 ) -> CocoEvaluator:
     """Make an evaluator for what a model finds in a data set, without detections.
 
@@ -88,24 +88,20 @@ def new_evaluator(
         model: scored for boxes only where it has no masks.
         dataset: holds the ground truth.
         max_dets: detections per image and class that count; by default the model's limit, at least COCO's 100.
-        backend, honor_ignore: see `CocoEvaluator`.
+        backend: see `CocoEvaluator`.
+        honor_ignore: leave objects with `ignore: 1` out of the score, as they are left out of training.
 
     Raises:
         ValueError: the numbers of classes differ.
     """
     if model.config.num_classes != dataset.num_classes:
         raise ValueError(
-            f"the model has {model.config.num_classes - 1} classes, {dataset.annotation_path} "
-            f"has {dataset.num_classes - 1}"
+            f"the model has {model.config.num_classes - 1} classes, {dataset.name} has {dataset.num_classes - 1}"
         )
-    sizes = {
-        image_id: (int(h), int(w)) for image_id, (h, w) in zip(dataset.image_ids, dataset.image_sizes, strict=True)
-    }
     return CocoEvaluator(
-        dataset.annotation_path,
+        dataset,
         max_dets=max_dets or max(model.config.detections_per_image, COCO_MAX_DETS),
         backend=backend,
-        image_sizes=sizes,
         honor_ignore=honor_ignore,
         iou_types=IOU_TYPES if model.config.masks else ("bbox",),
     )

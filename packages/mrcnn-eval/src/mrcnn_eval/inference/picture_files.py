@@ -40,7 +40,11 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def drawing_names(pictures: Sequence[Path]) -> list[str]:
-    """Name a PNG after each picture; a second picture of the same name, in upper or lower case, gets a number."""
+    """Name a PNG after each picture; a second picture of the same name, in upper or lower case, gets a number.
+
+    >>> drawing_names([Path("here/a.jpg"), Path("here/a.png"), Path("there/A.jpg")])
+    ['a.png', 'a-2.png', 'A-3.png']
+    """
     names: list[str] = []
     taken: set[str] = set()
     for picture in pictures:

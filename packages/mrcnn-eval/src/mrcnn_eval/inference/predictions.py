@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mrcnn_data import CocoDataset, load_image, visible
-from mrcnn_data.drawing.objects import draw_instances, write_png
+from mrcnn_data.drawing import draw_instances, write_png
 from mrcnn_eval.inference.picture_files import drawing_names
 from mrcnn_eval.report.pictures import detected_instances
 from mrcnn_eval.report.tables import foreign, write_results
@@ -58,19 +58,6 @@ def _entry(path: Path, *, upright: Path) -> dict[str, object]:
         file = upright
     height, width = turned.shape[:2]
     return {"id": str(path), "file_name": str(file.resolve().relative_to("/")), "height": height, "width": width}
-
-
-def picture_evaluator(dataset: CocoDataset) -> CocoEvaluator:
-    """Make an evaluator that collects what is found in a data set of `opened_pictures`; there is nothing to score."""
-    images = [
-        {"id": image_id, "height": int(height), "width": int(width)}
-        for image_id, (height, width) in zip(dataset.image_ids, dataset.image_sizes, strict=True)
-    ]
-    categories = [
-        {"id": category_id, "name": name}
-        for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
-    ]
-    return CocoEvaluator({"images": images, "annotations": [], "categories": categories})
 
 
 def write_predictions(output: Path, evaluator: CocoEvaluator, dataset: CocoDataset, *, score_threshold: float) -> None:

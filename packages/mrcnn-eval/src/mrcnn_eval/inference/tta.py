@@ -36,6 +36,9 @@ def views(*, flip: bool, scales: Sequence[float] = ()) -> tuple[View, ...]:
 
     Raises:
         ValueError: a scale outside `MIN_SCALE` to `MAX_SCALE`.
+
+    >>> views(flip=True, scales=[0.5])[1:3]
+    (View(scale=1.0, flip=True), View(scale=0.5, flip=False))
     """
     for scale in scales:
         if not MIN_SCALE <= scale <= MAX_SCALE:

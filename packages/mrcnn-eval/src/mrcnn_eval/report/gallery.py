@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from mrcnn_data import load_image
-from mrcnn_data.drawing.objects import Instance, draw_instances
+from mrcnn_data.drawing import Instance, draw_instances
 from mrcnn_eval.mistakes.outcomes import DUPLICATE, WRONG_KINDS, Outcomes
 from mrcnn_eval.report.pictures import corners
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator

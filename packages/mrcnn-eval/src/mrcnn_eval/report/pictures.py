@@ -5,13 +5,14 @@ Images are uint8 RGB [h, w, 3]; masks uint8 [h, w], 0 or 1; pixel (x, y) spans [
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrcnn_data import DatasetError, load_image
-from mrcnn_data.drawing.objects import (
+from mrcnn_data.drawing import (
     GREY,
     MIN_EDGE,
     TITLE_HEIGHT,
@@ -137,7 +138,11 @@ def _is_single_class(evaluator: CocoEvaluator) -> bool:
     return len(evaluator.ground_truth.category_ids) == 1
 
 
-def corners(box: np.ndarray) -> tuple[float, float, float, float]:
-    """Turn (x, y, w, h) into (x1, y1, x2, y2)."""
+def corners(box: Sequence[float] | np.ndarray) -> tuple[float, float, float, float]:
+    """Turn (x, y, w, h) into (x1, y1, x2, y2).
+
+    >>> corners([10, 20, 30, 40])
+    (10.0, 20.0, 40.0, 60.0)
+    """
     x, y, w, h = (float(value) for value in box)
     return x, y, x + w, y + h

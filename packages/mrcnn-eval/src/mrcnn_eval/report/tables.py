@@ -38,7 +38,13 @@ def _summary_table(result: EvalResult) -> Table:
 
 
 def meaning(name: str, measures: Measures) -> str:
-    """Explain the name of a number in a few words."""
+    """Explain the name of a number in a few words.
+
+    >>> meaning("APs", Measures())
+    'area up to 32 x 32 px'
+    >>> meaning("AR10", Measures())
+    'recall, 10 detections per image and class'
+    """
     kind, part = name[:2], name[2:]
     recall = "recall, " if kind == "AR" else ""
     if part in measures.area_ranges:

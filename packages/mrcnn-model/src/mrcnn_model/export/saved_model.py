@@ -29,10 +29,20 @@ from pathlib import Path
 import tensorflow as tf
 
 from mrcnn_model.boxes import clip_boxes
-from mrcnn_model.checkpoint import CARD_FILE, CheckpointError, ModelCard, load_model, resolve_checkpoint
+from mrcnn_model.checkpoint import (
+    CARD_FILE,
+    PARTIAL,
+    CheckpointError,
+    ModelCard,
+    load_model,
+    require_new_folder,
+    resolve_checkpoint,
+)
+from mrcnn_model.config import PRECISIONS
+from mrcnn_model.detection_ops import COMPILED_OPS
 from mrcnn_model.export.portable import PORTABLE_OPS
 from mrcnn_model.export.resizing import resize_images
-from mrcnn_model.mask_rcnn import COMPILED_OPS, PRECISIONS, MaskRCNN
+from mrcnn_model.mask_rcnn import MaskRCNN
 
 STRIDE = 32  # of the coarsest map of the backbone: sides of the canvas are multiples of it
 
@@ -74,22 +84,28 @@ class ServedModel(tf.Module):
 
 
 def export(checkpoint: str | Path, target: str | Path, *, portable: bool = False, precision: str = "float32") -> None:
-    """Write a SavedModel of a checkpoint.
+    """Write a SavedModel of a checkpoint. It is written beside `target` and then renamed.
 
     Args:
         checkpoint: a checkpoint or run directory.
-        target: directory, made if it is missing.
-        portable: only TensorFlow's own ops.
+        target: a new or empty folder.
+        portable: use only TensorFlow's own ops.
         precision: of the arithmetic; see `build_model`.
 
     Raises:
-        CheckpointError: nothing there, or not a complete checkpoint.
+        CheckpointError: there is no complete checkpoint, or the target is not empty.
     """
+    target = Path(target)
+    require_new_folder(target)
+    target = target.absolute()  # so that the folder beside it has a name, whatever the path
     directory = resolve_checkpoint(checkpoint)
     model, card = load_model(directory, precision=precision, ops=PORTABLE_OPS if portable else COMPILED_OPS)
     served = ServedModel(model, card)
-    tf.saved_model.save(served, str(target), signatures={"serving_default": served.__call__})
-    shutil.copy(directory / CARD_FILE, Path(target) / CARD_FILE)
+    partial = target.with_name(target.name + PARTIAL)
+    require_new_folder(partial)
+    tf.saved_model.save(served, str(partial), signatures={"serving_default": served.__call__})
+    shutil.copy(directory / CARD_FILE, partial / CARD_FILE)
+    partial.rename(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

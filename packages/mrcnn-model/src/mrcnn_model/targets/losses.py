@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mrcnn_model.boxes import decode_boxes, generalized_iou
-from mrcnn_model.config import ModelConfig
 from mrcnn_model.structures import RoiTargets
 
 
@@ -71,30 +70,34 @@ def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tenso
     return tf.reduce_mean(_masked_sum(errors, sampled & (classes > 0)) / _count(sampled))
 
 
-def box_errors(deltas: tf.Tensor, rois: RoiTargets, weights: Sequence[float], config: ModelConfig) -> tf.Tensor:
-    """Say how wrong the box of each RoI's own class is, by `config.box_loss`.
+def box_errors(
+    deltas: tf.Tensor, rois: RoiTargets, *, weights: Sequence[float], loss: str, beta: float, max_log_scale: float
+) -> tf.Tensor:
+    """Return how wrong the box of each RoI's own class is.
 
     L1, smooth L1 and Huber add up over the four deltas; GIoU (Rezatofighi et al. 2019) compares the decoded boxes.
 
     Args:
         deltas: float32 [N, S, B, 4].
         rois: boxes, classes and deltas [N, S, ...] are read.
-        weights: with which the deltas are encoded.
+        weights: of the deltas.
+        loss: one of `BOX_LOSSES`.
+        beta: of smooth L1.
+        max_log_scale: limit of dw and dh where boxes are decoded.
 
     Returns:
-        float32 [N, S]; of background and padding, finite and without meaning.
+        float32 [N, S]; for background and padding, finite and without meaning.
     """
     own = deltas[:, :, 0] if deltas.shape[2] == 1 else tf.gather(deltas, rois.classes, batch_dims=2)  # [N, S, 4]
-    if config.box_loss == "giou":
+    if loss == "giou":
         decoded, target = (
-            decode_boxes(d, rois.boxes, weights, max_log_scale=config.max_log_scale) for d in (own, rois.deltas)
+            decode_boxes(d, rois.boxes, weights, max_log_scale=max_log_scale) for d in (own, rois.deltas)
         )
         return 1.0 - generalized_iou(decoded, target)
     errors = own - rois.deltas
-    if config.box_loss == "l1":
+    if loss == "l1":
         return tf.reduce_sum(tf.abs(errors), axis=-1)
-    element_loss = huber(errors) if config.box_loss == "huber" else smooth_l1(errors, beta=config.box_loss_beta)
-    return tf.reduce_sum(element_loss, axis=-1)
+    return tf.reduce_sum(huber(errors) if loss == "huber" else smooth_l1(errors, beta=beta), axis=-1)
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:

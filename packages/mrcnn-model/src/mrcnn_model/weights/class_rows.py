@@ -6,6 +6,7 @@ boxes is the background, and masks start at row 1.
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 NEVER = -1e4  # logit of a row that no class has: its score is 0, in float16 too
@@ -17,7 +18,7 @@ def runs_over_classes(key: str) -> bool:
     return layer == "mask_head.logits" or (layer.startswith("box_head") and layer.endswith((".logits", ".deltas")))
 
 
-def count_rows(key: str, array: np.ndarray) -> int:
+def count_rows(key: str, array: np.ndarray | keras.Variable) -> int:
     """Rows of an array over classes, with background."""
     return array.shape[-1] // _row_size(key) + _first_row(key)
 
@@ -34,7 +35,7 @@ def take_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np
         key: of one of our variables; an array that does not run over classes is returned as it is.
         array: in our layout.
     """
-    if not _has_rows(key, array):
+    if not has_class_rows(key, array):
         return array
     return _flat(_by_row(key, array)[..., _places(key, category_ids), :])
 
@@ -44,7 +45,7 @@ def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> 
 
     Rows between hold zeros, but for the bias of the scores, which is such that they are never found.
     """
-    if not _has_rows(key, array):
+    if not has_class_rows(key, array):
         return array
     fill = NEVER if key.startswith("box_head") and key.endswith(".logits.bias") else 0.0
     rows = _by_row(key, array)
@@ -54,7 +55,8 @@ def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> 
     return _flat(spread)
 
 
-def _has_rows(key: str, array: np.ndarray) -> bool:
+def has_class_rows(key: str, array: np.ndarray | keras.Variable) -> bool:
+    """Whether the last axis of an array depends on the classes; a box that all classes share does not."""
     is_shared_box = ".deltas." in key and array.shape[-1] == 4
     return runs_over_classes(key) and not is_shared_box
 

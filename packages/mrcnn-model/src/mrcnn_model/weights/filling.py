@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from mrcnn_model.checkpoint import CheckpointError, assign, read_weights, resolve_checkpoint, variable_key
 from mrcnn_model.config import ModelConfig
 from mrcnn_model.mask_rcnn import MaskRCNN
 from mrcnn_model.weights.class_rows import (
     count_rows,
+    has_class_rows,
     rows_without_class,
     runs_over_classes,
     spread_classes,
     take_classes,
 )
 from mrcnn_model.weights.detectron2 import DETECTRON2
+from mrcnn_model.weights.files import read_arrays
 from mrcnn_model.weights.layout import Arrays, HeadOptions, Layout, to_keys, to_name
 from mrcnn_model.weights.tensorpack import TENSORPACK
 from mrcnn_model.weights.torchvision import TORCHVISION
@@ -35,7 +36,7 @@ class WeightsReport(NamedTuple):
 
     unused: list[str]  # names in the file that no variable took
     unfilled: list[str]  # variables that kept their start
-    reinitialised: list[str]  # those of them that the file holds for another number of classes
+    reinitialised: list[str]  # those of them that depend on the classes and are in the file (new_classes=True)
     unlike: list[str]  # conventions of the file's project that the model does not follow: it computes something else
     unused_rows: Sequence[int] = ()  # of layers over classes, where only those of some category ids were asked for
 
@@ -48,7 +49,8 @@ def load_weights(
     Args:
         path: `.npz` or `.safetensors`; a backbone alone is fine.
         layout: whose names a file has; by default, that which knows most of them.
-        new_classes: variables whose size is the number of classes keep their start where that number differs.
+        new_classes: the file was trained for other classes. The layers that depend on them (class scores, a box or a
+            mask of each class) keep their start, whatever their number; the report lists them as `reinitialised`.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or a shape differs (key and both shapes are
@@ -175,13 +177,15 @@ def export_weights(
             arrays[name] = np.ascontiguousarray(layout.write(key, array, options))
     if nameless:
         raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
-    if model.config.norm == "gn" and layout is TORCHVISION:
+    if model.config.norms.norm == "gn" and layout is TORCHVISION:
         raise CheckpointError("torchvision's names are of batch norms, and this backbone has group norms")
     return arrays
 
 
 def head_options(config: ModelConfig) -> HeadOptions:
-    return HeadOptions(config.box_pool_size, class_agnostic_boxes=config.cascade or config.class_agnostic_boxes)
+    """Return what the layout of a model's heads depends on."""
+    box = config.box
+    return HeadOptions(box.box_pool_size, class_agnostic_boxes=box.cascade or box.class_agnostic_boxes)
 
 
 def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, source: str) -> np.ndarray:
@@ -194,46 +198,6 @@ def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions
         return layout.read(key, np.asarray(array, np.float32), options)
     except (ValueError, IndexError) as error:
         raise CheckpointError(f"{source}: {key} cannot be made of an array of shape {array.shape}: {error}") from error
-
-
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read an `.npz` or `.safetensors` file of named arrays.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or neither.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"weights {path} do not exist")
-    if path.suffix not in (".npz", ".safetensors"):
-        raise CheckpointError(f"weights {path}: expected an .npz or .safetensors file, or a checkpoint directory")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        arrays = np.load(path)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise CheckpointError(f"weights {path} cannot be read: one array, not an .npz of named arrays")
-        with arrays:
-            return dict(arrays)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged file raises whatever its decoder meets: zip, zlib, tokenizer and more
-        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
-
-
-def write_arrays(path: str | Path, arrays: Arrays) -> None:
-    """Write named arrays to an `.npz` or `.safetensors` file.
-
-    Raises:
-        CheckpointError: the path ends otherwise.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        save_file(dict(arrays), path)
-    elif path.suffix == ".npz":
-        np.savez(path, allow_pickle=False, **arrays)
-    else:
-        raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")
 
 
 def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
@@ -252,10 +216,14 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
     by_key = {variable_key(v): v for v in model.variables}
     reinitialised = []
     for key in sorted(by_key.keys() & arrays.keys()):
-        if new_classes and _differs_in_classes(by_key[key], arrays[key]):
+        variable, array = by_key[key], arrays[key]
+        same_inputs = tuple(variable.shape[:-1]) == array.shape[:-1]
+        if new_classes and same_inputs and has_class_rows(key, variable):
             reinitialised.append(key)
-        else:
-            assign(by_key[key], arrays[key], source=f"{source}: {key}")
+            continue
+        if same_inputs and has_class_rows(key, variable) and has_class_rows(key, array):
+            _require_same_classes(key, variable, array, source=source)
+        assign(variable, array, source=f"{source}: {key}")
     return WeightsReport(
         unused=sorted([*(arrays.keys() - by_key.keys()), *reinitialised]),
         unfilled=sorted([*(by_key.keys() - arrays.keys()), *reinitialised]),
@@ -264,7 +232,10 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
     )
 
 
-def _differs_in_classes(variable: keras.Variable, array: np.ndarray) -> bool:
-    """Whether an array would fit but for the number of classes."""
-    same_inputs = tuple(variable.shape[:-1]) == array.shape[:-1]
-    return runs_over_classes(variable_key(variable)) and same_inputs and variable.shape[-1] != array.shape[-1]
+def _require_same_classes(key: str, variable: keras.Variable, array: np.ndarray, *, source: str) -> None:
+    theirs, ours = count_rows(key, array) - 1, count_rows(key, variable) - 1
+    if theirs != ours:
+        raise CheckpointError(
+            f"{source}: {key} is for {theirs} classes, the model has {ours}. With new_classes=True "
+            "(training: model.new_classes=true) the layers that depend on the classes start fresh."
+        )

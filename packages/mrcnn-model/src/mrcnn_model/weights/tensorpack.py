@@ -66,9 +66,9 @@ def canonical(name: str) -> str:
 
 def specific(name: str, config: ModelConfig) -> str:
     """Invert `canonical`, as Tensorpack's network with these options looks for it."""
-    if config.norm == "gn":
+    if config.norms.norm == "gn":
         name = re.sub(r"^((?:conv0|group.*)/)bn(/\w+)$", r"\1gn\2", name)
-    return name.replace("/fc6/", "/fc/") if config.box_head_convs else name
+    return name.replace("/fc6/", "/fc/") if config.box.box_head_convs else name
 
 
 def read(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:

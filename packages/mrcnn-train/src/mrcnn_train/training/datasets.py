@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn_data import CocoDataset, DatasetError, EvalLoader, Report, TrainLoader, check_datasets, visible
+from mrcnn_data import CocoDataset, DatasetError, EvalLoader, OptionError, Report, TrainLoader, check_datasets, visible
 from mrcnn_eval import CocoEvaluator, class_difference
 from mrcnn_train.config.options import DataOptions, EvalOptions, RunConfig, TrainOptions
 from mrcnn_train.config.plan import Plan, describe_plan, make_plan
@@ -177,7 +177,8 @@ def make_loader(
     """Make the loader of this process's training batches.
 
     Raises:
-        ConfigError: sizes that do not go together.
+        ConfigError: an option that cannot work.
+        DatasetError: nothing to train on, or an image that fits into no batch shape.
     """
     try:
         return TrainLoader(
@@ -198,8 +199,8 @@ def make_loader(
             filter_empty=data.filter_empty,
             repeat_threshold=data.repeat_threshold,
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    except OptionError as error:
+        raise ConfigError(f"data.{error}") from error
 
 
 def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:

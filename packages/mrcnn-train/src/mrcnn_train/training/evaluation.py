@@ -101,9 +101,11 @@ class Evaluation:
             result = evaluator.evaluate(image_ids=evaluator.image_results)
             settings = {"step": step, "annotations": val.dataset.name, "limit": self._options.limit}
             numbers = run_dir / EVALUATION_DIR / f"{step_name(step)}{files.numbers_suffix}.json"
+            table, sheet = run_dir / files.ap_table, run_dir / files.contact_sheet
+            for path in (numbers, table, sheet):  # of the run, perhaps from a version that did not note what it wrote
+                path.unlink(missing_ok=True)
             write_metrics(numbers, result, settings=settings)
-            write_ap_table(run_dir / files.ap_table, result)
-            sheet = run_dir / files.contact_sheet
+            write_ap_table(table, result)
             draw_contact_sheet(sheet, evaluator, val.dataset.image_dir, on_error=self._on_error)
             results[val.name] = result
         return results

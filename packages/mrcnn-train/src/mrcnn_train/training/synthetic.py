@@ -37,8 +37,7 @@ def draw_synthetic(data: DataOptions) -> None:
                 "or data.synthetic=null to train on what is there"
             )
         print(f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {root}", flush=True)
-        if not root.is_dir():
-            root.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
         mark.write_text(UNFINISHED)  # the folder is ours; a drawing that was interrupted is done again
         generate_shapes(root, **wanted)
         mark.write_text(json.dumps(wanted))
@@ -47,7 +46,8 @@ def draw_synthetic(data: DataOptions) -> None:
     except ValueError as error:
         raise ConfigError(f"data.synthetic: {error}") from error
     except OSError as error:
-        raise ConfigError(f"data.root={root}: shapes cannot be drawn there: {error.strerror}") from error
+        reason = "Not a directory" if root.is_file() else error.strerror
+        raise ConfigError(f"data.root={root}: shapes cannot be drawn there: {reason}") from error
 
 
 def _holds_something(path: Path) -> bool:
