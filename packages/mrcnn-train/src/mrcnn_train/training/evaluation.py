@@ -71,7 +71,8 @@ class Evaluation:
         self._share = Share(processes.rank, processes.size, processes.gather)
         self._on_error = on_error
         self._detect = compiled_detect(model)
-        self._blank = [new_evaluator(model, one.dataset) for one in val]  # ground truth without detections
+        # Ground truth without detections. Objects with `ignore` do not train, so they need not be found.
+        self._blank = [new_evaluator(model, one.dataset, honor_ignore=True) for one in val]
         self.files = evaluation_files([one.name for one in val])
 
     def detect(self, *, progress: Callable[[int, int], None]) -> list[CocoEvaluator]:
