@@ -114,10 +114,7 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--results", "{files}/truth.json", "--annotations", "{files}/truth.json"], "not a COCO results file"),
         (["--results", "{files}/images/1.png", "--annotations", "{files}/truth.json"], "not a COCO results file"),
         (["--results", "{files}/results.json", "--annotations", "{files}/results.json"], "not a COCO instances file"),
-        (
-            ["--results", "{files}/results.json", "--annotations", "{files}/none.json"],
-            "none.json: cannot read",
-        ),
+        (["--results", "{files}/results.json", "--annotations", "{files}/none.json"], "none.json: cannot read"),
         (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
         (["--results", "a", "--annotations", "b", "--batch-size", "3"], "--batch-size does not go with --results"),
         (["--results", "a", "--annotations", "b", "--tta", "flip"], "--tta does not go with --results"),

@@ -124,7 +124,7 @@ def test_boxes_compare_with_boxes_and_masks(runs):
         ("other images", "theirs: not on this ground truth: image 7"),
         (
             "no numbers",
-            "theirs: its metrics.json has no box or mask numbers to compare with (it has none of the two)\n",
+            "theirs: its metrics.json has no box or mask numbers to compare with (it has neither)\n",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -121,6 +122,18 @@ def test_an_error_is_one_line_whatever_it_names(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert not HIDDEN & set(err)
+
+
+def test_names_that_are_not_utf_8_are_told(files, capsys):
+    odd = files / os.fsdecode(b"odd\xff")
+    odd.mkdir()
+    (files / "results.json").rename(odd / "results.json")
+    command = ["--results", odd / "results.json", "--annotations", files / "truth.json", "--report"]
+    assert main([*map(str, command), "--output", str(odd / "out")]) == 0
+    assert main([*map(str, command), "--output", str(odd / "out"), "--compare", str(odd / "out")]) == 0
+    assert r"odd\udcff/out" in capsys.readouterr().out
+    settings = json.loads((odd / "out/metrics.json").read_text())["settings"]
+    assert settings["results"].endswith("odd\ufffd/results.json")
 
 
 def test_a_warning_is_one_line_whatever_it_names(files, capsys):

@@ -162,6 +162,38 @@ def test_image_that_cannot_be_read_counts_as_empty(dataset, tmp_path, capsys):
         draw_contact_sheet(tmp_path / "sheet.png", evaluator, dataset.image_dir)
 
 
+def test_a_data_set_is_not_read_again(dataset):
+    dataset.annotation_path.unlink()
+    result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    assert result.stats["segm"]["AP50"] == pytest.approx(1.0)
+    assert evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING) == result
+
+
+def test_a_data_set_of_several_files_is_scored_as_one(dataset, tmp_path):
+    whole = json.loads(dataset.annotation_path.read_text())
+    parts = []
+    for name, ids in (("a", {30, 9}), ("b", {4, 12})):
+        images = [image for image in whole["images"] if image["id"] in ids]
+        (tmp_path / name).mkdir()
+        for image in images:
+            (tmp_path / image["file_name"]).rename(tmp_path / name / image["file_name"])
+        objects = [one for one in whole["annotations"] if one["image_id"] in ids]
+        parts.append(tmp_path / f"{name}.json")
+        parts[-1].write_text(json.dumps({**whole, "images": images, "annotations": objects}))
+    several = CocoDataset.open(parts, [tmp_path / "a", tmp_path / "b"])
+    evaluator = detect_dataset(RectangleFinder(), several, RESIZED, batch_size=2)
+    result = evaluator.evaluate()
+    assert (result.num_images, result.num_ground_truths) == (4, 3)
+    assert result.stats["segm"]["AP50"] == pytest.approx(1.0)
+    truth = evaluator.ground_truth
+    assert truth.image_dir == tmp_path
+    assert truth.file_names == ("b/4.png", "a/9.png", "b/12.png", "a/30.png")
+    draw_contact_sheet(tmp_path / "sheet.png", evaluator)
+    assert cv2.imread(str(tmp_path / "sheet.png"))[:, 20:].max() == 255
+    with pytest.raises(ValueError, match="give the folder of its images"):
+        draw_contact_sheet(tmp_path / "sheet.png", CocoEvaluator(whole))
+
+
 def test_evaluate_model_is_the_same_in_one_call(dataset):
     evaluator = detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=2)
     result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
@@ -329,31 +361,33 @@ def tiny_detect(tiny_model):
 
 
 @pytest.fixture
-def threshold_between(dataset, tiny_model, tiny_detect, monkeypatch):
-    """Sets the tiny model's score threshold so that nothing is found on one image, and something on each other."""
-    everything = detect_dataset(tiny_model, dataset, RESIZED, batch_size=1, detect=tiny_detect)
-    lowest, second, *_ = sorted(results.scores.max() for results in everything.image_results.values())
+def one_by_one(dataset, tiny_model, tiny_detect):
+    """What the tiny model finds in each image alone, at scores above 0."""
+    return detect_dataset(tiny_model, dataset, RESIZED, batch_size=1, detect=tiny_detect)
+
+
+def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_model, one_by_one, monkeypatch):
+    # A score threshold such that nothing is found on one image, and something on each other.
+    lowest, second, *_ = sorted(results.scores.max() for results in one_by_one.image_results.values())
     assert second - lowest > 1e-4  # far from rounding
-    monkeypatch.setattr(tiny_model.config.detection, "score_threshold", (lowest + second) / 2)
+    threshold = (lowest + second) / 2
+    monkeypatch.setattr(tiny_model.config.detection, "score_threshold", threshold)
+    many = detect_dataset(tiny_model, dataset, RESIZED, batch_size=3)
+    expected = CocoEvaluator.of(one_by_one)
+    expected.add_results([entry for entry in one_by_one.results() if entry["score"] >= threshold])
+    assert len(expected.image_results) == 3
+    assert [image_id for image_id, results in many.image_results.items() if not len(results.scores)] == [
+        image_id for image_id in one_by_one.image_results if image_id not in expected.image_results
+    ]
+    assert_same_detections(expected, many)
 
 
-def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_model, threshold_between):
-    one, many = (detect_dataset(tiny_model, dataset, RESIZED, batch_size=size) for size in (1, 3))
-    counts = {image_id: len(results.scores) for image_id, results in one.image_results.items()}
-    assert sorted(counts.values())[:2] == [0, min(count for count in counts.values() if count)]
-    assert {image_id: len(results.scores) for image_id, results in many.image_results.items()} == counts
-    assert_same_detections(one, many)
-
-
-@pytest.mark.parametrize("batch_size", [2, 8])
-def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, tiny_detect, batch_size):
-    # The images have four sizes and share canvases; batches are filled up with padding rows.
-    one, many = (
-        detect_dataset(tiny_model, dataset, RESIZED, batch_size=size, detect=tiny_detect) for size in (1, batch_size)
-    )
-    assert len(one.results()) == len(many.results()) > 20
-    assert_same_detections(one, many)
-    assert one.evaluate().stats["bbox"]["AP"] >= 0
+def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, tiny_detect, one_by_one):
+    # The images have four sizes and share buckets; batches are filled up with padding rows.
+    many = detect_dataset(tiny_model, dataset, RESIZED, batch_size=8, detect=tiny_detect)
+    assert len(one_by_one.results()) == len(many.results()) > 20
+    assert_same_detections(one_by_one, many)
+    assert many.evaluate().stats["bbox"]["AP"] >= 0
 
 
 def assert_same_detections(one, many):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,6 +112,26 @@ def test_pictures_on_which_nothing_is_drawn_are_explained(scene, scores, score_t
     for image, each in enumerate(scores, start=1):
         evaluator.add(image, np.zeros((len(each), 4)), np.array(each), np.ones(len(each), int))
     assert nothing_shown(evaluator, score_threshold=score_threshold, model_threshold=0.05) == hint
+
+
+@pytest.mark.parametrize("name", ["a\\b.png", "x\ny.png", " lead.png", "%41.png", "[b].png", "a\x1b[2J.png"])
+def test_odd_names_of_files_are_only_names(folder, name):
+    (folder / "odd").mkdir()
+    (folder / "odd" / name).write_bytes((folder / "a.png").read_bytes())
+    pictures = find_pictures([folder / "odd"])
+    with opened_pictures(pictures, categories=CATEGORIES) as dataset:
+        evaluator = CocoEvaluator(dataset)
+        evaluator.add(str(pictures[0]), np.array([[10, 10, 40, 50]]), np.array([0.9]), np.array([7]))
+        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    assert json.loads((folder / "empty/detections.json").read_text())[0]["image_id"] == str(folder / "odd" / name)
+    assert (folder / "empty" / name).is_file()
+
+
+def test_a_name_that_json_cannot_hold_is_an_error(folder):
+    path = os.fsdecode(os.fsencode(folder) + b"/empty/\xff.png")
+    Path(path).write_bytes((folder / "a.png").read_bytes())
+    with pytest.raises(DatasetError, match="the name is not valid UTF-8: rename the file"):
+        find_pictures([folder / "empty"])
 
 
 def test_json_and_drawn_pictures(folder):

@@ -13,7 +13,7 @@ from mrcnn_eval.inference import View, augmented_detect, views  # noqa: E402
 from mrcnn_eval.inference.tta import PLAIN  # noqa: E402
 from mrcnn_model import COMPILED_OPS, PORTABLE_OPS, MaskRCNN, ModelConfig, Proposals, build_model  # noqa: E402
 
-SIZES = np.array([[64, 96], [48, 64]], np.int32)  # (h, w) on canvases of 64 x 96
+SIZES = np.array([[64, 96], [48, 64]], np.int32)  # (h, w) in a bucket of 64 x 96
 BOXES = np.array([[8, 16, 40, 48], [24, 8, 56, 40]], np.float32)  # (x1, y1, x2, y2)
 
 

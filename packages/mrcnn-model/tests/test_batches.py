@@ -1,4 +1,4 @@
-"""Batches: every stage of several images equals that of each alone on the same canvas; traces; bit-equal runs."""
+"""Batches: every stage of several images equals that of each alone, padded to the same size; traces; bit-equal runs."""
 
 import os
 import subprocess
@@ -98,19 +98,19 @@ def test_a_batch_of_nothing_has_finite_losses_and_gradients(make_tiny_model, mak
     assert all(g is not None and np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
 
 
-def test_twenty_sizes_on_three_canvases_are_three_traces(make_tiny_model, make_batch):
+def test_ten_sizes_in_two_buckets_are_two_traces(make_tiny_model, make_batch):
     model = make_tiny_model()
     losses = tf.function(lambda **batch: model.losses(**batch)[0])
     detect = tf.function(model.detect)
     rng = np.random.default_rng(0)
-    for number in range(20):
-        height, width = [(64, 96), (96, 64), (64, 64)][number % 3]
+    for number in range(10):
+        height, width = [(64, 32), (32, 64)][number % 2]
         batch = tensors(make_batch(num_images=1, height=height, width=width, seed=number))
-        batch["image_sizes"] = tf.constant([[rng.integers(33, height + 1), rng.integers(33, width + 1)]], tf.int32)
+        batch["image_sizes"] = tf.constant([[rng.integers(20, height + 1), rng.integers(20, width + 1)]], tf.int32)
         assert np.isfinite(sum(losses(**batch)))
         detect(batch["images"], batch["image_sizes"])
-    assert losses.experimental_get_tracing_count() == 3
-    assert detect.experimental_get_tracing_count() == 3
+    assert losses.experimental_get_tracing_count() == 2
+    assert detect.experimental_get_tracing_count() == 2
 
 
 THREE_STEPS_TWICE = """

@@ -74,10 +74,10 @@ def python_path(photos):
             size = [int(h * scale + 0.5), int(w * scale + 0.5)]
             resized.append(np.floor(tf.image.resize(photos[i, :h, :w], size).numpy() + 0.5))
         sizes = np.array([r.shape[:2] for r in resized], np.int32)
-        canvas = np.zeros([len(resized), *(-(-sizes.max(axis=0) // 32) * 32), 3], np.uint8)
-        for image, r in zip(canvas, resized, strict=True):
+        padded = np.zeros([len(resized), *(-(-sizes.max(axis=0) // 32) * 32), 3], np.uint8)
+        for image, r in zip(padded, resized, strict=True):
             image[: r.shape[0], : r.shape[1]] = r
-        found = model.detect(tf.constant(canvas), tf.constant(sizes))
+        found = model.detect(tf.constant(padded), tf.constant(sizes))
         original = np.array([SIZES[i] for i in numbers])
         boxes = found.boxes.numpy() * (original / sizes)[:, np.newaxis, [1, 0, 1, 0]]
         return np.clip(boxes, 0, original[:, np.newaxis, [1, 0, 1, 0]]), found

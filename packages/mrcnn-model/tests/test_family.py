@@ -20,7 +20,7 @@ MEMBERS = {
     "class-agnostic": {"class_agnostic_boxes": True},
     "boxes only": {"masks": False},
     "4 conv + 1 fc, GN": {"box_head_convs": 4, "box_head_fcs": 1, "head_norm": "gn", "fpn_norm": "gn"},
-    "GN of the ancestor": {"box_head_convs": 1, "head_norm": "gn", "fpn_norm": "gn", "gn_after_relu": True},
+    "GN of Tensorpack": {"box_head_convs": 1, "head_norm": "gn", "fpn_norm": "gn", "gn_after_relu": True},
     "sync BN": {"norm": "sync_bn"},
     "frozen BN": {"norm": "frozen_bn", "freeze_at": 2},
     "smooth L1": {"box_loss": "smooth_l1"},
@@ -203,7 +203,7 @@ def test_frozen_stages_of_a_sync_bn_backbone_keep_their_statistics(make_tiny_mod
     assert model.backbone.stages[0][0].conv1.moving_mean.numpy().any()
 
 
-def test_group_norm_after_relu_is_the_ancestors_order():
+def test_group_norm_after_relu_is_tensorpacks_order():
     policy = keras.DTypePolicy("float32")
     norm = Norm("gn", groups=2, after_relu=True)
     conv = Conv(in_channels=2, out_channels=4, kernel_size=3, norm=norm, relu=True, name="conv", dtype=policy)

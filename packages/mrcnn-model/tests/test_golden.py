@@ -1,8 +1,8 @@
-"""Stage by stage against the outputs of the ancestor, with its weights (shared data, golden_tensorpack).
+"""Stage by stage against the outputs of Tensorpack, with its weights (shared data, golden_tensorpack).
 
 Conventions that differ by choice are set here: proposals of zero area and padding-cell anchors are kept, box deltas are
 clamped at log(544 / 16), and the box loss is L1. The frozen norms are folded, as always. Every stage is compared twice:
-with the ancestor's image alone, and as the second of a batch on its canvas.
+with Tensorpack's image alone, and as the second of a batch of its size.
 """
 
 import importlib.util
@@ -46,11 +46,11 @@ def model(golden):
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["alone", "beside another"])
 def row(request):
-    """Which image of the batch is the ancestor's; it is the last."""
+    """Which image of the batch is Tensorpack's: the last."""
     return request.param
 
 
-def canvas(bgr, row):
+def padded(bgr, row):
     """Pad to multiples of 32 and turn to RGB: images [row + 1, H, W, 3], sizes [row + 1, 2].
 
     An image before it is a smaller piece of the same photograph, upside down.
@@ -77,7 +77,7 @@ def only(row, mask):
 @pytest.fixture(scope="module")
 def inference(model, golden, row):
     """The stages of the photograph, computed once."""
-    images, sizes = canvas(golden["inference"]["image_bgr_uint8"], row)
+    images, sizes = padded(golden["inference"]["image_bgr_uint8"], row)
     backbone = model.backbone(normalise_images(images, sizes, mean=model.config.pixel_mean, std=model.config.pixel_std))
     pyramid = model.fpn(backbone)
     rpn = model.rpn(pyramid)
@@ -87,7 +87,7 @@ def inference(model, golden, row):
 
 @pytest.fixture(scope="module")
 def training(model, golden, row):
-    images, sizes = canvas(golden["training"]["image_bgr_float"], row)
+    images, sizes = padded(golden["training"]["image_bgr_float"], row)
     pyramid = model.features(images, sizes)
     return {"images": images, "sizes": sizes, "p": pyramid, "rpn": model.rpn(pyramid)}
 
@@ -197,7 +197,7 @@ def ground_truth(golden, row):
     )
 
 
-def test_foreground_anchors_are_the_ancestors(model, training, golden, row):
+def test_foreground_anchors_are_those_of_tensorpack(model, training, golden, row):
     anchors = model.anchors(training["p"])
     seeds = batched(np.int32([1, 2]), row)
     targets = anchor_targets(
@@ -217,7 +217,7 @@ def test_foreground_anchors_are_the_ancestors(model, training, golden, row):
     np.testing.assert_allclose(got, expected[order], atol=1e-4)
 
 
-# An image before the ancestor's has nothing sampled: it adds 0 to a loss, and counts in the mean over images.
+# An image before Tensorpack's has nothing sampled: it adds 0 to a loss, and counts in the mean over images.
 
 
 def test_rpn_losses(model, training, golden, row):
@@ -244,7 +244,7 @@ def test_rpn_losses(model, training, golden, row):
 
 @pytest.fixture(scope="module")
 def sampled_rois(model, golden, row):
-    """The ancestor's 512 sampled RoIs as RoiTargets."""
+    """Tensorpack's 512 sampled RoIs as RoiTargets."""
     arrays = golden["training"]
     boxes = arrays["sample_fast_rcnn_targets.sampled_proposal_boxes"]
     classes = arrays["sample_fast_rcnn_targets.sampled_labels"].astype(np.int32)
@@ -277,7 +277,7 @@ def test_box_head_on_sampled_rois(model, training, golden, sampled_rois, row):
     np.testing.assert_allclose(box_loss * (row + 1), arrays["fastrcnn_losses.box_loss"], rtol=1e-4)
 
 
-def test_mask_loss_on_the_ancestors_targets(model, training, golden, sampled_rois, row):
+def test_mask_loss_on_tensorpacks_targets(model, training, golden, sampled_rois, row):
     targets = golden["training"]["sampled_fg_mask_targets"]
     foreground = np.flatnonzero(sampled_rois.classes[row].numpy() > 0)
     boxes = tf.gather(sampled_rois.boxes, foreground, axis=1)

@@ -91,7 +91,7 @@ class BoxStage:
         return clip_boxes(boxes, image_sizes[:, tf.newaxis, tf.newaxis, :])
 
     def score(self, output: BoxHeadOutput, proposals: Proposals, image_sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turn what the head says of proposals into scores and boxes without the background.
+        """Turn the head's output for proposals into scores and boxes without the background.
 
         Returns:
             Scores [N, R, C-1], 0 where a proposal is not valid; boxes [N, R, C-1 or 1, 4].

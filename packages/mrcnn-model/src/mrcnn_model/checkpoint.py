@@ -35,11 +35,11 @@ class CheckpointError(ValueError):
 
 @dataclass
 class ModelCard:
-    """What a model needs around its weights.
+    """What belongs to a model besides architecture and weights.
 
     Attributes:
         class_names: of the contiguous classes 1..C-1.
-        category_ids: of the same classes, as in the annotation file.
+        category_ids: of the same classes, from the annotation file.
         short_edge, max_size: to which an image is resized before detection, pixels.
         buckets: sizes (h, w) to which it is padded.
         data_root, train_split, val_split: where the data of the run was, in the layout ROOT/annotations, ROOT/SPLIT.
@@ -133,7 +133,7 @@ def load_model(
         precision, ops: see `build_model`.
 
     Raises:
-        CheckpointError: nothing there, or not a complete checkpoint.
+        CheckpointError: there is no complete checkpoint.
     """
     directory = resolve_checkpoint(path)
     config, card = read_card(directory)

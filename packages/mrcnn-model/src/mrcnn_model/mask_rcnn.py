@@ -100,12 +100,12 @@ class MaskRCNN:
             gt_masks: uint8 [N, G, M, M], 0 or 1, each cropped to its box.
             gt_has_mask: bool [N, G]; False keeps an instance out of the mask loss.
             crowd_boxes: float32 [N, K, 4]; all-zero rows are padding.
-            sample_seeds: int32 [N, 2]; what is sampled in an image depends on its own seed only.
+            sample_seeds: int32 [N, 2]; the samples of an image depend on its own seed only.
 
         Returns:
-            The losses, and float32 scalars to log: means over images of the numbers of foreground anchors and
-            RoIs and of the valid proposals, and the box head's accuracy on all and on foreground RoIs. An image without
-            ground truth gives finite losses; its box and mask regression losses are 0.
+            The losses, and float32 scalars to log: the numbers of foreground anchors, valid proposals, foreground RoIs
+            and sampled RoIs, each a mean over images, and the box head's accuracy on all and on foreground RoIs. An
+            image without ground truth has finite losses; those of its boxes and masks are 0.
         """
         rpn, rois_config, first_stage = self.config.rpn, self.config.rois, self.box_stages[0]
         crowd_overlap_threshold = rois_config.crowd_overlap_threshold
@@ -172,7 +172,7 @@ class MaskRCNN:
             masks = tf.where(valid[..., tf.newaxis, tf.newaxis], masks, 0.0)
         return Detections(boxes, chosen.scores, classes, masks, valid)
 
-    # What both are made of
+    # Stages of both
 
     def features(self, images: tf.Tensor, image_sizes: tf.Tensor, *, training: bool = False) -> list[tf.Tensor]:
         """Pixels to the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""

@@ -49,7 +49,7 @@ def box_stage_losses(
     """Run the box stages one after the other, each on the boxes of the one before.
 
     Returns:
-        What the first says of the sampled RoIs [N, S, ...]; class and regression loss, summed over the stages.
+        The first stage's output for the sampled RoIs [N, S, ...]; class and regression loss, summed over the stages.
     """
     output = stages[0].classify(pyramid, rois.boxes, training=True)
     losses = [stages[0].losses(output, rois)]
@@ -83,7 +83,7 @@ def branch(pyramid: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def training_stats(
     from_anchors: AnchorTargets, proposals: Proposals, rois: RoiTargets, output: BoxHeadOutput
 ) -> dict[str, tf.Tensor]:
-    """Return what `MaskRCNN.losses` gives to log: float32 scalars."""
+    """Return numbers to log, float32 scalars; see `MaskRCNN.losses`."""
     is_foreground = rois.classes > 0
     is_right = tf.argmax(output.logits, axis=-1, output_type=tf.int32) == rois.classes
     return {

@@ -70,7 +70,7 @@ def open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
         reference="the checkpoint",
     )
     if difference is not None:
-        raise UsageError(f"{dataset.annotation_path} does not fit {arguments.checkpoint}: it has {difference}")
+        raise UsageError(f"{dataset.name} does not fit {arguments.checkpoint}: it has {difference}")
     return dataset
 
 

@@ -1,4 +1,4 @@
-"""The options of the `mrcnn-eval` command, and which go together."""
+"""The options of the `mrcnn-eval` command, and which of them go together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_MESSAGE = 2000  # characters of an error or a warning
 
 
 class UsageError(ValueError):
-    """Options that contradict each other or the checkpoint; one line."""
+    """Options that contradict each other or the checkpoint, or a path that cannot be used; one line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,7 +37,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _hint(unknown: str) -> str:
-    """Say which option a path was meant for that came without one."""
+    """Name the option that a path without an option was meant for."""
     if unknown.startswith("-"):
         return ""
     path = Path(unknown)
@@ -62,18 +62,23 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--split", metavar="NAME", help="split of the data set (default: the run's validation split)")
     add("--annotations", type=Path, metavar="FILE", help="COCO instances file, in place of root and split")
     add("--image-dir", type=Path, metavar="DIR", help="folder of the images that --annotations names")
-    add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of them, to predict; no score")
-    add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ or predictions/ at the input)")
+    add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of pictures, to find objects in")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder to write into (default: evaluation/ or predictions/ at the input)",
+    )
     add("--limit", type=_positive, metavar="N", help="score the first N images only")
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
-    add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
+    add("--score-threshold", type=_share, metavar="X", help="drop detections below this score (default: the model's)")
     add(
         "--tta",
         nargs="+",
         type=_view,
         metavar="VIEW",
-        help="look several times: flip, or scales, or both: flip 0.75 1.5",
+        help="detect on several views too: flip, scales, or both: flip 0.75 1.5",
     )
     add(
         "--honor-ignore",
@@ -86,12 +91,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
     )
-    add("--report", action="store_true", help="write report.html too: one page to look at in a browser")
+    add("--report", action="store_true", help="also write report.html: numbers, plots and the worst mistakes")
     add(
         "--compare",
         type=Path,
         metavar="DIR",
-        help="another run or evaluation directory: what differs, by class and image",
+        help="run or evaluation directory to compare with, by class and image",
     )
     return parser
 

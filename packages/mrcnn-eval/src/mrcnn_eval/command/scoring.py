@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -48,9 +49,9 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
     )
     evaluator.add_results(results)
     settings = {
-        "results": str(arguments.results),
+        "results": _json_text(arguments.results),
         "score_threshold": arguments.score_threshold,
-        "annotations": str(arguments.annotations),
+        "annotations": _json_text(arguments.annotations),
         "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
     }
@@ -78,7 +79,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     dataset = open_dataset(arguments, card)
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output, names = arguments.output or arguments.checkpoint / "evaluation", _output_names(arguments, with_images=True)
-    prepare_output(output, names, inputs=(dataset.annotation_path,))
+    prepare_output(output, names, inputs=[source.annotation_path for source in dataset.sources])
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
 
@@ -100,9 +101,9 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             detect=detect_function(model, arguments.tta),
         )
     settings = {
-        "checkpoint": str(arguments.checkpoint),
-        "annotations": str(dataset.annotation_path),
-        "images": str(dataset.image_dir),
+        "checkpoint": _json_text(arguments.checkpoint),
+        "annotations": dataset.name,
+        "images": str(evaluator.ground_truth.image_dir),
         "limit": arguments.limit,
         "score_threshold": model.config.score_threshold,
         "detections_per_image": model.config.detections_per_image,
@@ -113,11 +114,17 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "honor_ignore": evaluator.honor_ignore,
     }
     scored = list(evaluator.image_results)
-    _write(evaluator, scored, arguments, other, output=output, images=Path(dataset.image_dir), settings=settings)
+    images = evaluator.ground_truth.image_dir
+    _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
     num_ignored = int(evaluator.ground_truth.ignored.sum())
     if num_ignored:
         print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")
     say_written(output, names)
+
+
+def _json_text(path: Path) -> str:
+    """Return a path as JSON can hold it: a name that is not valid UTF-8 loses the bytes that are not."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _check_comparable(other: OtherRun | None, iou_types: Sequence[IouType]) -> None:

@@ -52,8 +52,9 @@ def _entry(path: Path, *, upright: Path) -> dict[str, object]:
     stored = load_image(path)  # an error names what is wrong with the file
     turned = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # as the orientation says
     file = path
-    # A data set sees from the size whether to turn an image, but half turns and mirrored images keep the size.
-    if turned.shape == stored.shape and not np.array_equal(turned, stored):
+    # A data set sees from the size whether to turn an image, but half turns and mirrored images keep the size. And it
+    # reads a backslash in a file name as a slash, as files from Windows mean it.
+    if (turned.shape == stored.shape and not np.array_equal(turned, stored)) or "\\" in str(path.resolve()):
         write_png(upright, turned)
         file = upright
     height, width = turned.shape[:2]

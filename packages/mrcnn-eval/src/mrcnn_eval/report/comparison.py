@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ class ComparisonError(ValueError):
 
 
 class OtherRun(NamedTuple):
-    """An evaluation read back.
+    """Another evaluation, read from its files.
 
     Attributes:
         directory: as given.
@@ -51,7 +52,7 @@ class Difference(NamedTuple):
 
     @property
     def change(self) -> float | None:
-        """Ours less theirs, None where one of them is undefined."""
+        """Return ours minus theirs, None where one of them is undefined."""
         return self.ours - self.theirs if min(self.ours, self.theirs) >= 0 else None
 
 
@@ -101,7 +102,7 @@ def shared_kinds(other: OtherRun, iou_types: Sequence[IouType]) -> list[IouType]
     shared = [iou_type for iou_type in iou_types if iou_type in other.metrics]
     if not shared:
         wanted = " or ".join(HEADINGS[iou_type] for iou_type in iou_types)
-        held = " and ".join(heading for kind, heading in HEADINGS.items() if kind in other.metrics) or "none of the two"
+        held = " and ".join(heading for kind, heading in HEADINGS.items() if kind in other.metrics) or "neither"
         raise ComparisonError(
             f"--compare {other.directory}: its {METRICS} has no {wanted} numbers to compare with (it has {held})"
         )
@@ -127,7 +128,7 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
     shared = shared_kinds(other, evaluator.iou_types)
     images = _scored_images(evaluator, int(metrics["num_images"]))
     return Comparison(
-        other=str(other.directory),
+        other=os.fsencode(other.directory).decode("utf-8", "replace"),
         notes=_notes(metrics, other.metrics),
         numbers={
             iou_type: [
@@ -160,7 +161,7 @@ def _notes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 
 def _as_read(value: Any) -> Any:
-    return msgspec.json.decode(msgspec.json.encode(value))  # a tuple as a list, for one
+    return msgspec.json.decode(msgspec.json.encode(value))  # a tuple becomes a list
 
 
 def _scored_images(evaluator: CocoEvaluator, num_images: int) -> list[Any]:
@@ -180,7 +181,7 @@ def _image_differences(ours: CocoEvaluator, theirs: CocoEvaluator, images: list[
 
 
 def most_changed(differences: list[Difference]) -> list[Difference]:
-    """Sort by the size of the change, the largest first; what did not change, or is undefined, is left out."""
+    """Sort by the size of the change, the largest first, without what did not change or is undefined."""
     return sorted((one for one in differences if one.change), key=lambda one: -abs(one.change or 0.0))
 
 

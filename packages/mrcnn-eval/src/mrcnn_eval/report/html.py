@@ -32,13 +32,13 @@ CURVE_SIZE = (100, 32)  # of the small curve of a class, units of its SVG
 
 
 class ClassRow(NamedTuple):
-    """One class of the table.
+    """A row of the table of classes.
 
     Attributes:
         name: of the class.
         numbers: of the class by name, by IoU type, as in `metrics.json`.
-        objects: to be found.
-        found: of them, from the threshold up.
+        objects: number to be found.
+        found: number found, from the threshold up.
         wrong: false detections by kind, from the threshold up.
         curve: points "x,y x,y ..." of precision over recall at the lowest IoU threshold; empty without objects.
     """
@@ -76,7 +76,7 @@ def write_html_report(
     images: Path | None,
     comparison: Comparison | None = None,
 ) -> None:
-    """Write the page: numbers, curves, what went wrong in which way, and the worst mistakes as pictures.
+    """Write the page: numbers, curves, counts of mistakes by kind, and the worst mistakes as pictures.
 
     Args:
         path: of the HTML file.
@@ -145,7 +145,7 @@ def _galleries(evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, thre
 def _environment(measures: Measures) -> Environment:
     environment = Environment(
         loader=PackageLoader("mrcnn_eval"),
-        autoescape=True,  # class and file names are other people's text
+        autoescape=True,  # class and file names come from files
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,

@@ -33,8 +33,15 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # of the arithmetic
 class ModelConfig:
     """Architecture and thresholds of one Mask R-CNN, in parts.
 
-    Options are given by name, whatever part they belong to: `ModelConfig(num_classes=3, backbone_width=8)`. They can be
-    read and set by name too: `config.backbone_width` is `config.resnet.backbone_width`.
+    Options are given, read and set by name alone, or read and set in their part:
+
+    >>> config = ModelConfig(num_classes=3, backbone_width=8)
+    >>> config.backbone_width, config.resnet.backbone_width
+    (8, 8)
+    >>> ModelConfig(backbone_widht=8)
+    Traceback (most recent call last):
+        ...
+    mrcnn_model.config.checks.OptionError: model.backbone_widht is not an option; did you mean backbone_width?
 
     Raises:
         OptionError: an option that does not exist, or a value of another type or outside its range.

@@ -17,7 +17,7 @@ CANONICAL_LEVEL = 4
 MIN_LEVEL = 2
 SAMPLES = 2  # per bin and axis
 TAPS = 2  # pixels that a sample reads, per axis
-NEVER = tf.float32.min  # of what may not be chosen
+NEVER = tf.float32.min  # score of a candidate that may not be chosen
 
 
 def multilevel_roi_align(
@@ -29,7 +29,7 @@ def multilevel_roi_align(
     aligned: bool,
     canonical_size: float,
 ) -> tf.Tensor:
-    """Do as `mrcnn_ops.multilevel_roi_align`: the levels are laid end to end, and every sample is a gather."""
+    """Do as `mrcnn_ops.multilevel_roi_align`. The levels are concatenated, and every sample is a gather."""
     sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2], (h, w)
     areas = sizes[:, 0] * sizes[:, 1]
     num_images, channels = tf.shape(boxes)[0], features[0].shape[-1]
@@ -114,7 +114,7 @@ def generate_proposals(
     keep_empty: bool,
     keep_padding_anchors: bool,
 ) -> GeneratedProposals:
-    """Do as `mrcnn_ops.generate_proposals`: every level is a class of TensorFlow's combined NMS."""
+    """Do as `mrcnn_ops.generate_proposals`. Every level is a class in TensorFlow's combined NMS."""
     sizes = tf.cast(image_sizes, tf.float32)[:, tf.newaxis]  # [N, 1, 2]
     inside = ((anchors[:, 0] + anchors[:, 2]) * 0.5 < sizes[..., 1]) & (
         (anchors[:, 1] + anchors[:, 3]) * 0.5 < sizes[..., 0]
@@ -169,8 +169,8 @@ def _best_boxes(
 ) -> NmsDetections:
     """Choose by class-wise NMS among boxes [N, K, C or 1, 4] with scores [N, K, C], the lower class first at equality.
 
-    TensorFlow's op fills up with candidates of score -1, which come before logits below that, and leaves the order of
-    equal scores open. So it is given ranks.
+    TensorFlow's op gets ranks instead of scores: it pads with candidates of score -1, which would come before logits
+    below -1, and it does not define the order of equal scores.
     """
     num_images, num_boxes, num_classes = tf.shape(scores)[0], tf.shape(scores)[1], tf.shape(scores)[2]
     flat = tf.reshape(tf.transpose(scores, [0, 2, 1]), [num_images, -1])  # [N, C * K]

@@ -1,4 +1,4 @@
-"""What the network should learn: targets, sampling, losses."""
+"""Targets, sampling and losses."""
 
 from mrcnn_model.targets.assignment import AnchorTargets, GroundTruth, anchor_targets, rematch_rois, roi_targets
 

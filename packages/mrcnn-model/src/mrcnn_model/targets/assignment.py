@@ -1,4 +1,4 @@
-"""What anchors and RoIs should learn: labels from matching, sampled and encoded.
+"""Targets of anchors and RoIs: labels from matching, sampled and encoded.
 
 Shapes: N images, A anchors, R candidate RoIs, S samples, G ground truths, K crowds.
 """
@@ -29,12 +29,12 @@ class GroundTruth(NamedTuple):
 
     @property
     def valid(self) -> tf.Tensor:
-        """bool [N, G]."""
+        """Which rows are objects, bool [N, G]."""
         return self.classes > 0
 
 
 class AnchorTargets(NamedTuple):
-    """Sampled anchors of each image and the boxes they should become."""
+    """Sampled anchors of each image and their target boxes."""
 
     samples: Samples  # indices into the anchors
     boxes: tf.Tensor  # float32 [N, S, 4], the matched ground truth of the foreground
@@ -136,7 +136,7 @@ def rematch_rois(
 
     Args:
         boxes: float32 [N, S, 4].
-        sampled: bool [N, S], which of them are RoIs.
+        sampled: bool [N, S], which of them are RoIs and not padding.
     """
     has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     foreground, background, best_gt = _label_rois(
@@ -152,7 +152,7 @@ def rematch_rois(
 def _label_rois(
     boxes: tf.Tensor, valid: tf.Tensor, gt: GroundTruth, *, foreground_iou: float, crowd_overlap_threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Foreground and background, bool [N, R], and the best ground truth, int32 [N, R]."""
+    """Return foreground and background, bool [N, R], and the best ground truth, int32 [N, R]."""
     best_iou, best_gt, _, crowd_overlap = mrcnn_ops.match_boxes(
         boxes, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=valid
     )
@@ -181,7 +181,7 @@ def _encode_rois(
 
 
 def _usable_anchors(anchors: tf.Tensor, image_sizes: tf.Tensor, *, only_inside: bool) -> tf.Tensor:
-    """bool [N, A]."""
+    """Return which anchors can be labelled, bool [N, A]."""
     if only_inside:
         return boxes_inside(anchors, image_sizes)
     # The same rule as for proposals: an anchor belongs to the image when its centre does.

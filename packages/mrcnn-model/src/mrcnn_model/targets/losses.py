@@ -1,4 +1,4 @@
-"""The five losses, float32. Every one is the mean over images of per-image losses.
+"""The five losses, float32. Each is the mean over images of per-image losses.
 
 Shapes: N images, S samples, F foreground slots, C classes with background, B boxes of a RoI (C, or 1), m mask edge.
 """
@@ -12,23 +12,23 @@ from mrcnn_model.structures import RoiTargets
 
 
 def smooth_l1(errors: tf.Tensor, *, beta: float) -> tf.Tensor:
-    """0.5 e^2 / beta where |e| < beta, else |e| - beta / 2 (Girshick 2015, equation 3, is beta 1)."""
+    """Return 0.5 e^2 / beta where |e| < beta, otherwise |e| - beta / 2 (with beta 1, Girshick 2015, equation 3)."""
     size = tf.abs(errors)
     return tf.where(size < beta, 0.5 / beta * tf.square(errors), size - 0.5 * beta)
 
 
 def huber(errors: tf.Tensor) -> tf.Tensor:
-    """Huber loss with delta 1, which is smooth L1 with beta 1."""
+    """Return the Huber loss with delta 1, which is smooth L1 with beta 1."""
     return smooth_l1(errors, beta=1.0)
 
 
 def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor, *, normaliser: int) -> tf.Tensor:
-    """Sigmoid cross entropy over the sampled anchors / the number of samples asked for.
+    """Return the sigmoid cross entropy of the sampled anchors / `normaliser`.
 
     Args:
         logits: float32 [N, S] of the sampled anchors.
         foreground, sampled: bool [N, S].
-        normaliser: samples per image, whether found or not, as the ancestor does.
+        normaliser: the number of samples that an image should have, also where it has fewer, as in Tensorpack.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(foreground, tf.float32), logits=logits)
     return tf.reduce_mean(_masked_sum(entropy, sampled) / normaliser)
@@ -37,7 +37,7 @@ def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor,
 def rpn_box_loss(
     deltas: tf.Tensor, target_deltas: tf.Tensor, foreground: tf.Tensor, *, beta: float, normaliser: int
 ) -> tf.Tensor:
-    """Smooth L1 over the foreground anchors / the number of samples asked for.
+    """Return the smooth L1 loss of the foreground anchors / `normaliser`.
 
     Args:
         deltas, target_deltas: float32 [N, S, 4].
@@ -48,7 +48,7 @@ def rpn_box_loss(
 
 
 def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
-    """Softmax cross entropy, averaged over each image's sampled RoIs.
+    """Return the softmax cross entropy, averaged over each image's sampled RoIs.
 
     Args:
         logits: float32 [N, S, C].
@@ -60,7 +60,7 @@ def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) ->
 
 
 def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
-    """Sum over foreground RoIs of their box error / each image's number of sampled RoIs.
+    """Return the sum of the box errors of the foreground RoIs / the number of sampled RoIs, image by image.
 
     Args:
         errors: float32 [N, S], from `box_errors`.
@@ -101,9 +101,9 @@ def box_errors(
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:
-    """Sigmoid cross entropy, averaged over pixels and each image's foreground RoIs that have a mask.
+    """Return the sigmoid cross entropy, averaged over pixels and each image's foreground RoIs that have a mask.
 
-    An image without one adds zero and counts.
+    An image without such RoIs adds 0 and counts in the mean over images.
 
     Args:
         logits, targets: float32 [N, F, m, m]; targets may lie between 0 and 1.

@@ -1,4 +1,4 @@
-"""Weights from files and to files: ours, Tensorpack's, torchvision's and detectron2's."""
+"""Read and write weights: our own, and those of Tensorpack, torchvision and detectron2."""
 
 from mrcnn_model.weights.files import read_arrays, write_arrays
 from mrcnn_model.weights.filling import LAYOUTS, WeightsReport, export_weights, fill_model, load_weights

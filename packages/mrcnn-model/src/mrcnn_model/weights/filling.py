@@ -1,4 +1,4 @@
-"""Weights from files and to files: ours, Tensorpack's, torchvision's and detectron2's."""
+"""Fill a model with weights of a file, and give its weights the names of another project."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -32,13 +32,13 @@ LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHV
 
 
 class WeightsReport(NamedTuple):
-    """What a file and a model did not share, sorted."""
+    """The differences between a file and a model, sorted."""
 
     unused: list[str]  # names in the file that no variable took
-    unfilled: list[str]  # variables that kept their start
+    unfilled: list[str]  # variables that keep their fresh values
     reinitialised: list[str]  # those of them that depend on the classes and are in the file (new_classes=True)
-    unlike: list[str]  # conventions of the file's project that the model does not follow: it computes something else
-    unused_rows: Sequence[int] = ()  # of layers over classes, where only those of some category ids were asked for
+    unlike: list[str]  # conventions of the file's project that the model does not follow, so its results differ
+    unused_rows: Sequence[int] = ()  # of layers over classes, if `category_ids` were given
 
 
 def load_weights(
@@ -47,14 +47,15 @@ def load_weights(
     """Fill a model from a file, or from one of our checkpoint or run directories.
 
     Args:
-        path: `.npz` or `.safetensors`; a backbone alone is fine.
-        layout: whose names a file has; by default, that which knows most of them.
+        path: `.npz` or `.safetensors`, of a detector or of a backbone alone; or a directory.
+        layout: the project whose names a file has; by default, the one that knows most of them.
         new_classes: the file was trained for other classes. The layers that depend on them (class scores, a box or a
-            mask of each class) keep their start, whatever their number; the report lists them as `reinitialised`.
+            mask of each class) keep their fresh values, even where the number of classes is the same; the report lists
+            them as `reinitialised`.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or a shape differs (key and both shapes are
-            named).
+        CheckpointError: the file is missing, damaged or of another kind, it is for another number of classes, or a
+            shape differs; the message names the variable.
     """
     path = Path(path)
     if path.is_dir():
@@ -117,11 +118,11 @@ def _count_rows(arrays: Arrays, *, source: str) -> int:
 def unlike_conventions(
     config: ModelConfig, layout: Layout, arrays: Arrays, *, only: Collection[str] | None = None
 ) -> list[str]:
-    """Say where a model computes otherwise than the networks of another project, with the same weights.
+    """List the conventions by which a model's results differ from another project's, with the same weights.
 
     Args:
         arrays: of that project; some conventions are in the file.
-        only: fields of `ModelConfig` to look at; None: all but those that concern training alone.
+        only: options of `ModelConfig` to compare; None: all but those that concern only training.
     """
     theirs = layout.conventions(arrays)
     return [
@@ -139,7 +140,7 @@ def _detect_layout(arrays: Arrays, *, source: str) -> Layout:
     """Find the layout that knows most of the names.
 
     Raises:
-        CheckpointError: none knows any.
+        CheckpointError: no layout knows any.
     """
     known = {title: len(to_keys(arrays, layout)) for title, layout in LAYOUTS.items()}
     best = max(known, key=lambda title: known[title])
@@ -159,10 +160,10 @@ def export_weights(
             row c.
 
     Raises:
-        CheckpointError: it has no such network; the message names the variables.
+        CheckpointError: the project has no such network; the message names the variables.
     """
     if layout.write is None:
-        raise CheckpointError(f"nothing is exported to the names of {layout.title}")
+        raise CheckpointError(f"weights cannot be exported for {layout.title}")
     arrays, nameless = {}, []
     options = head_options(model.config)
     for variable in model.variables:
@@ -178,7 +179,7 @@ def export_weights(
     if nameless:
         raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
     if model.config.norms.norm == "gn" and layout is TORCHVISION:
-        raise CheckpointError("torchvision's names are of batch norms, and this backbone has group norms")
+        raise CheckpointError("torchvision has no ResNet with group norms, and this backbone has them")
     return arrays
 
 
@@ -192,7 +193,7 @@ def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions
     """Turn one of their arrays into ours, float32.
 
     Raises:
-        CheckpointError: it has not the axes that it should; the message names it.
+        CheckpointError: its number of axes or its shape is wrong; the message names it.
     """
     try:
         return layout.read(key, np.asarray(array, np.float32), options)
@@ -201,14 +202,14 @@ def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions
 
 
 def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
-    """Scale and shift of a batch norm would fit a group norm, and mean nothing there."""
+    """Refuse scale and shift of a batch norm for a group norm, and the reverse: the shapes fit, the values do not."""
     ours = {variable_key(v) for v in model.variables}
     for layer in ("backbone.stem", "fpn.lateral2", "mask_head.conv0"):
         scale, statistics = f"{layer}.gamma", f"{layer}.moving_mean"
         if scale in arrays and scale in ours and (statistics in arrays) != (statistics in ours):
             theirs = "batch norm" if statistics in arrays else "group norm"
             raise CheckpointError(
-                f"{source}: {theirs} after {layer}, where the model has another kind (model.norm, fpn_norm, head_norm)"
+                f"{source}: {theirs} after {layer}; the model has another norm there (model.norm, fpn_norm, head_norm)"
             )
 
 
