@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_data import CocoDataset
 from mrcnn_data.synthetic import generate_shapes
-from mrcnn_eval import GroundTruthError
+from mrcnn_eval import CocoEvaluator, GroundTruthError
 from mrcnn_train.app import main
 from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import known_experiments
@@ -179,8 +180,8 @@ def test_a_bucket_that_holds_no_validation_image(command, shapes: Path) -> None:
 
 
 def test_ground_truth_that_cannot_be_scored(command, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, **options: object) -> None:
-        raise GroundTruthError(f"{path}: image id 7 is used twice")
+    def refuse(dataset: CocoDataset) -> None:
+        raise GroundTruthError(f"{dataset.name}: image id 7 is used twice")
 
     monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", refuse)
     assert_refused(command("+experiment=small", f"data.root={shapes}"), "instances_val.json", "image id 7")
@@ -188,7 +189,12 @@ def test_ground_truth_that_cannot_be_scored(command, shapes: Path, monkeypatch: 
 
 def test_ground_truth_that_can_be_scored_is_read_before_training(command, shapes: Path, monkeypatch) -> None:
     read = []
-    monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", lambda path, **options: read.append(path.name))
+
+    def note(dataset: CocoDataset) -> CocoEvaluator:
+        read.append(dataset.annotation_path.name)
+        return CocoEvaluator(dataset)
+
+    monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", note)
     assert command("+experiment=small", f"data.root={shapes}", "dry_run=true").exit_code == 0
     assert read == ["instances_val.json"]
 

@@ -151,6 +151,15 @@ def test_image_files_that_are_skipped_are_told(config, root: Path, capsys) -> No
     assert val_line.startswith("val: dropped: 1 x image file missing (image 2): skipped")
 
 
+def test_what_is_not_scored_is_told(config, root: Path, capsys) -> None:
+    edit_annotations(root, "val", ignore=1)
+    edit_annotations(root, "train", ignore=1)
+    open_data(config, rank=0, size=1).loader.close()
+    out = capsys.readouterr().out
+    assert "instances_val.json: 1 objects with `ignore` need not be found" in out
+    assert out.count("need not be found") == 1
+
+
 def test_only_rank_0_checks(config, root: Path, capsys) -> None:
     (root / "train" / "000003.png").write_bytes(b"")
     config.train.global_batch = 4

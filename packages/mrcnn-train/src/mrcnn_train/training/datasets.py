@@ -204,7 +204,7 @@ def make_loader(
 
 
 def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:
-    """Find out before training what would end it at its first evaluation.
+    """Find out before training what would end it at its first evaluation, and say what is not scored.
 
     Raises:
         ConfigError: an image fits into no batch shape.
@@ -222,5 +222,10 @@ def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) 
         )
     except DatasetError as error:
         raise ConfigError(f"evaluation on {val.name}: data.{error}") from error
-    sizes = {image_id: (int(h), int(w)) for image_id, (h, w) in zip(val.image_ids, val.image_sizes, strict=True)}
-    CocoEvaluator(val.annotation_path, image_sizes=sizes)
+    num_ignored = int(CocoEvaluator(val).ground_truth.ignored.sum())
+    if num_ignored:
+        print(
+            f"{'evaluation:':17} {visible(val.name)}: {num_ignored} objects with `ignore` need not be found, because "
+            "training leaves such objects out",
+            flush=True,
+        )

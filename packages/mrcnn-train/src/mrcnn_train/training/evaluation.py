@@ -107,6 +107,6 @@ class Evaluation:
                 path.unlink(missing_ok=True)
             write_metrics(numbers, result, settings=settings)
             write_ap_table(table, result)
-            draw_contact_sheet(sheet, evaluator, val.dataset.image_dir, on_error=self._on_error)
+            draw_contact_sheet(sheet, evaluator, on_error=self._on_error)
             results[val.name] = result
         return results
