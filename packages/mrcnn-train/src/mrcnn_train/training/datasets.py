@@ -225,7 +225,7 @@ def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) 
     num_ignored = int(CocoEvaluator(val).ground_truth.ignored.sum())
     if num_ignored:
         print(
-            f"{'evaluation:':17} {visible(val.name)}: {num_ignored} objects with `ignore` need not be found, because "
-            "training leaves such objects out",
+            f"{'evaluation:':17} {visible(val.name)}: objects with `ignore` that need not be found, because training "
+            f"leaves them out: {num_ignored}",
             flush=True,
         )
