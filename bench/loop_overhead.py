@@ -72,7 +72,7 @@ def measure_run(overrides: list[str], *, warm_up: int) -> Clock:
 
     def finished_update(self: TrainStep, *args: Any) -> Any:
         metrics = update(self, *args)
-        metrics["total"].numpy()
+        metrics.measured.total.numpy()
         return metrics
 
     def counted_update(self: TrainStep, *args: Any) -> Any:

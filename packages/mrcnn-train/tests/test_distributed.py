@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from mrcnn_train import ConfigError
-from mrcnn_train.config.options import asked_processes, check
+from mrcnn_train.config.checks import check
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import PeerLostError
 from mrcnn_train.job.devices import limit_to_local_cpus
-from mrcnn_train.job.distributed import Processes, connect, is_of_horovod, peer_errors
+from mrcnn_train.job.distributed import EXCHANGE, Processes, connect, is_of_exchange
 from mrcnn_train.job.launch import run_here
 from mrcnn_train.job.place import Place, launched_place
-from mrcnn_train.training.data import make_loader, open_train
+from mrcnn_train.training.datasets import make_loader, open_train
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,8 @@ class PretendedPair(Processes):
         self._other = other
 
     def gather(self, value):
-        return [value, self._other] if self.rank == 0 else [self._other, value]
+        other = ("ConfigError: theirs", None) if self._other else (None, None)
+        return [value, other] if self.rank == 0 else [other, value]
 
 
 @pytest.mark.parametrize(("rank", "other_failed", "raised"), [(0, True, ConfigError), (1, True, PeerLostError)])
@@ -84,14 +87,29 @@ def test_a_process_that_did_not_fail_ends_without_a_message() -> None:
     assert str(caught.value) == ""
 
 
-def test_whose_error_it_is() -> None:
-    assert is_of_horovod(RuntimeError("Horovod has been shut down"))
-    assert not is_of_horovod(RuntimeError("out of memory"))
-    assert not is_of_horovod(ConfigError("horovod is not installed"))
-    with pytest.raises(PeerLostError), peer_errors():
-        raise RuntimeError("HorovodAllreduce failed")
-    with pytest.raises(ValueError, match="other"), peer_errors():
-        raise ValueError("other")
+@pytest.mark.parametrize(
+    ("error", "is_peer"),
+    [
+        (RuntimeError("Horovod has been shut down. This was caused by an exception on one of the ranks"), True),
+        (tf.errors.UnknownError(None, None, "{{function_node f}} HorovodAllreduce failed"), True),
+        (tf.errors.UnknownError(None, None, f"Detected at node '{EXCHANGE}.gradient0'"), True),
+        (tf.errors.UnknownError(None, None, "[/src/gloo/transport/tcp/pair.cc:598] Connection closed by peer"), True),
+        (RuntimeError("out of memory"), False),
+        (ConfigError("horovod is not installed"), False),
+        (FileNotFoundError(2, "No such file", "/horovod-runs/7/curves.png"), False),
+        (RuntimeError("/horovod-runs/7 cannot be read"), False),
+        (tf.errors.NotFoundError(None, None, "/horovod-runs/7/tensorboard; No such file or directory"), False),
+        (tf.errors.ResourceExhaustedError(None, None, "/horovod-runs/7: No space left on device"), False),
+    ],
+)
+def test_whose_error_it_is(error: Exception, is_peer: bool) -> None:
+    """A path with the word in it is no sign of another process."""
+    assert is_of_exchange(error) == is_peer
+
+
+def test_a_single_process_has_no_peers() -> None:
+    with pytest.raises(RuntimeError, match="horovod-runs"), Processes().peer_errors():
+        raise RuntimeError("HorovodAllreduce: /horovod-runs/7")
 
 
 def test_cores_of_a_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

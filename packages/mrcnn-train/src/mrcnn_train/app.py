@@ -1,4 +1,4 @@
-"""The command: compose, check, run, or start the processes that do.
+"""The command: compose the options, then run, or start the processes that run.
 
 Exit codes: 0; 1 diverged, or the disk is full; 2 bad input; 3 another process failed; 130 and 143 stopped by a signal.
 """
@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mrcnn_data import DatasetError
+from mrcnn_data import DatasetError, visible
 from mrcnn_eval import GroundTruthError, RankError, ResultsError
+from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import (
     CONFIG_NAME,
     CONFIG_PATH,
@@ -26,7 +27,8 @@ from mrcnn_train.config.composition import (
     launched_config,
     refuse_dashes,
 )
-from mrcnn_train.config.options import RunConfig, asked_processes, check
+from mrcnn_train.config.options import RunConfig
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError, DivergedError, PeerLostError, SaveError
 from mrcnn_train.job.launch import launch, run_job
 from mrcnn_train.job.place import Place, launched_place
@@ -38,14 +40,14 @@ EXIT_INTERRUPTED = 130
 
 
 def main() -> int:
-    """Run the command with the arguments of the process; what is wrong with them is one line on stderr."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through instead of printing pages of its own
-    exit_codes: list[int] = []  # of the jobs, one or, with --multirun, several
+    """Run the command with the arguments of the process; mistakes in them are one line on stderr."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing long texts
+    exit_codes: list[int] = []  # of the jobs: one, or several with --multirun
 
     @hydra.main(version_base=HYDRA_VERSION_BASE, config_path=CONFIG_PATH, config_name=CONFIG_NAME)
     def run_composed(composed: DictConfig) -> None:
         if any(code > EXIT_SIGNAL for code in exit_codes):
-            return  # a signal means all jobs
+            return  # a signal ends all jobs
         exit_codes.append(_job(composed))
 
     try:
@@ -59,20 +61,20 @@ def main() -> int:
 
 
 def _job(composed: DictConfig) -> int:
-    # Everything is caught in here: Hydra announces what leaves its function with lines of its own.
+    # Everything is caught here, because Hydra adds lines to exceptions that leave its function.
     place = Place()
     try:
         place = launched_place()
         exit_code = _run_or_start(launched_config(composed), place)
     except (ConfigError, DatasetError, GroundTruthError, ResultsError) as error:
         exit_code = _fail(str(error), EXIT_BAD_INPUT, place)
-    except DivergedError as error:  # on all processes, and rank 0 says it
+    except DivergedError as error:  # on all processes: rank 0 prints it
         exit_code = _fail(str(error) if place.rank == 0 else "", EXIT_FAILED, place)
     except SaveError as error:
         exit_code = _fail(str(error), EXIT_FAILED, place)
     except (PeerLostError, RankError) as error:
         exit_code = _fail(str(error), EXIT_PEER_LOST, place)
-    except KeyboardInterrupt:  # pressed twice, or before the run could note it
+    except KeyboardInterrupt:  # pressed twice, or before the run handles signals
         exit_code = _fail("interrupted", EXIT_INTERRUPTED, place)
     except Exception:
         if place.size == 1:
@@ -80,7 +82,7 @@ def _job(composed: DictConfig) -> int:
         traceback.print_exc()
         exit_code = _fail("the error above ends the job", EXIT_FAILED, place)
     if exit_code and place.size > 1:
-        # Not sys.exit: on its way out Horovod would wait for processes that are gone.
+        # Not sys.exit, because Horovod would then wait for processes that are gone.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
@@ -88,9 +90,9 @@ def _job(composed: DictConfig) -> int:
 
 
 def _run_or_start(config: RunConfig, place: Place) -> int:
-    if is_multirun():  # TensorFlow keeps memory and settings until its process ends
+    if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
         if place.size > 1:
-            raise ConfigError("--multirun starts jobs one by one: give launch.processes in place of a launcher")
+            raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
         return run_job(job_arguments())
     if place.size == 1 and not config.dry_run:
         processes = asked_processes(config.launch)
@@ -103,8 +105,9 @@ def _run_or_start(config: RunConfig, place: Place) -> int:
 
 
 def _fail(message: str, exit_code: int, place: Place | None = None) -> int:
-    """Print an error in one line, and which process has it; an empty one was printed by another process."""
+    """Print an error in one line, with the process that has it; an empty one was printed by another process."""
     if message:
         who = f"process {place.rank}: " if place is not None and place.size > 1 else ""
-        print(f"mrcnn_train: error: {who}{' '.join(message.split())}", file=sys.stderr, flush=True)
+        line = visible(" ".join(message.split()), limit=4000)
+        print(f"mrcnn_train: error: {who}{line}", file=sys.stderr, flush=True)
     return exit_code

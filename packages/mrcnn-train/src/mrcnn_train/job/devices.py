@@ -9,9 +9,9 @@ from mrcnn_train.job.place import Place
 
 
 def limit_to_local_cpus(place: Place) -> None:
-    """Give each process of a machine its own share of the cores, unless the launcher bound it already.
+    """Give each process of a machine its share of the cores, unless the launcher has bound it already.
 
-    Neighbouring cores share a cache and, on most machines, the memory next to the GPU of the same local rank.
+    The share is a row of neighbours: they share a cache and, on most machines, the memory next to one GPU.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
@@ -24,10 +24,10 @@ def limit_to_local_cpus(place: Place) -> None:
 
 
 def use_own_gpu(place: Place) -> None:
-    """Give this process the GPU of its local rank, if there is one, and memory as it needs it; before TensorFlow does.
+    """Give this process the GPU of its local rank, if there is one, and let its memory grow as needed.
 
     Raises:
-        ConfigError: there are GPUs, but fewer than processes.
+        ConfigError: there are fewer GPUs than processes.
     """
     import tensorflow as tf
 
@@ -35,7 +35,7 @@ def use_own_gpu(place: Place) -> None:
     if place.size > 1 and gpus:
         if place.local_size > len(gpus):
             raise ConfigError(
-                f"{place.local_size} processes on a machine of {len(gpus)} GPUs: start as many processes as GPUs"
+                f"{place.local_size} processes on a machine with {len(gpus)} GPUs: start one process for each GPU"
             )
         gpus = [gpus[place.local_rank]]
         tf.config.set_visible_devices(gpus, "GPU")

@@ -1,4 +1,4 @@
-"""Starts the processes of a job: on this machine itself, on several by horovodrun."""
+"""Start the processes of a job: directly on this machine, by horovodrun on several."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from mrcnn_train.config.options import LaunchOptions, asked_processes
+from mrcnn_train.config.options import LaunchOptions
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError
 from mrcnn_train.job.distributed import INSTALL_HINT, rendezvous
 
-GRACE = 60.0  # seconds that the others have to end by themselves when one process has failed
-POLL = 0.1
+GRACE = 60.0  # seconds in which the other processes must end after one has failed
+POLL = 0.1  # seconds
 
 
 def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
     """Run `python -m mrcnn_train` with these arguments in as many processes as `options` asks for.
 
     Returns:
-        The exit code of the process that failed, or 0: 128 + signal where a signal ended it. With `hosts` that of
-        horovodrun, which is 1 whatever the failure; 128 + 15 where SIGTERM came to this process.
+        0, or the exit code of the process that failed first: 128 + signal if a signal ended it. With `hosts` it is that
+        of horovodrun, which is 1 for any failure, or 128 + 15 if SIGTERM came to this process.
 
     Raises:
         ConfigError: Horovod is not installed.
@@ -40,11 +41,11 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
         raise ConfigError(f"launch.hosts needs horovodrun: {INSTALL_HINT}")
     program = str(horovodrun) if horovodrun.exists() else "horovodrun"
     hosts = ["-np", str(asked_processes(options)), "-H", ",".join(options.hosts)]
-    # Not by mpirun, which horovodrun prefers where Horovod has MPI and starts apart from itself: SIGTERM would end
-    # horovodrun alone, and the job would go on. Gloo finds the processes; on GPUs NCCL still adds up the gradients.
+    # --gloo, because horovodrun prefers mpirun where Horovod has MPI, and SIGTERM would then end horovodrun alone while
+    # the job goes on. Gloo only connects the processes; on GPUs NCCL still adds up the gradients.
     process = subprocess.Popen([program, "--gloo", *hosts, *command])
-    # horovodrun would kill within seconds. A process of the job tells the others, and all end after the same step; only
-    # where none of them is on this machine, horovodrun itself gets the signal.
+    # The signal goes to the ranks, which agree to end after the same step; horovodrun would kill them within seconds.
+    # It gets the signal only if no rank is on this machine.
     with _passing_on_sigterm(lambda: _ranks_below(process.pid) or [process.pid]) as received:
         code = process.wait()
     return 128 + received[0] if code and received else _as_in_shells(code)
@@ -53,7 +54,7 @@ def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
 def run_here(command: Sequence[str], *, count: int) -> int:
     """Run `count` copies of a command on this machine as the processes of one job; see `launch`.
 
-    When one fails, those that have not ended a minute later are killed.
+    Processes that have not ended GRACE seconds after one failed are killed.
     """
     with rendezvous(count) as environments:
         processes = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
@@ -75,7 +76,7 @@ def run_here(command: Sequence[str], *, count: int) -> int:
 
 
 def run_job(arguments: Sequence[str]) -> int:
-    """Run `python -m mrcnn_train` with these arguments in a process of its own; returns its exit code."""
+    """Run `python -m mrcnn_train` with these arguments in a new process; return its exit code."""
     process = subprocess.Popen([sys.executable, "-m", "mrcnn_train", *arguments])
     with _passing_on_sigterm(lambda: [process.pid]):
         code = process.wait()
@@ -83,7 +84,7 @@ def run_job(arguments: Sequence[str]) -> int:
 
 
 def _exit_code(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """The code of the process whose failure was not that of another one; one that a signal killed is named."""
+    """Return the code of the process that failed first, and print the name of a signal that ended one."""
     for rank, process in enumerate(processes):
         if process.returncode is not None and process.returncode < 0:
             name = signal.Signals(-process.returncode).name
@@ -94,16 +95,16 @@ def _exit_code(processes: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _as_in_shells(code: int) -> int:
-    """The code of a process that a signal ended, which Python gives as its negative, as 128 + signal."""
+    """Return 128 + signal for a process that a signal ended, for which Python has the negative signal."""
     return code if code >= 0 else 128 - code
 
 
 def _ranks_below(pid: int) -> list[int]:
-    """Process ids of the ranks that a process on this machine has started, directly or not."""
+    """Return the process ids of the ranks below a process of this machine."""
     import psutil  # comes with Horovod
 
     ranks = []
-    with contextlib.suppress(psutil.Error):  # it ended meanwhile
+    with contextlib.suppress(psutil.Error):  # a process has ended meanwhile
         for process in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if "HOROVOD_RANK" in process.environ():
@@ -113,7 +114,7 @@ def _ranks_below(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def _passing_on_sigterm(receivers: Callable[[], Sequence[int]]) -> Iterator[list[int]]:
-    """Hand SIGTERM to these processes; gives the signals that came. Ctrl-C reaches all of them from the terminal."""
+    """Send SIGTERM on to these processes; yields the signals that came. The terminal sends Ctrl-C to all by itself."""
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:

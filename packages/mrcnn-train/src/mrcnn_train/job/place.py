@@ -1,4 +1,4 @@
-"""Which process of the job this is, from what `horovodrun` or `mpirun` put into the environment."""
+"""Which process of the job this is, read from the variables that `horovodrun` or `mpirun` set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANK_VARIABLES = (
 
 
 class Place(NamedTuple):
-    """One process among those of the job, and among those of its machine."""
+    """The position of a process in its job and on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -26,10 +26,10 @@ class Place(NamedTuple):
 
 
 def launched_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Say which process of how many this one was started as; (0, 1, 0, 1) outside of any launcher.
+    """Return the place that a launcher gave this process; (0, 1, 0, 1) without a launcher.
 
     Raises:
-        ConfigError: what the launcher set contradicts itself.
+        ConfigError: the variables are not numbers, or the rank is not below the size.
     """
     for names in RANK_VARIABLES:
         if names[0] not in environment or names[1] not in environment:
@@ -39,9 +39,9 @@ def launched_place(environment: Mapping[str, str] = os.environ) -> Place:
             place = Place(*map(int, values))
         except ValueError:
             raise ConfigError(
-                f"{names[0]}={values[0]}, {names[1]}={values[1]} in the environment: no numbers"
+                f"{names[0]}={values[0]}, {names[1]}={values[1]} in the environment are not numbers"
             ) from None
         if not 0 <= place.rank < place.size:
-            raise ConfigError(f"{names[0]}={place.rank} in the environment is no rank of {names[1]}={place.size}")
+            raise ConfigError(f"{names[0]}={place.rank} in the environment is not below {names[1]}={place.size}")
         return place
     return Place()

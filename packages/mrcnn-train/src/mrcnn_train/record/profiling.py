@@ -7,15 +7,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from mrcnn_train.training.step import Metrics
+from mrcnn_train.training.step import StepMetrics
 
 
 class StepProfile:
-    """Records from the first to the last of some steps, numbered from 1; none where `steps` is None.
+    """Records a profile from the first to the last of some steps.
 
     Args:
-        steps: (first, last).
-        directory: of TensorBoard; the profile goes below it.
+        steps: (first, last), numbered from 1; None for no profile.
+        directory: of TensorBoard.
     """
 
     def __init__(self, steps: Sequence[int] | None, directory: Path) -> None:
@@ -24,19 +24,19 @@ class StepProfile:
         self._is_running = False
 
     def begin(self, number: int) -> None:
-        """Note that the step of this number comes next."""
+        """Start the profile if the step of this number is the first one."""
         if number == self._first:
             tf.profiler.experimental.start(str(self._directory))
             self._is_running = True
 
-    def end(self, number: int, metrics: Metrics) -> None:
-        """Note that this step was launched; after the last one, wait for it and write."""
+    def end(self, number: int, metrics: StepMetrics) -> None:
+        """Write the profile if this step was the last one, after waiting for it."""
         if number == self._last and self._is_running:
-            metrics["total"].numpy()
+            metrics.measured.total.numpy()
             self.close()
 
     def close(self) -> None:
-        """Write what there is, of a run that ended before the last of the steps too."""
+        """Write the profile so far, also of a run that ended before the last of the steps."""
         if self._is_running:
             tf.profiler.experimental.stop()
             self._is_running = False
