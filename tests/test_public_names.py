@@ -15,11 +15,8 @@ from workspace import PACKAGES, ROOT, import_name
 # Benchmarks that time or replace parts inside a package: (file, package) and why.
 INNER_PARTS = {
     ("bench/background_evaluation.py", "mrcnn_train"): "wraps the step and the evaluation to time them apart",
-    ("bench/data_loading.py", "mrcnn_data"): "decodes into the loader's buffers without the rest of the loader",
     ("bench/data_masks.py", "mrcnn_data"): "compares the loader's mask crops with exact coverage",
     ("bench/loop_overhead.py", "mrcnn_train"): "times the step without the loop, replaces the display and the record",
-    ("bench/model.py", "mrcnn_model"): "times the targets apart from the network and counts its FLOPs",
-    ("bench/step_ops.py", "mrcnn_model"): "replaces the compiled ops by stock TensorFlow",
 }
 
 # An import of a program in a string (run as another process): at the beginning of a line or after a semicolon.

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mrcnn_eval.cli import main as evaluate
 from mrcnn_train import ConfigError, run
 from mrcnn_train.record.metrics_log import read_rows
 
@@ -45,7 +46,8 @@ def test_it_resumes_to_the_same_losses_and_scores(saved_run: Path, shapes: Path,
 
 def test_mrcnn_eval_scores_it(saved_run: Path, shapes: Path, tmp_path: Path) -> None:
     arguments = ["--checkpoint", str(saved_run), "--data-root", str(shapes), "--split", "val"]
-    assert evaluate([*arguments, "--output", str(tmp_path / "out")]) == 0
+    command = [sys.executable, "-m", "mrcnn_eval", *arguments, "--output", str(tmp_path / "out")]
+    subprocess.run(command, check=True)
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert_same_scores(numbers, json.loads((SAVED / "evaluation" / "step-00000003.json").read_text()))
 

@@ -55,6 +55,13 @@ def _build_parser() -> argparse.ArgumentParser:
         "or let a checkpoint find the objects in pictures.",
         formatter_class=_one_line_per_option,
     )
+    _add_inputs(parser)
+    _add_scoring(parser)
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to look at, and where the files go."""
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score or to predict with")
     add("--results", type=Path, metavar="FILE", help="COCO results JSON to score instead; needs --annotations")
@@ -69,6 +76,11 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder to write into (default: evaluation/ or predictions/ at the input)",
     )
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what counts, and what is written about it."""
+    add = parser.add_argument
     add("--limit", type=_positive, metavar="N", help="score the first N images only")
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
@@ -98,7 +110,6 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="run or evaluation directory to compare with, by class and image",
     )
-    return parser
 
 
 def _one_line_per_option(prog: str) -> argparse.HelpFormatter:
