@@ -54,6 +54,11 @@ def test_a_clean_file_stays_as_it_is(write_coco):
         ({"image_id": 12}, None, "annotation 2: removed: its image 12 is not in the list"),
         ({"bbox": ...}, {"bbox": [10, 10, 10, 10]}, "annotation 2: bbox [10.0, 10.0, 10.0, 10.0]"),
         ({"bbox": [45, 10, 20, 10]}, {"bbox": [45, 10, 5, 10]}, "annotation 2: bbox [45.0, 10.0, 5.0, 10.0]"),
+        (
+            {"bbox": ["10.1", "10", "9.9", "10"]},
+            {"bbox": [10.1, 10, 9.9, 10]},  # not rounded to float32
+            "annotation 2: bbox [10.1, 10.0, 9.9, 10.0]",
+        ),
         ({"iscrowd": ...}, {"iscrowd": 0}, "annotation 2: iscrowd 0"),
         ({"iscrowd": "1"}, {"iscrowd": 1}, "annotation 2: iscrowd 1"),
         ({"ignore": "1"}, {"ignore": 1}, "annotation 2: ignore 1"),

@@ -212,8 +212,9 @@ def _repaired(entry: Entry, dataset: CocoDataset, row: int, image: int, changes:
     repaired = dict(entry)
     box = table.boxes[row].astype(np.float64)
     xywh = [float(value) for value in (*box[:2], *(box[2:] - box[:2]))]
+    unclipped = table.boxes_xywh[row].tolist()
     if not _is_close(entry.get("bbox"), xywh):
-        repaired["bbox"] = xywh
+        repaired["bbox"] = unclipped if _is_close(unclipped, xywh) else xywh
     decoded = decode_segmentation(table.segmentations[row], height=height, width=width)
     if decoded.segmentation is None:
         repaired.pop("segmentation", None)
