@@ -315,7 +315,7 @@ def threshold_between(dataset, tiny_model, monkeypatch):
     everything = detect_dataset(tiny_model, dataset, batch_size=1, **PREPROCESSING)
     lowest, second, *_ = sorted(results.scores.max() for results in everything.image_results.values())
     assert second - lowest > 1e-4  # far from rounding
-    monkeypatch.setattr(tiny_model.config, "score_threshold", (lowest + second) / 2)
+    monkeypatch.setattr(tiny_model.config.detection, "score_threshold", (lowest + second) / 2)
 
 
 def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_model, threshold_between):
