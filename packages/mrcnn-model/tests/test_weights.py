@@ -290,7 +290,7 @@ def test_new_classes_excuse_no_other_shape(make_tiny_model):
 @pytest.mark.parametrize(("norm", "other"), [("gn", "frozen_bn"), ("sync_bn", "gn")])
 def test_another_kind_of_norm_is_an_error(make_tiny_model, norm, other):
     arrays = export_weights(make_tiny_model(norm=norm), LAYOUTS["tensorpack"])
-    with pytest.raises(CheckpointError, match=r"norm after backbone\.stem, where the model has another kind"):
+    with pytest.raises(CheckpointError, match=r"norm after backbone\.stem; the model has another norm there"):
         fill_model(make_tiny_model(norm=other), arrays)
 
 
