@@ -23,14 +23,14 @@ from mrcnn_data.synthetic import generate_shapes
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make network namespaces")
 
 # The demo, smaller still.
-TINY = (
-    "+experiment=demo data.synthetic=null data.short_edge=64 data.max_size=64 data.buckets=[[64,64]] "
-    "model.backbone_width=4 model.gn_groups=4 model.fpn_channels=16 model.rpn_channels=16 model.rpn_samples=32 "
-    "model.train_pre_nms_top_k=64 model.train_post_nms_top_k=64 model.train_proposals=32 "
-    "model.detect_pre_nms_top_k=64 model.detect_post_nms_top_k=64 model.detect_proposals=16 model.roi_samples=16 "
-    "model.box_head_channels=16 model.mask_head_convs=1 model.mask_head_channels=8 model.detections_per_image=10 "
-    "train.images_per_gpu=1 train.global_batch=2 train.deterministic=true log.every=1 data.cache_dir=null"
-).split()
+TINY = """
+    +experiment=demo data.synthetic=null data.short_edge=64 data.max_size=64 data.buckets=[[64,64]]
+    model.backbone_width=4 model.gn_groups=4 model.fpn_channels=16 model.rpn_channels=16 model.rpn_samples=32
+    model.train_pre_nms_top_k=64 model.train_post_nms_top_k=64 model.train_proposals=32
+    model.detect_pre_nms_top_k=64 model.detect_post_nms_top_k=64 model.detect_proposals=16 model.roi_samples=16
+    model.box_head_channels=16 model.mask_head_convs=1 model.mask_head_channels=8 model.detections_per_image=10
+    train.images_per_gpu=1 train.global_batch=2 train.deterministic=true log.every=1 data.cache_dir=null
+""".split()  # noqa: SIM905
 HOSTS = "launch.hosts=[one:1,two:1]"
 
 

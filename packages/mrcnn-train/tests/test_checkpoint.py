@@ -55,9 +55,9 @@ class Parts:
         return [v.numpy() for v in (*self.model.variables, *self.momenta)]
 
 
-@pytest.fixture
-def parts(tiny) -> Parts:
-    return Parts(tiny(), seed=1)
+@pytest.fixture(scope="module")
+def parts(compose, tiny_overrides) -> Parts:
+    return Parts(compose(*tiny_overrides), seed=1)
 
 
 def test_round_trip(parts: Parts, tiny, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn_data.annotations.dataset import find_split
+from mrcnn_data import find_split
 from mrcnn_train.config.options import DataOptions, RunConfig
 from mrcnn_train.config.values import as_list
 from mrcnn_train.errors import ConfigError

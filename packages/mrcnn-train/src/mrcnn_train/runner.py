@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_model import import_tensorflow_quietly
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, read_end
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import resolve

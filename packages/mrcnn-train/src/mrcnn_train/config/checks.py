@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from mrcnn_model import PRECISIONS
 from mrcnn_train.config.options import DataOptions, OptimizerOptions, RunConfig, StopOptions, TrainOptions
 from mrcnn_train.config.values import as_list, model_config, short_edges
 from mrcnn_train.errors import ConfigError
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("sgd", "lars", "novograd")
 DECAYS = ("steps", "cosine")
 RATE_PERIODS = ("step", "epoch")

@@ -32,8 +32,7 @@ ModelOptions: Any = dataclasses.make_dataclass(
     [
         *(
             (f.name, f.type, dataclasses.field(default=f.default, default_factory=f.default_factory))  # type: ignore[call-overload]
-            for f in dataclasses.fields(ModelConfig)
-            if f.name != "num_classes"
+            for f in ModelConfig.options()
         ),
         ("weights", str | None, None),  # file, checkpoint or run directory to start from
         ("new_classes", bool, False),  # the weights are of other classes: layers over classes start fresh

@@ -81,7 +81,11 @@ def _dropped(step: int, schedule: Schedule) -> float:
 
 
 def steps_of_epochs(epochs: float, *, num_images: int, global_batch: int) -> int:
-    """Return after how many steps every image was seen `epochs` times on average, rounded up."""
+    """Return after how many steps every image was seen `epochs` times on average, rounded up.
+
+    >>> steps_of_epochs(2, num_images=10, global_batch=4)
+    5
+    """
     return math.ceil(round(epochs * num_images / global_batch, 6))  # 0.1 + 0.2 > 0.3 must not add a step
 
 

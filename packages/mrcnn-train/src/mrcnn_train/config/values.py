@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from mrcnn_data import default_buckets
@@ -15,7 +14,11 @@ Bucket = tuple[int, int]  # (height, width) of a batch, pixels
 
 
 def as_list(value: Any) -> list[str]:
-    """Return an option that takes one value or several as a list; null is the empty list."""
+    """Return an option that takes one value or several as a list.
+
+    >>> as_list("train"), as_list(["a", "b"]), as_list(None)
+    (['train'], ['a', 'b'], [])
+    """
     if value is None:
         return []
     return [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
@@ -27,7 +30,7 @@ def model_config(options: Any, *, num_classes: int) -> ModelConfig:
     Raises:
         ConfigError: a value is out of its range.
     """
-    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(ModelConfig) if f.name != "num_classes"}
+    values = {f.name: getattr(options, f.name) for f in ModelConfig.options()}
     try:
         return ModelConfig(num_classes=num_classes, **values)
     except ValueError as error:
@@ -51,8 +54,10 @@ def eval_sizes(data: DataOptions) -> tuple[int, int]:
     return data.eval_short_edge or max(short_edges(data)), data.eval_max_size or data.max_size
 
 
-def train_buckets(data: DataOptions) -> list[Bucket]:
-    """Return the batch shapes of training."""
+def train_buckets(data: DataOptions) -> list[Bucket] | None:
+    """Return the batch shapes of training; None with a crop size, which is the only shape."""
+    if data.augmentation.crop_size:
+        return None
     return _given_buckets(data) or list(default_buckets(max(short_edges(data)), data.max_size))
 
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from mrcnn_eval import RankError, shares_of_all
+from mrcnn_eval import OtherRankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
 from mrcnn_train.job.devices import check_gpus_differ, limit_to_local_cpus, use_own_gpu
@@ -109,8 +109,8 @@ class Processes:
         """
         values: list[Value] = []  # which need not be fit to be sent
         try:
-            shares_of_all(lambda: values.append(work()), gather=self.gather, rank=self.rank)
-        except RankError:
+            shares_of_all(lambda: values.append(work()), gather=self.gather)
+        except OtherRankError:
             raise PeerLostError from None
         return values[0]
 

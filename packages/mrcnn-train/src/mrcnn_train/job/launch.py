@@ -50,9 +50,37 @@ class Started(NamedTuple):
 
 
 def launch(options: LaunchOptions, arguments: Sequence[str], *, module: str = "mrcnn_train") -> int:
-    """Run `python -m mrcnn_train` with these arguments in as many processes as `options` asks for.
+    """Run `python -m mrcnn_train` in as many processes as `options` asks for; see `run_together`."""
+    hosts = [Host("localhost", asked_processes(options))] if options.hosts is None else parse_hosts(options.hosts)
+    return run_together(
+        ["-m", module, *arguments],
+        hosts=hosts,
+        ssh=Ssh(options.ssh_port, options.ssh_key),
+        interface=options.interface,
+        also_passed=options.environment or [],
+    )
+
+
+def run_here(arguments: Sequence[str], *, count: int) -> int:
+    """Run Python with these arguments in `count` processes of this machine; see `run_together`."""
+    return run_together(arguments, hosts=[Host("localhost", count)])
+
+
+def run_together(
+    arguments: Sequence[str],
+    *,
+    hosts: Sequence[Host],
+    ssh: Ssh = Ssh(),  # noqa: B008  (a NamedTuple, which nothing changes)
+    interface: str | None = None,
+    also_passed: Sequence[str] = (),
+) -> int:
+    """Run Python with these arguments as the processes of one job, and wait for them.
 
     When one fails, those that have not ended a minute later are killed.
+
+    Args:
+        interface: of this machine, by which the other hosts reach it; None for that of the route to each.
+        also_passed: names of variables that processes on other hosts get besides those in PASSED.
 
     Returns:
         The exit code of the process that failed, or 0; 128 + signal where a signal ended it.
@@ -60,22 +88,19 @@ def launch(options: LaunchOptions, arguments: Sequence[str], *, module: str = "m
     Raises:
         ConfigError: Horovod is not installed, or a host cannot be reached.
     """
-    hosts = [Host("localhost", asked_processes(options))] if options.hosts is None else parse_hosts(options.hosts)
-    ssh = Ssh(options.ssh_port, options.ssh_key)
     addresses = addresses_of(hosts, ssh)
     own = [is_local(address) for address in addresses]
     require_reachable([host for host, local in zip(hosts, own, strict=True) if not local], ssh)
+    passed = passed_variables(os.environ, also=also_passed)
+    points = meeting_points(addresses, own, interface=interface)
     processes: list[Started] = []
     with rendezvous([host.processes for host in hosts], addresses) as (port, ranks), _passing_on_signals(processes):
-        meeting = meeting_points(addresses, own, interface=options.interface)
-        passed = passed_variables(os.environ, also=options.environment or [])
         for number, variables in ranks:
-            environment = {**passed, **variables, **meeting_variables(meeting[number], port), LINKED: "1"}
             process = start(
                 hosts[number],
                 ssh,
-                arguments=["-m", module, *arguments],
-                environment=environment,
+                arguments=arguments,
+                environment={**passed, **variables, **meeting_variables(points[number], port), LINKED: "1"},
                 folder=os.getcwd(),
                 local=own[number],
             )

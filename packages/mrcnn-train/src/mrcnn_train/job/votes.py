@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopVotes:
-    """Shares what one process knows, a signal or a reached target, with all processes.
+    """Tells all processes of a signal or a reached target that one of them has seen.
 
     A single process acts on it at once. Each of many sends its votes with the metrics of its next step. They are read
     one step later, when the device has them, so that the host never waits for the current step.
@@ -39,7 +39,7 @@ class StopVotes:
         return [*(self._stop.received == number for number in SIGNALS), self.has_reached_target]
 
     def count(self, shares: tf.Tensor) -> None:
-        """Obey the votes of the step before, or the own ones when alone.
+        """Obey the votes of the step before; a single process obeys its own at once.
 
         Args:
             shares: float32 [votes], the share of the processes that voted for each reason in this step.

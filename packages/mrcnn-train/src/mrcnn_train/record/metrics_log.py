@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
-from mrcnn_data.images.header import read_header
+from mrcnn_data.images import read_header
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mrcnn_eval.report.tables import ap_tables
+from mrcnn_eval.report import ap_tables
 from mrcnn_train.record.scores import describe_ap, logged_numbers
 from mrcnn_train.training.evaluation import Results
 

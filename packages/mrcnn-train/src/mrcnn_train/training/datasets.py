@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn_data import CocoDataset, DatasetError, EvalLoader, Report, TrainLoader, check_datasets, visible
+from mrcnn_data import CocoDataset, DatasetError, EvalLoader, OptionError, Report, TrainLoader, check_datasets, visible
 from mrcnn_eval import CocoEvaluator, class_difference
 from mrcnn_train.config.options import DataOptions, EvalOptions, RunConfig, TrainOptions
 from mrcnn_train.config.plan import Plan, describe_plan, make_plan
@@ -59,7 +59,7 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> RunData:
     loader = make_loader(config.data, config.train, train, rank=rank, num_ranks=size)
     plan = make_plan(config, num_images=loader.num_images, processes=size)
     datasets = [one.dataset for one in val]
-    described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.canvases))
+    described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.buckets))
     print(described, flush=True)
     if rank == 0:
         check_data(config.data, train, val)
@@ -177,7 +177,8 @@ def make_loader(
     """Make the loader of this process's training batches.
 
     Raises:
-        ConfigError: sizes that do not go together.
+        ConfigError: an option that cannot work.
+        DatasetError: nothing to train on, or an image that fits into no batch shape.
     """
     try:
         return TrainLoader(
@@ -198,12 +199,12 @@ def make_loader(
             filter_empty=data.filter_empty,
             repeat_threshold=data.repeat_threshold,
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    except OptionError as error:
+        raise ConfigError(f"data.{error}") from error
 
 
 def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:
-    """Find out before training what would end it at its first evaluation.
+    """Find out before training what would end it at its first evaluation, and say what is not scored.
 
     Raises:
         ConfigError: an image fits into no batch shape.
@@ -221,5 +222,10 @@ def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) 
         )
     except DatasetError as error:
         raise ConfigError(f"evaluation on {val.name}: data.{error}") from error
-    sizes = {image_id: (int(h), int(w)) for image_id, (h, w) in zip(val.image_ids, val.image_sizes, strict=True)}
-    CocoEvaluator(val.annotation_path, image_sizes=sizes)
+    num_ignored = int(CocoEvaluator(val).ground_truth.ignored.sum())
+    if num_ignored:
+        print(
+            f"{'evaluation:':17} {visible(val.name)}: objects with `ignore` that need not be found, because training "
+            f"leaves them out: {num_ignored}",
+            flush=True,
+        )

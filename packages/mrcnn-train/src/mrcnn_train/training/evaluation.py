@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_eval import CocoEvaluator, EvalResult
-from mrcnn_eval.inference.dataset import compiled_detect, detect_dataset
-from mrcnn_eval.report.pictures import draw_contact_sheet
-from mrcnn_eval.report.tables import write_ap_table, write_metrics
+from mrcnn_eval.inference import Preprocessing, Share, compiled_detect, detect_dataset, new_evaluator
+from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.config.options import EvalOptions
 from mrcnn_train.job.distributed import Processes
@@ -67,34 +66,32 @@ class Evaluation:
     ) -> None:
         self._model = model
         self._val = list(val)
-        self._card = card
+        self._preprocessing = Preprocessing.of(card)
         self._options = options
-        self._processes = processes
+        self._share = Share(processes.rank, processes.size, processes.gather)
         self._on_error = on_error
         self._detect = compiled_detect(model)
+        # Ground truth without detections. Objects with `ignore` do not train, so they need not be found.
+        self._blank = [new_evaluator(model, one.dataset, honor_ignore=True) for one in val]
         self.files = evaluation_files([one.name for one in val])
 
     def detect(self, *, progress: Callable[[int, int], None]) -> list[CocoEvaluator]:
         """Detect on this process's share of the images; all processes get all detections of each validation set."""
-        return [self._detect_on(one, progress=progress) for one in self._val]
-
-    def _detect_on(self, val: ValSet, *, progress: Callable[[int, int], None]) -> CocoEvaluator:
-        card, options = self._card, self._options
-        return detect_dataset(
-            self._model,
-            val.dataset,
-            buckets=[(height, width) for height, width in card.buckets],
-            short_edge=card.short_edge,
-            max_size=card.max_size,
-            batch_size=options.batch_size,
-            limit=options.limit,
-            on_error=self._on_error,
-            rank=self._processes.rank,
-            num_ranks=self._processes.size,
-            gather=self._processes.gather,
-            progress=progress,
-            detect=self._detect,
-        )
+        return [
+            detect_dataset(
+                self._model,
+                val.dataset,
+                self._preprocessing,
+                batch_size=self._options.batch_size,
+                evaluator=CocoEvaluator.of(blank),
+                limit=self._options.limit,
+                on_error=self._on_error,
+                share=self._share,
+                progress=progress,
+                detect=self._detect,
+            )
+            for val, blank in zip(self._val, self._blank, strict=True)
+        ]
 
     def score(self, evaluators: Sequence[CocoEvaluator], run_dir: Path, *, step: int) -> Results:
         """Score each set; write its AP table, contact sheet and evaluation/step-XXXXXXXX.json. Runs in any thread."""
@@ -105,9 +102,11 @@ class Evaluation:
             result = evaluator.evaluate(image_ids=evaluator.image_results)
             settings = {"step": step, "annotations": val.dataset.name, "limit": self._options.limit}
             numbers = run_dir / EVALUATION_DIR / f"{step_name(step)}{files.numbers_suffix}.json"
+            table, sheet = run_dir / files.ap_table, run_dir / files.contact_sheet
+            for path in (numbers, table, sheet):  # of the run, perhaps from a version that did not note what it wrote
+                path.unlink(missing_ok=True)
             write_metrics(numbers, result, settings=settings)
-            write_ap_table(run_dir / files.ap_table, result)
-            sheet = run_dir / files.contact_sheet
-            draw_contact_sheet(sheet, evaluator, val.dataset.image_dir, on_error=self._on_error)
+            write_ap_table(table, result)
+            draw_contact_sheet(sheet, evaluator, on_error=self._on_error)
             results[val.name] = result
         return results

@@ -12,13 +12,13 @@ from mrcnn_train.config.schedule import learning_rate
 from mrcnn_train.job.signals import StopRequested
 from mrcnn_train.job.votes import StopVotes
 from mrcnn_train.record.metrics_log import TENSORBOARD_DIR
+from mrcnn_train.record.profiling import StepProfile
 from mrcnn_train.record.progress import ProgressDisplay
 from mrcnn_train.record.run_record import RunRecord
 from mrcnn_train.record.scores import describe_ap
 from mrcnn_train.record.step_log import StepLog
 from mrcnn_train.training.due import Cadence, is_evaluation_due, make_cadence, what_is_due
 from mrcnn_train.training.job import Job
-from mrcnn_train.training.profiling import StepProfile
 from mrcnn_train.training.scoring import Scoring
 from mrcnn_train.training.step import TrainStep
 

@@ -46,7 +46,8 @@ def draw_synthetic(data: DataOptions) -> None:
     except ValueError as error:
         raise ConfigError(f"data.synthetic: {error}") from error
     except OSError as error:
-        raise ConfigError(f"data.root={root}: shapes cannot be drawn there: {error.strerror}") from error
+        reason = "Not a directory" if root.is_file() else error.strerror
+        raise ConfigError(f"data.root={root}: shapes cannot be drawn there: {reason}") from error
 
 
 def _holds_something(path: Path) -> bool:

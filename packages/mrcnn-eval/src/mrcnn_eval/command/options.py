@@ -1,4 +1,4 @@
-"""The options of the `mrcnn-eval` command, and which go together."""
+"""The options of the `mrcnn-eval` command, and which of them go together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mrcnn_data import visible
+from mrcnn_eval.inference.picture_files import SUFFIXES
+
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pictures
+PICTURE_SCORE = 0.5  # least score of a detection that is drawn: all of them would cover the picture
+MAX_MESSAGE = 2000  # characters of an error or a warning
 
 
 class UsageError(ValueError):
-    """Options that contradict each other or the checkpoint; one line."""
+    """Options that contradict each other or the checkpoint, or a path that cannot be used; one line."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line, without the usage
+        self.exit(2, f"{self.prog}: error: {visible(message, limit=MAX_MESSAGE)}\n")  # one line, without the usage
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,7 +37,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _hint(unknown: str) -> str:
-    """Say which option a path was meant for that came without one."""
+    """Name the option that a path without an option was meant for."""
     if unknown.startswith("-"):
         return ""
     path = Path(unknown)
@@ -51,6 +55,13 @@ def _build_parser() -> argparse.ArgumentParser:
         "or let a checkpoint find the objects in pictures.",
         formatter_class=_one_line_per_option,
     )
+    _add_inputs(parser)
+    _add_scoring(parser)
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to look at, and where the files go."""
     add = parser.add_argument
     add("--checkpoint", type=Path, metavar="DIR", help="checkpoint or run directory to score or to predict with")
     add("--results", type=Path, metavar="FILE", help="COCO results JSON to score instead; needs --annotations")
@@ -58,34 +69,47 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--split", metavar="NAME", help="split of the data set (default: the run's validation split)")
     add("--annotations", type=Path, metavar="FILE", help="COCO instances file, in place of root and split")
     add("--image-dir", type=Path, metavar="DIR", help="folder of the images that --annotations names")
-    add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of them, to predict; no score")
-    add("--output", type=Path, metavar="DIR", help="where to write (default: evaluation/ or predictions/ at the input)")
+    add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of pictures, to find objects in")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder to write into (default: evaluation/ or predictions/ at the input)",
+    )
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what counts, and what is written about it."""
+    add = parser.add_argument
     add("--limit", type=_positive, metavar="N", help="score the first N images only")
     add("--batch-size", type=_positive, metavar="N", help=f"images at a time (default: {DEFAULT_BATCH_SIZE})")
     add("--max-dets", type=_positive, metavar="N", help="detections per image that count (default: the model's)")
-    add("--score-threshold", type=_share, metavar="X", help="drop detections below (default: the model's)")
+    add("--score-threshold", type=_share, metavar="X", help="drop detections below this score (default: the model's)")
     add(
         "--tta",
         nargs="+",
         type=_view,
         metavar="VIEW",
-        help="look several times: flip, or scales, or both: flip 0.75 1.5",
+        help="detect on several views too: flip, scales, or both: flip 0.75 1.5",
     )
-    add("--honor-ignore", action="store_true", help="leave out objects with ignore: 1 (pycocotools counts them)")
+    add(
+        "--honor-ignore",
+        action="store_true",
+        help="with --results: leave out objects with ignore: 1",
+    )
     add(
         "--backend",
         choices=("hotcoco", "pycocotools"),
         metavar="NAME",
         help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
     )
-    add("--report", action="store_true", help="write report.html too: one page to look at in a browser")
+    add("--report", action="store_true", help="also write report.html: numbers, plots and the worst mistakes")
     add(
         "--compare",
         type=Path,
         metavar="DIR",
-        help="another run or evaluation directory: what differs, by class and image",
+        help="run or evaluation directory to compare with, by class and image",
     )
-    return parser
 
 
 def _one_line_per_option(prog: str) -> argparse.HelpFormatter:

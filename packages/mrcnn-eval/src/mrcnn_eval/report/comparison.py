@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
+from mrcnn_data import visible
 from mrcnn_eval.mistakes.counts import best_threshold, image_f1
 from mrcnn_eval.mistakes.outcomes import outcomes
-from mrcnn_eval.report.tables import HEADINGS
+from mrcnn_eval.report.tables import HEADINGS, foreign, write_json
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, IouType
 from mrcnn_eval.scoring.image_results import ResultsError
 
@@ -27,7 +30,7 @@ class ComparisonError(ValueError):
 
 
 class OtherRun(NamedTuple):
-    """An evaluation read back.
+    """Another evaluation, read from its files.
 
     Attributes:
         directory: as given.
@@ -49,7 +52,7 @@ class Difference(NamedTuple):
 
     @property
     def change(self) -> float | None:
-        """Ours less theirs, None where one of them is undefined."""
+        """Return ours minus theirs, None where one of them is undefined."""
         return self.ours - self.theirs if min(self.ours, self.theirs) >= 0 else None
 
 
@@ -99,7 +102,7 @@ def shared_kinds(other: OtherRun, iou_types: Sequence[IouType]) -> list[IouType]
     shared = [iou_type for iou_type in iou_types if iou_type in other.metrics]
     if not shared:
         wanted = " or ".join(HEADINGS[iou_type] for iou_type in iou_types)
-        held = " and ".join(heading for kind, heading in HEADINGS.items() if kind in other.metrics) or "none of the two"
+        held = " and ".join(heading for kind, heading in HEADINGS.items() if kind in other.metrics) or "neither"
         raise ComparisonError(
             f"--compare {other.directory}: its {METRICS} has no {wanted} numbers to compare with (it has {held})"
         )
@@ -125,7 +128,7 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
     shared = shared_kinds(other, evaluator.iou_types)
     images = _scored_images(evaluator, int(metrics["num_images"]))
     return Comparison(
-        other=str(other.directory),
+        other=os.fsencode(other.directory).decode("utf-8", "replace"),
         notes=_notes(metrics, other.metrics),
         numbers={
             iou_type: [
@@ -158,7 +161,7 @@ def _notes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 
 def _as_read(value: Any) -> Any:
-    return msgspec.json.decode(msgspec.json.encode(value))  # a tuple as a list, for one
+    return msgspec.json.decode(msgspec.json.encode(value))  # a tuple becomes a list
 
 
 def _scored_images(evaluator: CocoEvaluator, num_images: int) -> list[Any]:
@@ -178,28 +181,29 @@ def _image_differences(ours: CocoEvaluator, theirs: CocoEvaluator, images: list[
 
 
 def most_changed(differences: list[Difference]) -> list[Difference]:
-    """Sort by the size of the change, the largest first; what did not change, or is undefined, is left out."""
+    """Sort by the size of the change, the largest first, without what did not change or is undefined."""
     return sorted((one for one in differences if one.change), key=lambda one: -abs(one.change or 0.0))
 
 
-def comparison_content(comparison: Comparison) -> dict[str, Any]:
-    """Return what `comparison.json` holds."""
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write `comparison.json`."""
 
     def content(differences: list[Difference]) -> dict[str, Any]:
         return {one.name: {"ours": one.ours, "theirs": one.theirs, "change": one.change} for one in differences}
 
-    return {
+    whole = {
         "other": comparison.other,
         "notes": comparison.notes,
         "numbers": {iou_type: content(numbers) for iou_type, numbers in comparison.numbers.items()},
         "classes": {iou_type: content(classes) for iou_type, classes in comparison.classes.items()},
         "images": content(comparison.images),
     }
+    write_json(path, whole)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the numbers of both runs, and the classes and images that changed most, as a rich table."""
-    table = Table(title=f"Compared with {comparison.other}")
+    table = Table(title=Text(f"Compared with {visible(comparison.other)}", style="table.title"))
     table.add_column("", overflow="fold")
     for heading in ("ours", "theirs", "change"):
         table.add_column(heading, justify="right")
@@ -214,5 +218,5 @@ def comparison_table(comparison: Comparison) -> Table:
 def _add_rows(table: Table, prefix: str, differences: list[Difference]) -> None:
     for one in differences:
         values = ("-" if value < 0 else f"{value:.3f}" for value in (one.ours, one.theirs))
-        table.add_row(prefix + one.name, *values, "-" if one.change is None else f"{one.change:+.3f}")
+        table.add_row(foreign(prefix + one.name), *values, "-" if one.change is None else f"{one.change:+.3f}")
     table.add_section()
