@@ -57,9 +57,10 @@ class HollowStep:
     def __init__(self, *args: object, **options: object) -> None:
         pass
 
-    def __call__(self, batches: object, learning_rate: float, votes: list[bool]) -> StepMetrics:
+    def __call__(self, batches: object, learning_rate: float, votes: list[bool], data_wait: float) -> StepMetrics:
         one = tf.constant(1.0)
-        return StepMetrics(Measured(Losses(*[one] * 5), one, dict.fromkeys(COUNTS, one)), one, tf.ones(len(votes)))
+        measured = Measured(Losses(*[one] * 5), one, dict.fromkeys(COUNTS, one))
+        return StepMetrics(measured, one, tf.ones(len(votes)), tf.constant([data_wait]))
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def metrics(
     counts = dict.fromkeys(("valid_proposals", "foreground_anchors", "foreground_rois"), one)
     measured = Measured(Losses(one, one, one, one, tf.constant(mask)), tf.constant(total), counts)
     scaling = [None if value is None else tf.constant(value) for value in (loss_scale, skipped_steps)]
-    return StepMetrics(measured, tf.constant(gradient_norm), tf.zeros(3), *scaling)
+    return StepMetrics(measured, tf.constant(gradient_norm), tf.zeros(3), tf.zeros(1), *scaling)
 
 
 def window_of(*steps: StepMetrics) -> Window:

@@ -103,7 +103,7 @@ def _start_or_run(composed: DictConfig, place: Place) -> int:
     if place.size > 1:
         if is_multirun():
             raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
-        processes = meet(place)
+        processes = meet(place, bind_cores=composed.distributed.bind_cores)
         return run(_config_of_rank_0(composed, processes), processes)
     config = launched_config(composed)
     if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
@@ -118,7 +118,7 @@ def _start_or_check(composed: DictConfig, place: Place) -> int:
     from mrcnn_train.runner import meet
 
     if place.size > 1:
-        processes = meet(place)
+        processes = meet(place, bind_cores=composed.distributed.bind_cores)
         return preflight(_config_of_rank_0(composed, processes), processes)
     config = launched_config(composed)
     if config.launch.hosts is not None:

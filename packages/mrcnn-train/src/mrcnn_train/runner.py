@@ -50,7 +50,7 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
                 _open(config, rank=0, size=size).loader.close()
             return 0
         if processes is None:
-            processes = meet(place)
+            processes = meet(place, bind_cores=config.distributed.bind_cores)
         config = processes.broadcast(config)
         processes.together(lambda: _prepare_folders(config) if place.rank == 0 else None)
         data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
@@ -65,7 +65,7 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
         return exit_code
 
 
-def meet(place: Place) -> Processes:
+def meet(place: Place, *, bind_cores: bool = True) -> Processes:
     """Join the other processes of the job; a single process has no others.
 
     Raises:
@@ -73,7 +73,7 @@ def meet(place: Place) -> Processes:
     """
     if place.size > 1:
         import_tensorflow_quietly()  # Horovod needs it; a single process checks its input first
-    return connect(place)
+    return connect(place, bind_cores=bind_cores)
 
 
 def _has_finished(config: RunConfig, data: RunData) -> bool:

@@ -159,6 +159,7 @@ class DistributedOptions(Options):
     """How processes exchange gradients, and how long they wait for each other."""
 
     wire: str | None = None  # "float16" sends half the bytes; null: float32
+    bind_cores: bool = True  # each process takes its share of the cores, near its GPU; false: as the launcher set it
     timeout_minutes: float = 30.0  # the job ends when a process does no step and no exchange for so long
 
 

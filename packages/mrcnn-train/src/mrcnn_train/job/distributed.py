@@ -17,7 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 from mrcnn_eval import OtherRankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
-from mrcnn_train.job.devices import check_gpus_differ, limit_to_local_cpus, use_own_gpu
+from mrcnn_train.job.cores import gpu_node, take_cores
+from mrcnn_train.job.devices import check_gpus_differ, use_own_gpu
+from mrcnn_train.job.facts import read_gpus
 from mrcnn_train.job.hosts import interface_of, own_address_toward
 from mrcnn_train.job.place import Place, check_alone
 from mrcnn_train.job.watchdog import Watchdog
@@ -206,8 +208,11 @@ class HorovodProcesses(Processes):
             self._watchdog.progress()
 
 
-def connect(place: Place) -> Processes:
+def connect(place: Place, *, bind_cores: bool = True) -> Processes:
     """Join the other processes of the job, if there are any; each takes its share of the cores and its GPU.
+
+    Args:
+        bind_cores: take a share of the cores, near the GPU; False leaves that to the launcher and the system.
 
     Raises:
         ConfigError: Horovod is not installed, or is not the one that started this process; more processes than GPUs.
@@ -215,7 +220,9 @@ def connect(place: Place) -> Processes:
     if place.size == 1:
         check_alone()
         return Processes()
-    limit_to_local_cpus(place)
+    if bind_cores:
+        nodes = [gpu_node(pci_id) for pci_id in read_gpus().pci_ids[: place.local_size]]
+        take_cores(place.local_rank, place.local_size, gpu_nodes=nodes)
     return HorovodProcesses(place, gpu=use_own_gpu(place))
 
 

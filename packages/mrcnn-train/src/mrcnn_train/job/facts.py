@@ -32,6 +32,7 @@ class Gpus(NamedTuple):
     """The GPUs that the driver shows, and its version; empty and None without a driver."""
 
     models: list[str]
+    pci_ids: list[str]  # as in sysfs, "0000:3b:00.0"
     driver: str | None
 
 
@@ -92,9 +93,13 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def read_gpus() -> Gpus:
     """Ask the driver which GPUs there are."""
-    listed = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    rows = [line.rsplit(",", 1) for line in (listed or "").splitlines() if "," in line]
-    return Gpus([name.strip() for name, _ in rows], rows[0][1].strip() if rows else None)
+    listed = _output("nvidia-smi", "--query-gpu=driver_version,pci.bus_id,name", "--format=csv,noheader")
+    rows = [line.split(",", 2) for line in (listed or "").splitlines() if line.count(",") >= 2]
+    return Gpus(
+        models=[name.strip() for _, _, name in rows],
+        pci_ids=[pci_id.strip().lower()[-12:] for _, pci_id, _ in rows],  # the driver writes the domain in 8 digits
+        driver=rows[0][0].strip() if rows else None,
+    )
 
 
 def _output(*command: str) -> str | None:

@@ -29,8 +29,9 @@ class Numbers(NamedTuple):
 
     Attributes:
         means: of the losses and statistics over the steps, `images_per_second` of all processes, `data_wait` in seconds
-            a step, and the last `learning_rate`, `loss_scale` and `skipped_steps`. The mean of `gradient_norm` leaves
-            out steps that the loss scale skipped; if all were skipped there is none.
+            a step, with many processes the `slowest_rank` and its `slowest_data_wait`, and the last `learning_rate`,
+            `loss_scale` and `skipped_steps`. The mean of `gradient_norm` leaves out steps that the loss scale skipped;
+            if all were skipped there is none.
         counts: the numbers of each step, by name, for the names in COUNTS.
     """
 
@@ -74,6 +75,7 @@ class Window:
         means["learning_rate"] = steps[-1].learning_rate
         means["images_per_second"] = len(steps) * self._images_per_step / seconds
         means["data_wait"] = self._data_wait / len(steps)
+        means |= _slowest([one.metrics.waits.numpy() for one in steps])
         self.restart()
         return Numbers(means, {name: [numbers[name] for numbers in values] for name in COUNTS})
 
@@ -93,6 +95,18 @@ class Window:
                     f"images {', '.join(map(str, image_ids))}; a lower optimizer.base_lr, a longer warm-up or "
                     "optimizer.clip_norm may help"
                 )
+
+
+def _slowest(waits: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return which process waited longest for its data, and for how many seconds a step; nothing for one process.
+
+    All processes take a step together, so each step takes as long as the slowest makes it.
+    """
+    means = np.mean(waits, axis=0)  # [processes]
+    if len(means) == 1:
+        return {}
+    slowest = int(means.argmax())
+    return {"slowest_rank": slowest, "slowest_data_wait": float(means[slowest])}
 
 
 class EpochMeter:

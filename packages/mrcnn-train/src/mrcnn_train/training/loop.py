@@ -112,7 +112,7 @@ def _run_steps(
         rate = learning_rate(step, plan.schedule)
         done, epoch = step + 1, loader.epoch_of(step + 1)  # after this step
         profile.begin(done)
-        metrics = update(batches, rate, votes.mine())
+        metrics = update(batches, rate, votes.mine(), data_wait=data_wait)
         profile.end(done, metrics)
         job.processes.progress()
         votes.count(metrics.votes)

@@ -50,12 +50,14 @@ class StepMetrics(NamedTuple):
         measured: means over the micro-batches of all processes.
         gradient_norm: float32 scalar, before clipping.
         votes: float32 [votes], the share of processes that gave each vote.
+        waits: float32 [processes], the seconds that each process waited for the data of this step.
         loss_scale, skipped_steps: float32 scalars of float16, the skipped steps with this one; None otherwise.
     """
 
     measured: Measured
     gradient_norm: tf.Tensor
     votes: tf.Tensor
+    waits: tf.Tensor
     loss_scale: tf.Tensor | None = None
     skipped_steps: tf.Tensor | None = None
 
@@ -101,22 +103,26 @@ class TrainStep:
             self._accumulate = tf.function(self._add_gradients)
             self._apply = tf.function(self._update_by_sums)
 
-    def __call__(self, batches: Sequence[Batch], learning_rate: float, votes: Sequence[bool] = ()) -> StepMetrics:
+    def __call__(
+        self, batches: Sequence[Batch], learning_rate: float, votes: Sequence[bool] = (), *, data_wait: float = 0.0
+    ) -> StepMetrics:
         """Run one update. If a loss or the norm is not finite, the weights stay as they were on all processes.
 
         Args:
             batches: as many as `micro_batches`, of N images each.
             learning_rate: of this step.
             votes: of this process, see `StopVotes`.
+            data_wait: seconds that this process waited for the batches.
         """
         rate = tf.constant(learning_rate, tf.float32)
-        cast_votes = tf.constant(list(map(float, votes)), tf.float32)
+        waits = [data_wait if rank == self._processes.rank else 0.0 for rank in range(self._processes.size)]
+        told = tf.constant([*map(float, votes), *waits], tf.float32)
         if self._micro_batches == 1:
-            metrics: StepMetrics = self._fused(model_inputs(batches[0]), rate, cast_votes)
+            metrics: StepMetrics = self._fused(model_inputs(batches[0]), rate, told)
             return metrics
         measured = [self._accumulate(model_inputs(batch)) for batch in batches]
         mean = tf.nest.map_structure(lambda *values: tf.add_n(values) / self._micro_batches, *measured)
-        metrics = self._apply(mean, rate, cast_votes)
+        metrics = self._apply(mean, rate, told)
         return metrics
 
     @property
@@ -125,9 +131,9 @@ class TrainStep:
         compiled = self._fused if self._micro_batches == 1 else self._accumulate
         return int(compiled.experimental_get_tracing_count())
 
-    def _gradients_and_update(self, inputs: dict[str, tf.Tensor], rate: tf.Tensor, votes: tf.Tensor) -> StepMetrics:
+    def _gradients_and_update(self, inputs: dict[str, tf.Tensor], rate: tf.Tensor, told: tf.Tensor) -> StepMetrics:
         gradients, measured = self._gradients(inputs)
-        return self._update(gradients, measured, rate, votes)
+        return self._update(gradients, measured, rate, told)
 
     def _add_gradients(self, inputs: dict[str, tf.Tensor]) -> Measured:
         gradients, measured = self._gradients(inputs)
@@ -135,34 +141,40 @@ class TrainStep:
             total.assign_add(gradient)
         return measured
 
-    def _update_by_sums(self, measured: Measured, rate: tf.Tensor, votes: tf.Tensor) -> StepMetrics:
+    def _update_by_sums(self, measured: Measured, rate: tf.Tensor, told: tf.Tensor) -> StepMetrics:
         gradients = [total / self._micro_batches for total in self._sums]
-        metrics = self._update(gradients, measured, rate, votes)
+        metrics = self._update(gradients, measured, rate, told)
         for total in self._sums:
             total.assign(tf.zeros_like(total))
         return metrics
 
     def _update(
-        self, gradients: Sequence[tf.Tensor], measured: Measured, rate: tf.Tensor, votes: tf.Tensor
+        self, gradients: Sequence[tf.Tensor], measured: Measured, rate: tf.Tensor, told: tf.Tensor
     ) -> StepMetrics:
-        """Average over the processes, then update. All decide by the same averages what is finite."""
+        """Average over the processes, then update. All decide by the same averages what is finite.
+
+        Args:
+            told: the votes and the waits of this process, see `StepMetrics`.
+        """
         mean = self._processes.mean
         gradients = [mean(g, name=f"gradient{i}", wire=self._wire) for i, g in enumerate(gradients)]
         if self._loss_scale is not None:
             gradients = [g / self._loss_scale.scale for g in gradients]
-        measured, votes = self._mean_over_processes(measured, votes)
+        measured, told = self._mean_over_processes(measured, told)
+        size = self._processes.size
+        votes, waits = told[:-size], told[-size:] * size
         is_finite = tf.math.is_finite(measured.total)
         norm = self._optimizer.apply(gradients, learning_rate=rate, is_finite=is_finite)
         if self._loss_scale is None:
-            return StepMetrics(measured, norm, votes)
+            return StepMetrics(measured, norm, votes, waits)
         scale = tf.identity(self._loss_scale.scale)
         self._loss_scale.update(is_finite & tf.math.is_finite(norm))
-        return StepMetrics(measured, norm, votes, scale, tf.cast(self._loss_scale.skipped, tf.float32))
+        return StepMetrics(measured, norm, votes, waits, scale, tf.cast(self._loss_scale.skipped, tf.float32))
 
-    def _mean_over_processes(self, measured: Measured, votes: tf.Tensor) -> tuple[Measured, tf.Tensor]:
+    def _mean_over_processes(self, measured: Measured, told: tf.Tensor) -> tuple[Measured, tf.Tensor]:
         """Average all numbers in one exchange."""
         scalars = tf.nest.flatten(measured)
-        vector = self._processes.mean(tf.concat([tf.stack(scalars), votes], axis=0), name="metrics")
+        vector = self._processes.mean(tf.concat([tf.stack(scalars), told], axis=0), name="metrics")
         means = tf.unstack(vector[: len(scalars)])
         return tf.nest.pack_sequence_as(measured, means), vector[len(scalars) :]
 
