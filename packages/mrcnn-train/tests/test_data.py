@@ -156,7 +156,9 @@ def test_what_is_not_scored_is_told(config, root: Path, capsys) -> None:
     edit_annotations(root, "train", ignore=1)
     open_data(config, rank=0, size=1).loader.close()
     out = capsys.readouterr().out
-    assert "instances_val.json: objects with `ignore` that need not be found, because training leaves them out: 1" in out
+    assert (
+        "instances_val.json: objects with `ignore` that need not be found, because training leaves them out: 1" in out
+    )
     assert out.count("need not be found") == 1
 
 
