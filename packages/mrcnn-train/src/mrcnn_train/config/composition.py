@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import as_saved
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.place import launched_place
 
 CONFIG_PATH = "pkg://mrcnn_train.conf"
 CONFIG_NAME = "config"
@@ -108,7 +109,7 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
         config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))
     except Exception as error:  # the YAML reader and OmegaConf raise unrelated types
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
-    for note in notes:
+    for note in notes if launched_place().rank == 0 else []:
         print(f"note: {path}: {note}", flush=True)
     for key in overridden:
         OmegaConf.update(config, key, OmegaConf.select(composed, key))
