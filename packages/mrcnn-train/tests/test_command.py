@@ -170,7 +170,7 @@ def test_missing_weights(command, shapes: Path) -> None:
 
 def test_a_bucket_that_holds_no_image(command, shapes: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "data.buckets=[[32,32]]")
-    assert_refused(outcome, "no bucket holds an image")
+    assert_refused(outcome, "data.buckets=[[32, 32]]", "holds an image resized to 256 x 256")
 
 
 def test_a_bucket_that_holds_no_validation_image(command, shapes: Path) -> None:

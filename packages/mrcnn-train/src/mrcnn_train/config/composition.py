@@ -21,6 +21,7 @@ from mrcnn_train.config.going_on import AUTO, start_or_go_on
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.place import launched_place
 
 CONFIG_PATH = "pkg://mrcnn_train.conf"
 CONFIG_NAME = "config"
@@ -134,7 +135,7 @@ def read_config(path: Path) -> DictConfig:
         config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))
     except Exception as error:  # the YAML reader and OmegaConf raise unrelated types
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
-    for note in notes:
+    for note in notes if launched_place().rank == 0 else []:
         print(f"note: {path}: {note}", flush=True)
     return config
 

@@ -201,6 +201,10 @@ def make_loader(
         )
     except OptionError as error:
         raise ConfigError(f"data.{error}") from error
+    except DatasetError as error:
+        if str(error).startswith("buckets="):
+            raise ConfigError(f"data.{error}") from error
+        raise
 
 
 def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:
