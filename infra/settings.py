@@ -1,7 +1,7 @@
-"""The settings of the cloud paths: what belongs to one account (bucket, cluster, file system, role), and their one place.
+"""The settings of the cloud paths, what belongs to one account (bucket, cluster, file system, role), in one place.
 
 They are read from `infra/cloud.env` (`NAME=value` lines; `infra/cloud.env.example` lists them); a variable of the
-environment with the same name comes first. `python -m infra.settings FILE...` prints files with each `${NAME}` filled in:
+environment with the same name comes first. `python -m infra.settings FILE...` prints files with every `${NAME}` filled:
 
     python -m infra.settings infra/eks/cluster.yaml | eksctl create cluster -f -
 """
@@ -68,7 +68,7 @@ def read_settings(file: Path | None = None, environment: Mapping[str, str] | Non
                 continue
             name, equals, value = text.partition("=")
             if not equals or name not in SETTINGS:
-                raise SettingsError(f"{file}:{number}: expected NAME=value with a name of cloud.env.example, not {text!r}")
+                raise SettingsError(f"{file}:{number}: {text!r}: expected NAME=value, with a name of cloud.env.example")
             values[name] = value.strip().strip("\"'")
     variables = os.environ if environment is None else environment
     values.update({name: variables[name] for name in SETTINGS if variables.get(name)})

@@ -8,7 +8,7 @@ The hosts meet on a TCP port of the first one, which lasts as long as the job: t
 key made for this job and say that their ssh server runs; later they get the exit code. SIGTERM (120 s before SIGKILL)
 goes to the ranks of the host: one rank is enough for all to save and end after the same step.
 
-Standard library only: this file is the image's ENTRYPOINT and is tested by itself.
+The image's ENTRYPOINT is `python -m infra.sagemaker.entry`; it needs the standard library and an ssh server.
 """
 
 from __future__ import annotations
@@ -17,42 +17,20 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
+
+from infra.sagemaker.hosts import SSH_PORT, Cluster, EntryError, Stop, dismiss, follow, make_key, meet
 
 ML = Path(os.environ.get("MRCNN_OPT_ML", "/opt/ml"))
-SSH_PORT = 2222
-MEETING_PORT = 7777
-MEETING_SECONDS = 600  # hosts of one job may start minutes apart
-POLL = 0.2
 # Variables that ranks get: names, never tokens or keys.
 RANK_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "FI_PROVIDER", "NCCL_DEBUG")
 # Set here, so not an option of the job.
 OWN_OPTIONS = ("run.dir", "resume", "launch.processes", "launch.hosts")
-
-
-class EntryError(Exception):
-    """What is wrong with the job, in one line: it becomes the job's failure reason."""
-
-
-class Cluster(NamedTuple):
-    """This host and all of them, from `resourceconfig.json`; `hosts[0]` leads."""
-
-    current: str
-    hosts: list[str]
-    interface: str
-
-    @property
-    def leads(self) -> bool:
-        return self.current == self.hosts[0]
 
 
 def read_cluster(ml: Path) -> Cluster:
@@ -163,166 +141,39 @@ def mpirun_command(cluster: Cluster, *, slots: int, keys: Path, environment: Map
     return command
 
 
-class Stop:
-    """Notes SIGTERM, and hands it to the ranks that run on this host."""
-
-    def __init__(self) -> None:
-        self.received = False
-        signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        for pid in ranks_here():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-
-def ranks_here(proc: Path = Path("/proc")) -> list[int]:
-    """Return the process ids of `python -m mrcnn_train` on this host."""
-    found = []
-    for path in proc.glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended meanwhile
-            continue
-        if "python" in words[0] and ("-m", "mrcnn_train") in zip(words, words[1:], strict=False):
-            found.append(int(path.parent.name))
-    return found
-
-
 def run(command: Sequence[str], stop: Stop) -> int:
     """Run a command to its end; 143 where SIGTERM came and it did not finish, 128 + signal where a signal ended it."""
     if stop.received:
         return 143
-    code = subprocess.Popen(command).wait()
-    if code and stop.received:
-        return 143
-    return code if code >= 0 else 128 - code
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            code = process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            if stop.received:
+                stop.pass_on()  # to ranks that had not started when the signal came
+            continue
+        if code and stop.received:
+            return 143
+        return code if code >= 0 else 128 - code
 
 
 def lead(cluster: Cluster, overrides: Sequence[str], stop: Stop) -> int:
     """Start the ranks on all hosts when all are there; tell the others when they have ended."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         keys = Path(folder)
-        _make_key(keys / "id")
+        make_key(keys / "id")
         others = set(cluster.hosts[1:])
         links = meet(others, (keys / "id.pub").read_text(), keys / "known_hosts", stack, stop) if others else []
-        start = mpirun_command(
-            cluster, slots=processes_per_host(os.environ), keys=keys, environment=os.environ
-        ) + [sys.executable, "-m"]
+        command = mpirun_command(cluster, slots=processes_per_host(os.environ), keys=keys, environment=os.environ)
+        start = [*command, sys.executable, "-m"]
         code = 143 if stop.received else run([*start, "mrcnn_train.preflight"], stop)
         if code == 0:
             code = run([*start, "mrcnn_train", *overrides], stop)
         elif code != 143:
             print("entry.py: the preflight failed, see above", file=sys.stderr)
-        for link in links:
-            with contextlib.suppress(OSError):
-                _send(link, {"code": code})
+        dismiss(links, code)
     return code
-
-
-def meet(
-    others: set[str], public_key: str, known_hosts: Path, stack: contextlib.ExitStack, stop: Stop
-) -> list[socket.socket]:
-    """Wait until all other hosts have connected and their ssh servers run; `known_hosts` gets their host keys.
-
-    Raises:
-        EntryError: some do not come in time.
-    """
-    server = stack.enter_context(socket.create_server(("", MEETING_PORT)))
-    server.settimeout(1)
-    missing = set(others)
-    links: list[socket.socket] = []
-    deadline = time.monotonic() + MEETING_SECONDS
-    while missing and not stop.received:
-        if time.monotonic() > deadline:
-            raise EntryError(f"no word from {', '.join(sorted(missing))} in {MEETING_SECONDS} s")
-        with contextlib.suppress(TimeoutError):
-            link, _ = server.accept()
-            stack.enter_context(link)
-            link.settimeout(60)
-            host = str(_receive(link).get("host"))
-            if host not in missing:
-                continue
-            _send(link, {"public_key": public_key})
-            host_key = str(_receive(link)["host_key"])
-            with known_hosts.open("a") as file:
-                file.write(f"[{host}]:{SSH_PORT} {host_key}\n")
-            missing.discard(host)
-            links.append(link)
-    return links
-
-
-def follow(cluster: Cluster, stop: Stop) -> int:
-    """Serve ssh to the leading host until it says how the job ended."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        keys = Path(folder)
-        link = stack.enter_context(_connect(cluster.hosts[0], stop))
-        _send(link, {"host": cluster.current})
-        (keys / "authorized_keys").write_text(str(_receive(link)["public_key"]))
-        _make_key(keys / "host_key")
-        server = subprocess.Popen(sshd_command(keys))
-        stack.callback(server.terminate)
-        _wait_for(lambda: _listens(SSH_PORT), server)
-        kind, key = (keys / "host_key.pub").read_text().split()[:2]
-        _send(link, {"host_key": f"{kind} {key}"})
-        link.settimeout(None)
-        return int(_receive(link)["code"])
-
-
-def sshd_command(keys: Path) -> list[str]:
-    options = ("PidFile=none", "UsePAM=no", "StrictModes=no", "PasswordAuthentication=no", "PermitRootLogin=yes")
-    command = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", str(SSH_PORT), "-h", str(keys / "host_key")]
-    for option in (*options, f"AuthorizedKeysFile={keys / 'authorized_keys'}"):
-        command += ["-o", option]
-    return command
-
-
-def _connect(leader: str, stop: Stop) -> socket.socket:
-    deadline = time.monotonic() + MEETING_SECONDS
-    while True:
-        try:
-            return socket.create_connection((leader, MEETING_PORT), timeout=MEETING_SECONDS)
-        except OSError as error:
-            if stop.received or time.monotonic() > deadline:
-                raise EntryError(f"{leader}:{MEETING_PORT}, the leading host, cannot be reached: {error}") from error
-            time.sleep(1)
-
-
-def _make_key(path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(parents=True, exist_ok=True)  # sshd of root wants it
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-        return True
-    return False
-
-
-def _wait_for(is_ready: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_ready():
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise EntryError("the ssh server does not start, see above")
-        time.sleep(POLL)
-
-
-def _send(link: socket.socket, message: Mapping[str, Any]) -> None:
-    link.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _receive(link: socket.socket) -> dict[str, Any]:
-    """Read one line; byte by byte, so that nothing of the next is lost."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = link.recv(1)
-        if not byte or len(line) > 10_000:
-            raise EntryError("the connection between the hosts ended: another host is lost")
-        line += byte
-    message: dict[str, Any] = json.loads(line)
-    return message
 
 
 def save_model(ml: Path) -> None:
