@@ -51,8 +51,8 @@ class Source(NamedTuple):
         return PurePosixPath(self.url).name
 
 
-# The public addresses, sizes and checksums, here and nowhere else. None are published for the backbone: an npz file is a
-# zip, and the checksums inside it are checked.
+# The public addresses, sizes and checksums, here and nowhere else. None are published for the backbone, but an npz file
+# is a zip and holds checksums.
 COCO = "http://images.cocodataset.org"
 SOURCES = (
     Source(
@@ -78,7 +78,7 @@ SOURCES = (
 )
 
 
-def fetch(folder: Path, sources: Sequence[Source] = SOURCES, *, wait: float = 5.0) -> None:
+def fetch(folder: Path, sources: Sequence[Source], *, wait: float = 5.0) -> None:
     """Bring every source into the folder.
 
     Args:
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="the data set's folder, data.root of mrcnn_train")
     folder = parser.parse_args(arguments).folder
     try:
-        fetch(folder)
+        fetch(folder, SOURCES)
     except (FetchError, OSError) as error:
         print(f"infra.data.fetch: {error}", file=sys.stderr)
         return 2

@@ -176,7 +176,7 @@ def _put(client: Any, place: Place, name: str, path: Path, file: File, part_size
     with path.open("rb") as content:
         for number, block in enumerate(iter(lambda: content.read(part_size), b""), start=1):
             digest = hashlib.md5(block, usedforsecurity=False)
-            # A part's tag is its MD5. With keys of KMS it is not, and after a change of the file it differs: sent again.
+            # A part's tag is its MD5; where it differs (the file changed, or keys of KMS), the part is sent again.
             tag = f'"{digest.hexdigest()}"'
             if there.get(number) != tag:
                 tag = client.upload_part(
