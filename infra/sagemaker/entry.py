@@ -33,6 +33,11 @@ RANK_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "FI_PROVIDER", "NCC
 OWN_OPTIONS = ("run.dir", "resume", "launch.processes", "launch.hosts")
 
 
+def run_dir(ml: Path) -> Path:
+    """The run's folder, in what SageMaker keeps in S3."""
+    return ml / "checkpoints" / "run"
+
+
 def read_cluster(ml: Path) -> Cluster:
     """Read which hosts there are; without a file, this one alone.
 
@@ -75,7 +80,7 @@ def read_overrides(ml: Path, arguments: Sequence[str] = ()) -> list[str]:
     channel = ml / "input" / "data" / "training"
     if "data.root" not in names and channel.is_dir():
         overrides.append(f"data.root={channel}")
-    return [*overrides, f"run.dir={ml / 'checkpoints' / 'run'}", "resume=auto"]
+    return [*overrides, f"run.dir={run_dir(ml)}", "resume=auto"]
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -178,7 +183,7 @@ def lead(cluster: Cluster, overrides: Sequence[str], stop: Stop) -> int:
 
 def save_model(ml: Path) -> None:
     """Copy the best checkpoint's model to `/opt/ml/model`, which SageMaker packs and uploads at the end of the job."""
-    checkpoints = ml / "checkpoints" / "run" / "checkpoints"
+    checkpoints = run_dir(ml) / "checkpoints"
     best = checkpoints / "best"
     names = [best.read_text().strip()] if best.is_file() else sorted(path.name for path in checkpoints.glob("step-*"))
     (ml / "model").mkdir(parents=True, exist_ok=True)
@@ -188,7 +193,7 @@ def save_model(ml: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None, ml: Path = ML) -> int:
     """Run this host's part of the job; its exit code is the job's."""
-    stop = Stop()
+    stop = Stop(run_dir(ml))
     try:
         cluster = read_cluster(ml)
         overrides = read_overrides(ml, sys.argv[1:] if arguments is None else arguments)

@@ -39,10 +39,11 @@ class Cluster(NamedTuple):
 
 
 class Stop:
-    """Notes SIGTERM, and hands it to the ranks that run on this host."""
+    """Notes SIGTERM, and hands it to the ranks of the run on this host."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_dir: Path) -> None:
         self.received = False
+        self.run_dir = run_dir
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -51,20 +52,21 @@ class Stop:
 
     def pass_on(self) -> None:
         """Send SIGTERM to the ranks on this host."""
-        for pid in ranks_here():
+        for pid in ranks_here(self.run_dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
 
-def ranks_here(proc: Path = Path("/proc")) -> list[int]:
-    """Return the process ids of `python -m mrcnn_train` on this host."""
+def ranks_here(run_dir: Path, proc: Path = Path("/proc")) -> list[int]:
+    """Return the process ids of `python -m mrcnn_train ... run.dir=RUN_DIR` on this host."""
     found = []
     for path in proc.glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it ended meanwhile
             continue
-        if "python" in words[0] and ("-m", "mrcnn_train") in itertools.pairwise(words):
+        is_training = "python" in words[0] and ("-m", "mrcnn_train") in itertools.pairwise(words)
+        if is_training and f"run.dir={run_dir}" in words:
             found.append(int(path.parent.name))
     return found
 

@@ -38,6 +38,8 @@
   value: {{ .Values.home }}
 - name: SSH_PORT
   value: {{ .Values.sshPort | quote }}
+- name: RUN_DIR
+  value: {{ include "mrcnn.runDir" . }}
 {{- range $name, $value := fromYaml (include "mrcnn.rankEnvironment" .) }}
 - name: {{ $name }}
   value: {{ $value | quote }}
