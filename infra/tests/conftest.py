@@ -1,7 +1,7 @@
 """Tests of the cloud paths.
 
-Those that need tools of `.infra` (helm, moto, SageMaker's SDK, ...) are there for `make test-infra` only; `make test` runs
-the rest, tests of Python modules and scripts.
+Those that need tools of `.infra` (helm, moto, SageMaker's SDK, ...) are there for `make test-infra` only; `make test`
+runs the rest, tests of Python modules and scripts.
 """
 
 from __future__ import annotations

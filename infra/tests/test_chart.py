@@ -88,7 +88,11 @@ TWO_VOLUMES = [
 ALL = {"MPIJob", "Deployment"}
 # value, what it is set to, the kinds of objects that change, and what is true then
 CHANGES = {
-    "image": ("r/n:2", ALL, everywhere(in_pods("containers.0.image", "r/n:2"), in_board("containers.0.image", "r/n:2"))),
+    "image": (
+        "r/n:2",
+        ALL,
+        everywhere(in_pods("containers.0.image", "r/n:2"), in_board("containers.0.image", "r/n:2")),
+    ),
     "imagePullPolicy": ("Always", ALL, in_pods("containers.0.imagePullPolicy", "Always")),
     "experiment": (
         "8x4_12ep",
@@ -109,7 +113,11 @@ CHANGES = {
             lambda objects: environment(pods(objects)[1]["containers"][0])["NCCL_DEBUG"] == "INFO",
         ),
     ),
-    "nodes": (3, {"MPIJob"}, everywhere(in_job("spec.mpiReplicaSpecs.Worker.replicas", 2), of_launcher("PROCESSES", "24"))),
+    "nodes": (
+        3,
+        {"MPIJob"},
+        everywhere(in_job("spec.mpiReplicaSpecs.Worker.replicas", 2), of_launcher("PROCESSES", "24")),
+    ),
     "slotsPerWorker": (
         4,
         {"MPIJob"},
@@ -145,7 +153,9 @@ CHANGES = {
         TWO_VOLUMES,
         ALL,
         everywhere(
-            in_pods("volumes.4", {"name": "data", "persistentVolumeClaim": {"claimName": "mrcnn-s3", "readOnly": True}}),
+            in_pods(
+                "volumes.4", {"name": "data", "persistentVolumeClaim": {"claimName": "mrcnn-s3", "readOnly": True}}
+            ),
             in_pods(f"{MOUNTS}.4", {"name": "data", "mountPath": "/fsx/s3", "readOnly": True}),
             in_board("volumes.1.persistentVolumeClaim.claimName", "mrcnn-s3"),
         ),
@@ -164,7 +174,11 @@ CHANGES = {
             in_board("containers.0.args.0", "--logdir=/fsx/elsewhere/run1/tensorboard"),
         ),
     ),
-    "user": (1234, ALL, everywhere(in_pods("securityContext.runAsUser", 1234), in_board("securityContext.fsGroup", 1234))),
+    "user": (
+        1234,
+        ALL,
+        everywhere(in_pods("securityContext.runAsUser", 1234), in_board("securityContext.fsGroup", 1234)),
+    ),
     "home": (
         "/home/other",
         {"MPIJob"},

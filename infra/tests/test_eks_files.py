@@ -7,7 +7,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-
 from infra.settings import SETTINGS, SettingsError, fill
 
 SET = {

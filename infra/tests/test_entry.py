@@ -1,4 +1,4 @@
-"""SageMaker's entry script in a faked container: options, commands, the hosts' meeting, stopping, and what it leaves."""
+"""SageMaker's entry script in a faked container: options, commands, the hosts' meeting, stopping, what it leaves."""
 
 import json
 import shutil
@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from infra.sagemaker import entry, hosts
 from infra.sagemaker.entry import main, mpirun_command, processes_per_host, read_cluster, read_overrides, save_model
 from infra.sagemaker.hosts import Cluster, EntryError, ranks_here
@@ -81,7 +80,7 @@ def test_an_option_that_is_set_here_is_refused_by_name(ml, name):
 
 @pytest.mark.parametrize("arguments", [["experiment=demo"], ["--+experiment"], ["--train.max_steps", "5"]])
 def test_arguments_that_are_no_options_are_refused(ml, arguments):
-    with pytest.raises(EntryError, match="expected --key value|has no value|no hyperparameter"):
+    with pytest.raises(EntryError, match=r"expected --key value|has no value|no hyperparameter"):
         read_overrides(ml, arguments)
 
 
@@ -204,7 +203,7 @@ def test_a_leading_host_that_is_lost_ends_the_others(monkeypatch, ports):
 
     thread = threading.Thread(target=accept_and_die)
     thread.start()
-    with pytest.raises((EntryError, ConnectionError), match="lost|reset"):
+    with pytest.raises((EntryError, ConnectionError), match=r"lost|reset"):
         hosts.follow(Cluster("other", ["localhost", "other"], "lo"), NotStopped())
     thread.join()
 

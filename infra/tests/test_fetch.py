@@ -9,7 +9,6 @@ import threading
 import zipfile
 
 import pytest
-
 from infra.data import fetch as module
 from infra.data.fetch import SOURCES, FetchError, Source, download, fetch, main
 
@@ -118,7 +117,9 @@ def sources(server):
     return [
         served(server, "annotations.zip", zipped(annotations), members=("annotations/instances_",), unpacked=100),
         served(server, "val2017.zip", zipped({"val2017/1.jpg": "one", "val2017/2.jpg": "two"}), members=("val2017/",)),
-        served(server, "b.npz", zipped({"w.npy": "weights"}), md5=None, place="pretrained-models/b.npz")._replace(size=0),
+        served(server, "b.npz", zipped({"w.npy": "weights"}), md5=None, place="pretrained-models/b.npz")._replace(
+            size=0
+        ),
     ]
 
 

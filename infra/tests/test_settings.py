@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from infra.settings import SETTINGS, SettingsError, fill, main, read_settings, require
 
 

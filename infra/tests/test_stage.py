@@ -1,5 +1,6 @@
 """Staging against a local S3 (moto's server), through a proxy that counts what is sent and breaks connections."""
 
+import contextlib
 import random
 import socket
 import threading
@@ -7,10 +8,9 @@ import threading
 import boto3
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
-
 from infra.data import stage
 from infra.data.stage import INDEX, Place, StageError, download, main, parse_place, upload
+from moto.server import ThreadedMotoServer
 
 PLACE = Place("our-bucket", "sets/coco")
 PART = 5 << 20  # the least that S3 takes
@@ -55,10 +55,8 @@ class Proxy:
         except OSError:
             pass
         for end in (source, target):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 @pytest.fixture(scope="module")

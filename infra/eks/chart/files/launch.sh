@@ -8,9 +8,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 fail() { printf 'launch.sh: %s\n' "$*" >&2; exit 2; }
 
+hostfile=${OMPI_MCA_orte_default_hostfile:?is set by the MPI operator}
+
 stopping=
-stop() { stopping=yes; "$here/stop.sh"; }
-trap stop TERM
+trap 'stopping=yes; "$here/stop.sh"' TERM
 
 # A checkpoint is written beside and renamed: what cannot rename (Mountpoint for S3) would lose the run's first hour.
 mkdir -p "$RUN_DIR" || fail "run.dir=$RUN_DIR cannot be made: may user $(id -u) write there?"
@@ -25,9 +26,9 @@ wait_for_name() {
     getent hosts "$1" >/dev/null && return
     sleep 2
   done
-  fail "host $1 of $OMPI_MCA_orte_default_hostfile has no address after $((tries * 2)) s: is its pod running?"
+  fail "host $1 of $hostfile has no address after $((tries * 2)) s: is its pod running?"
 }
-while read -r host _; do wait_for_name "$host"; done <"$OMPI_MCA_orte_default_hostfile"
+while read -r host _; do wait_for_name "$host"; done <"$hostfile"
 
 # By full path: on the other hosts ssh sets a short PATH, and mpirun finds its daemon beside itself.
 mpirun=$(command -v mpirun) || fail "no mpirun in the image"
@@ -35,7 +36,7 @@ python=$(command -v python) || fail "no python in the image"
 # The pods' host keys are made at their start and protect nothing; who may log in is decided by the job's own key.
 start=("$mpirun" -np "$PROCESSES" --map-by slot --bind-to none
   --mca plm_rsh_args "-p $SSH_PORT -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectionAttempts=10"
-  --mca pml ob1 --mca btl "^openib" --mca btl_tcp_if_exclude lo,docker0)
+  --mca pml ob1 --mca btl "^openib" --mca btl_tcp_if_exclude "lo,docker0")
 # Ranks get these variables and no others: names only, never tokens or keys.
 for name in PATH LD_LIBRARY_PATH PYTHONPATH ${RANK_ENVIRONMENT:-}; do
   if [ -v "$name" ]; then start+=(-x "$name"); fi
