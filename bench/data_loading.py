@@ -32,8 +32,8 @@ import numpy as np
 from machine import machine
 
 from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
-from mrcnn_data.loading.batch import BufferPool
-from mrcnn_data.loading.buckets import assign_canvases, resized_sizes
+from mrcnn_data.images import resized_sizes
+from mrcnn_data.loading import BufferPool, assign_buckets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT_EDGE, MAX_SIZE, BATCH = 800, 1333, 4
@@ -118,15 +118,15 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
     """The same threads, queue and buffers as the loader's, filled with decoded and resized images alone."""
     cv2.setNumThreads(0)
     sizes = resized_sizes(dataset.image_sizes, short_edge=SHORT_EDGE, max_size=MAX_SIZE)
-    canvases = assign_canvases(sizes, BUCKETS)
+    assigned = assign_buckets(sizes, BUCKETS)
     pool = BufferPool()
 
-    def fill(canvas: np.ndarray, image: int) -> None:
+    def fill(padded: np.ndarray, image: int) -> None:
         data = np.frombuffer(dataset.image_path(image).read_bytes(), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         assert pixels is not None
         height, width = sizes[image].tolist()
-        cv2.resize(pixels, (width, height), dst=canvas[:height, :width], interpolation=cv2.INTER_LINEAR)
+        cv2.resize(pixels, (width, height), dst=padded[:height, :width], interpolation=cv2.INTER_LINEAR)
 
     rng = np.random.default_rng(0)
     ahead: deque[list[Future[None]]] = deque()
@@ -134,10 +134,10 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
     with ThreadPoolExecutor(num_threads) as threads:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
-            # Any canvas' images in turn, as often as they come.
+            # Buckets in turn, as often as their images occur.
             first = int(rng.integers(len(dataset)))
-            images = rng.choice(np.flatnonzero(canvases == canvases[first]), BATCH).tolist()
-            batch = pool.take((BATCH, *BUCKETS[canvases[first]], 3))
+            images = rng.choice(np.flatnonzero(assigned == assigned[first]), BATCH).tolist()
+            batch = pool.take((BATCH, *BUCKETS[assigned[first]], 3))
             ahead.append([threads.submit(fill, batch[row], image) for row, image in enumerate(images)])
             if len(ahead) > max(1, 2 * num_threads // BATCH):
                 for row in ahead.popleft():

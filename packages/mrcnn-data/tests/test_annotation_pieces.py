@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mrcnn_data import annotation_text, annotations
+from mrcnn_data.annotations import file as annotations
+from mrcnn_data.annotations import text as annotation_text
 from mrcnn_data.annotations.file import read_annotations
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from mrcnn_data.tools import commands
 from mrcnn_data.tools.cli import main
 
 
@@ -113,3 +114,12 @@ def test_as_a_module(tmp_path):
 def test_no_tensorflow_comes_along():
     code = "import sys, mrcnn_data, mrcnn_data.synthetic; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_faults_of_the_program_are_not_called_faults_of_the_user(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(commands, "generate_shapes", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        main(["shapes", str(tmp_path)])

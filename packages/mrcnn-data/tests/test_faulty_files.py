@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mrcnn_data import Augmentation, CocoDataset, DatasetError, TrainLoader, default_buckets
+from mrcnn_data import Augmentation, CocoDataset, DatasetError, TrainLoader
 
 SIZE = (24, 32)
 POLYGON = [4, 4, 20, 4, 20, 18, 4, 18]
@@ -72,7 +72,6 @@ def valid_batches_or_one_line(root):
         augmentation = Augmentation(0.5, 0.5, 1.0, scale_range=[0.5, 1.5], crop_size=16)
         loader = TrainLoader(
             dataset,
-            buckets=default_buckets(24, 32),
             short_edge=24,
             max_size=32,
             images_per_batch=1,

@@ -90,7 +90,7 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
     val = open_val(config.data, train)
     loader = make_loader(config.data, config.train, train, rank=rank, num_ranks=size)
     plan = make_plan(config, num_images=loader.num_images, processes=size)
-    described = describe_plan(config, plan, train=train, val=val, canvases=list(loader.canvases))
+    described = describe_plan(config, plan, train=train, val=val, canvases=list(loader.buckets))
     print(described, flush=True)
     check_weights(config, warn=rank == 0)
     if rank == 0:

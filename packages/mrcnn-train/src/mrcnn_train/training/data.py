@@ -138,7 +138,7 @@ def make_loader(
     try:
         return TrainLoader(
             dataset,
-            buckets=train_buckets(data),
+            buckets=None if data.augmentation.crop_size else train_buckets(data),
             short_edge=short_edges(data),
             max_size=data.max_size,
             images_per_batch=train.images_per_gpu,

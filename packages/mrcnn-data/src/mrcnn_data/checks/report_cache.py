@@ -1,4 +1,4 @@
-"""What a check found, kept in the cache folder for as long as nothing that it looked at has changed."""
+"""Reports of checks, kept in the cache folder and used again until something that was checked changes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mrcnn_data.annotations.cache import replaced
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Finding, Report
 
-_VERSION = 1  # raise the number with any change of what checking reports
+_VERSION = 2  # raise it with every change of what a check reports
 _THREADS = 8  # they wait for a disk or a network
-_PORTION = 1024  # files; a task for each of them would take longer than its stat
+_PORTION = 1024  # files per task; a task for each file would take longer than its stat
 
 
 class _Checked(msgspec.Struct):
-    """Content of a HASH.checked."""
+    """Content of a file HASH.checked."""
 
     state: str
     annotation_files: list[str]
     findings: dict[str, list[dict[str, Any]]]
 
 
-class CheckMemory:
-    """The reports of some datasets: a file of the cache folder, which one of a later state replaces.
+class ReportCache:
+    """The reports of a set of datasets: one file in the cache folder, replaced when the state of the data changes.
 
-    A state is what opening found, size and time of every annotation and image file, and the versions that checked.
+    The state is what opening found, size and time of every annotation and image file, and the versions of the software.
     """
 
     def __init__(self, datasets: Mapping[str, CocoDataset], cache_dir: Path, *, options: tuple[object, ...]) -> None:
@@ -43,8 +43,8 @@ class CheckMemory:
         self._annotation_files = [str(source.annotation_path) for _, sources in places for source in sources]
         self._state = _state_of(datasets, options)
 
-    def recall(self) -> dict[str, Report] | None:
-        """The reports that were kept of this very state, or None."""
+    def load(self) -> dict[str, Report] | None:
+        """Return the reports that were saved for this state, or None."""
         try:
             checked = msgspec.json.decode(self._path.read_bytes(), type=_Checked)
             if checked.state != self._state:
@@ -53,8 +53,8 @@ class CheckMemory:
         except (OSError, msgspec.DecodeError, TypeError):
             return None
 
-    def keep(self, reports: Mapping[str, Report]) -> None:
-        """Write the reports, unless there is an error in them or the folder cannot be written to."""
+    def save(self, reports: Mapping[str, Report]) -> None:
+        """Write the reports, unless they have errors or the folder cannot be written to."""
         if any(report.by_severity("error") for report in reports.values()):
             return
         findings = {name: report.as_records() for name, report in reports.items()}
@@ -66,7 +66,7 @@ class CheckMemory:
 
 
 def _remove_unused(cache_dir: Path) -> None:
-    """Delete what was kept of annotation files that are gone, or by another version of this module."""
+    """Delete reports on annotation files that no longer exist, and reports by another version of this module."""
     for path in cache_dir.glob("*.checked"):
         with contextlib.suppress(OSError):
             try:
@@ -94,7 +94,7 @@ def _stamps(paths: list[Path]) -> list[tuple[int, int]]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file; zeros where there is none."""
+    """Return size and time of a file; zeros if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
