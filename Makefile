@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
+CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
 .PHONY: help setup horovod lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
 
@@ -20,24 +21,26 @@ lock: ## Renew poetry.lock from the pyproject files
 demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
 	$(PY) -m mrcnn_train +experiment=demo
 
-test: setup ## The fast tests of every package and of the workspace
-	$(PY) tests/run_suites.py -m "not slow"
+test: setup ## The fast tests of every package and of the workspace, two packages at a time
+	$(PY) tests/run_suites.py --jobs 2 -m "not slow"
 
-test-slow: setup .bench/ready ## The long ones: training to an AP, jobs of two processes, faults, fuzzing, beside torchvision
-	@infra/horovod/build.sh || echo "no Horovod: the tests of jobs of two processes are skipped"
+test-slow: setup .bench/ready ## The slow tests, hours: training to an AP, jobs of several processes, faults, fuzzing, comparison with torchvision, C++ tests, each package alone
+	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
-lint: setup ## ruff and mypy
+lint: setup ## Check the code: ruff, mypy, clang-format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench
 
-format: setup ## Let ruff rewrite what it can
+format: setup ## Rewrite what ruff and clang-format can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	.venv/bin/clang-format -i $(CXX_SOURCES)
 
 # Those that fail, or miss what is wanted of them, do not keep the others from running.
 RUN_EACH = status=0; for script in $(1); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
