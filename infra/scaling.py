@@ -132,10 +132,10 @@ def assumption_lines(each: Assumptions) -> list[str]:
     return [
         f"- {each.images_per_gpu} images a GPU; a GPU that waits for no other does {each.images_per_second:g} images/s",
         f"- {each.gradient_bytes / 1e6:.0f} MB of gradients a step, in rings: {each.link_gbytes:g} GB/s in a machine "
-        f"of {GPUS_PER_NODE} GPUs, {each.node_gbits:g} Gbit/s and {each.latency_us:g} us between machines; backward hides "
-        f"{each.overlap:.0%} of it",
+        f"of {GPUS_PER_NODE} GPUs, {each.node_gbits:g} Gbit/s and {each.latency_us:g} us between machines; "
+        f"backward hides {each.overlap:.0%} of it",
         f"- step times of processes vary by {each.spread:.0%} (normal, independent), and all wait for the slowest",
-        f"- {each.start_hours:g} h to start; evaluations: {each.evaluations}, of {VAL_IMAGES} images shared by all GPUs, "
+        f"- {each.start_hours:g} h to start; evaluations: {each.evaluations}, of {VAL_IMAGES} images on all GPUs, "
         f"at {each.inference_speedup:g} times the rate of training, and {each.scoring_seconds:g} s to score",
         f"- * more than {LARGEST_BATCH} images a step: no recipe reaches the accuracy; only the time is predicted",
     ]

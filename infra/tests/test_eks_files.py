@@ -7,6 +7,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+
 from infra.settings import SETTINGS, SettingsError, fill
 
 SET = {

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from infra.sagemaker import entry, hosts
 from infra.sagemaker.entry import main, mpirun_command, processes_per_host, read_cluster, read_overrides, save_model
 from infra.sagemaker.hosts import Cluster, EntryError, ranks_here

@@ -9,6 +9,7 @@ import threading
 import zipfile
 
 import pytest
+
 from infra.data import fetch as module
 from infra.data.fetch import SOURCES, FetchError, Source, download, fetch, main
 

@@ -5,6 +5,7 @@ import json
 import boto3
 import moto
 import pytest
+
 from infra.sagemaker import launch
 from infra.sagemaker.launch import JobError, parse, trainer_for
 from infra.settings import SettingsError

@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+
 from infra.scaling import (
     GPUS,
     MACHINES,

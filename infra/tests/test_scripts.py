@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from infra.tests import fake_job
 
 SCRIPTS = Path(__file__).parents[1] / "eks" / "chart" / "files"

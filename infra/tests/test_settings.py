@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from infra.settings import SETTINGS, SettingsError, fill, main, read_settings, require
 
 

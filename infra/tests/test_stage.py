@@ -8,9 +8,10 @@ import threading
 import boto3
 import pytest
 from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
 from infra.data import stage
 from infra.data.stage import INDEX, Place, StageError, download, main, parse_place, upload
-from moto.server import ThreadedMotoServer
 
 PLACE = Place("our-bucket", "sets/coco")
 PART = 5 << 20  # the least that S3 takes

@@ -1,0 +1,1 @@
+"""Tests of docker/ and infra/: `make test-infra`, `make test-docker`."""
