@@ -24,8 +24,10 @@ os.execvp(words[0], words)
 """
 # Trains until SIGTERM, or at once where FAKE_STEPS is 0; then there is a checkpoint.
 TRAIN = """
-import os, signal, sys, time
+import os, signal, socket, sys, time
 from pathlib import Path
+where = [os.environ.get(f"OMPI_COMM_WORLD_{name}", "") for name in ("RANK", "SIZE")]
+print(*where, socket.gethostname(), file=open(os.environ["FAKE_LOG"] + ".ranks", "a"), flush=True)
 run = next(Path(word[8:]) for word in sys.argv if word.startswith("run.dir="))
 log = open(os.environ["FAKE_LOG"], "a")
 print("train", *sys.argv[1:], file=log, flush=True)

@@ -107,7 +107,7 @@ def test_options_replace_assumptions(capsys):
     main(["--images-per-second", "1000", "--epochs", "12", "--node-gbits", "400"])
     printed = capsys.readouterr().out
     assert "p3.16xlarge, 12 epochs" in printed
-    assert "1000 images/s of a GPU alone" in printed
+    assert "waits for no other does 1000 images/s" in printed
     assert "5.09" not in printed
 
 
