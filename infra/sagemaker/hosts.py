@@ -112,6 +112,7 @@ def follow(cluster: Cluster, stop: Stop) -> int:
         (keys / "authorized_keys").write_text(str(_receive(link)["public_key"]))
         make_key(keys / "host_key")
         server = subprocess.Popen(sshd_command(keys))
+        stack.callback(server.wait)
         stack.callback(server.terminate)
         _wait_for(lambda: _listens(SSH_PORT), server)
         kind, key = (keys / "host_key.pub").read_text().split()[:2]

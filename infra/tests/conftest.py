@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_TOOLS = ["test_chart.py", "test_eks_files.py", "test_launch.py", "test_lint.py", "test_pods.py", "test_stage.py"]
+NEEDS_TOOLS = [
+    "test_chart.py",
+    "test_eks_files.py",
+    "test_launch.py",
+    "test_lint.py",
+    "test_pods.py",
+    "test_sagemaker_hosts.py",
+    "test_stage.py",
+]
 
 collect_ignore = [] if importlib.util.find_spec("moto") else NEEDS_TOOLS
 

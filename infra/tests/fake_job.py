@@ -22,14 +22,15 @@ while words and words[0].startswith("-"):
 {hook}
 os.execvp(words[0], words)
 """
-# Trains until SIGTERM, or at once where FAKE_STEPS is 0; then there is a checkpoint.
+# Trains until SIGTERM, or ends at once with the exit code FAKE_CODE; then there is a checkpoint.
 TRAIN = """
 import os, signal, socket, sys, time
 from pathlib import Path
+LOG = os.environ.get("FAKE_LOG", "FOLDER/log")
 where = [os.environ.get(f"OMPI_COMM_WORLD_{name}", "") for name in ("RANK", "SIZE")]
-print(*where, socket.gethostname(), file=open(os.environ["FAKE_LOG"] + ".ranks", "a"), flush=True)
+print(*where, socket.gethostname(), file=open(LOG + ".ranks", "a"), flush=True)
 run = next(Path(word[8:]) for word in sys.argv if word.startswith("run.dir="))
-log = open(os.environ["FAKE_LOG"], "a")
+log = open(LOG, "a")
 print("train", *sys.argv[1:], file=log, flush=True)
 def stop(*_):
     save(); print("stopped", file=log, flush=True); os._exit(143)
@@ -40,7 +41,8 @@ def save():
         (step / name).write_text(name)
     (run / "checkpoints" / "best").write_text("step-00000003\\n")
 signal.signal(signal.SIGTERM, stop)
-code = os.environ.get("FAKE_CODE")
+at_once = Path("FOLDER/code")  # where launchers pass few variables on
+code = os.environ.get("FAKE_CODE", at_once.read_text() if at_once.exists() else None)
 print("ready", file=log, flush=True)
 if code is None:
     time.sleep(60)
@@ -49,7 +51,7 @@ sys.exit(int(code or 0))
 """
 PREFLIGHT = """
 import os, sys
-print("preflight", *sys.argv[1:], file=open(os.environ["FAKE_LOG"], "a"), flush=True)
+print("preflight", *sys.argv[1:], file=open(os.environ.get("FAKE_LOG", "FOLDER/log"), "a"), flush=True)
 sys.exit(int(os.environ.get("FAKE_PREFLIGHT", 0)))
 """
 
@@ -60,8 +62,8 @@ def install(folder: Path, *, hook: str = "") -> dict[str, str]:
     package.mkdir(parents=True)
     programs.mkdir()
     (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(TRAIN)
-    (package / "preflight.py").write_text(PREFLIGHT)
+    (package / "__main__.py").write_text(TRAIN.replace("FOLDER", str(folder)))
+    (package / "preflight.py").write_text(PREFLIGHT.replace("FOLDER", str(folder)))
     mpirun = programs / "mpirun"
     mpirun.write_text(MPIRUN.format(python=sys.executable, hook=hook))
     mpirun.chmod(mpirun.stat().st_mode | stat.S_IXUSR)

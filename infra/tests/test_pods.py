@@ -39,7 +39,7 @@ def job(helm):
 
 
 def container(job, role, tmp_path):
-    """Environment and command of a pod's container, as the operator completes it: paths of this machine for its mounts."""
+    """Environment and command of a pod's container, with paths of this machine for its mounts."""
     found = job["spec"]["mpiReplicaSpecs"][role]["template"]["spec"]["containers"][0]
     environment = {entry["name"]: entry["value"] for entry in found["env"]}
     words = json.dumps([environment, [*found["command"], *found.get("args", ())]])
