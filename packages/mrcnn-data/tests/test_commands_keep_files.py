@@ -51,7 +51,7 @@ def test_a_file_of_the_users_stays(root, masks, capsys, name):
     assert printed.out == "", "nothing is done before the outputs are looked at"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "check --fix"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_may_be_run_again(root, masks, name):
     out = root / "out.json"
     for _ in range(2):

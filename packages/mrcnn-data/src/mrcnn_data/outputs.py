@@ -1,7 +1,7 @@
 """Write output files completely or not at all, and never over a file that the product did not write.
 
 Each folder that a command writes into keeps `.mrcnn-outputs.sha256`: a line "SHA-256  NAME" for each file written, as
-`sha256sum -c` reads it. A later run replaces a file only where its content is still one of those lines.
+`sha256sum -c` reads it. A later run replaces a file only if one of these lines still describes its content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class OutputError(ValueError):
 
 
 def check_outputs(paths: Iterable[str | PathLike[str]]) -> None:
-    """Raise before the work is done where a file to be written exists and was not written by this product.
+    """Raise before the work is done if a file to be written exists and was not written by this product.
 
     Raises:
         OutputError: naming the first such file.

@@ -32,7 +32,7 @@ class PlacedObjects(NamedTuple):
 
     @property
     def is_visible(self) -> np.ndarray:
-        """Which objects are at least a pixel wide and high: bool [n]."""
+        """Whether each object is at least a pixel wide and high: bool [n]."""
         return np.asarray((self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_EDGE).all(axis=1))
 
     def take(self, chosen: np.ndarray) -> PlacedObjects:

@@ -22,9 +22,8 @@ from mrcnn_data.checks.image_copies import fingerprints, report_copies, report_s
 from mrcnn_data.checks.report_cache import ReportCache
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.header import read_header
-from mrcnn_data.images.reading import load_image
+from mrcnn_data.images.reading import READING_THREADS, load_image
 
-_THREADS = 8  # they wait for a disk or a network
 STOPS_WHEN_MET = "training stops when it reads the file, unless data.on_error=skip"
 
 
@@ -102,7 +101,7 @@ def _report_missing_masks(dataset: CocoDataset, report: Report) -> None:
 
 
 def _report_repeated_objects(dataset: CocoDataset, report: Report) -> None:
-    """Report objects with the same image, class, box and segmentation: often from two files that were merged twice."""
+    """Report objects with the same image, class, box and segmentation: often from merging two files."""
     table = dataset.annotations
     images = np.repeat(np.arange(len(dataset)), np.diff(table.offsets))  # [A]
     rows = np.flatnonzero(table.is_object)
@@ -145,7 +144,7 @@ def _report_categories(dataset: CocoDataset, report: Report) -> None:
 
 
 def _report_image_files(dataset: CocoDataset, report: Report, *, on_error: str) -> None:
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(READING_THREADS) as threads:
         outcomes = list(threads.map(lambda index: look_at_image(dataset, index), range(len(dataset)), chunksize=64))
     for kind, severity, action in _IMAGE_KINDS:
         found = [index for index, (found_kind, _) in enumerate(outcomes) if found_kind == kind]
@@ -181,7 +180,7 @@ def look_at_image(dataset: CocoDataset, index: int) -> tuple[str, str]:
     header = read_header(path)
     if header is not None and header.size == expected:
         return (_NOT_TURNED if header.orientation > 1 else ""), ""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return "", ""
     try:
         stored_size = load_image(path).shape[:2]

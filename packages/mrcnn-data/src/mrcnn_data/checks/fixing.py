@@ -22,6 +22,8 @@ from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.masks.rasterising import full_mask
 from mrcnn_data.masks.segmentation import Polygons, RunLengths, Segmentation, decode_segmentation, strict_json
+from mrcnn_data.outputs import check_outputs, write_output
+from mrcnn_data.text import visible
 
 _ROUNDING = 1.0  # pixels; boxes that stick out by less stay as they are
 Entry = dict[str, Any]
@@ -39,14 +41,16 @@ def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or `out` is the file itself.
+        OutputError: one of the two exists and was not written by this product, or the disk refuses.
     """
     out = Path(out)
     if out.exists() and out.samefile(source.annotation_path):
         raise DatasetError(f"{out} is the file to be mended: give another name")
     fixed = fix_annotations(source)
     changes = out.with_suffix(".changes.txt")
-    out.write_bytes(fixed.content)
-    changes.write_text("".join(f"{change}\n" for change in fixed.changes))
+    check_outputs([out, changes])
+    write_output(out, fixed.content)
+    write_output(changes, "".join(f"{visible(change, limit=2000)}\n" for change in fixed.changes).encode())
     return changes
 
 

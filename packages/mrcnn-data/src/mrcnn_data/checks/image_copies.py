@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Report
+from mrcnn_data.images.reading import READING_THREADS, open_regular
 
 _ENDS = 32 * 1024  # bytes read from both ends of every file; uncompressed pictures may agree in them
 _BLOCK = 2**20
-_THREADS = 8  # they wait for a disk or a network
 
 
 def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
@@ -25,7 +25,7 @@ def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
     """
     paths = {name: [dataset.image_path(index) for index in range(len(dataset))] for name, dataset in datasets.items()}
     unique = list(dict.fromkeys(path for of_one in paths.values() for path in of_one))
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(READING_THREADS) as threads:
         print_of = dict(zip(unique, threads.map(_of_ends, unique, chunksize=64), strict=True))
         counts = Counter(print_of.values())
         alike = [path for path, fingerprint in print_of.items() if fingerprint and counts[fingerprint] > 1]
@@ -35,7 +35,7 @@ def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
 
 def _of_ends(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_ENDS)
             num_bytes = os.fstat(file.fileno()).st_size
             file.seek(max(num_bytes - _ENDS, 0))
@@ -48,7 +48,7 @@ def _of_ends(path: Path) -> bytes:
 def _of_all(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError:

@@ -17,9 +17,9 @@ import msgspec
 from mrcnn_data.annotations.cache import replaced
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Finding, Report
+from mrcnn_data.images.reading import READING_THREADS
 
 _VERSION = 2  # raise it with every change of what a check reports
-_THREADS = 8  # they wait for a disk or a network
 _PORTION = 1024  # files per task; a task for each file would take longer than its stat
 
 
@@ -80,7 +80,7 @@ def _remove_unused(cache_dir: Path) -> None:
 
 def _state_of(datasets: Mapping[str, CocoDataset], options: tuple[object, ...]) -> str:
     parts: list[object] = [_VERSION, version("mrcnn-data"), cv2.__version__, options]
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(READING_THREADS) as threads:
         for dataset in datasets.values():
             paths = [source.annotation_path for source in dataset.sources]
             paths += [dataset.image_path(index) for index in range(len(dataset))]

@@ -17,7 +17,7 @@ import numpy as np
 from mrcnn_data.outputs import write_output
 from mrcnn_data.text import visible
 
-# Limits of a picture's longer edge: in a smaller one text covers the objects, of larger ones a sheet is too big.
+# Limits of a picture's longer edge: in a smaller one, text covers the objects; larger ones make a sheet too big.
 MIN_EDGE, MAX_EDGE = 480, 720
 MASK_ALPHA = 0.45
 GAP = 8  # pixels between pictures

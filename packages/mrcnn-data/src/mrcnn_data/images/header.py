@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_data.images.orientation import tiff_orientation
+from mrcnn_data.images.reading import open_regular
 
 _HEAD = 64 * 1024  # bytes: headers with an EXIF block
 _TAIL = 12
@@ -27,7 +28,7 @@ class ImageHeader(NamedTuple):
 def read_header(path: Path) -> ImageHeader | None:
     """Read the header of a complete JPEG, PNG, BMP or WebP file; return None for anything else."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_HEAD)
             num_bytes = os.fstat(file.fileno()).st_size
             file.seek(max(num_bytes - _TAIL, 0))

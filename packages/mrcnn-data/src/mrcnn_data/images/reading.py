@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from os import PathLike
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -10,6 +14,7 @@ import numpy as np
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.orientation import tiff_orientation
 
+READING_THREADS = 8  # to read many files: threads mostly wait for a disk or a network
 _STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 
@@ -51,7 +56,7 @@ def read_image_file(path: str | PathLike[str]) -> bytes:
         DatasetError: the file is missing, empty or cut off.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read()
     except OSError as error:
         raise DatasetError(f"{path}: cannot read the image file: {error.strerror}") from None
@@ -60,6 +65,15 @@ def read_image_file(path: str | PathLike[str]) -> bytes:
     if _is_cut_off(data):
         raise DatasetError(f"{path}: the image file is cut off (its end marker is missing)")
     return data
+
+
+def open_regular(path: str | PathLike[str]) -> BinaryIO:
+    """Open a file for reading; raise OSError if it is not a regular file, because reading a pipe could wait forever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
 
 
 def decode_as_stored(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:

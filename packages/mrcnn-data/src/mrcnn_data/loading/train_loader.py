@@ -34,9 +34,9 @@ class _Step(NamedTuple):
 class TrainLoader:
     """The micro-batches of one rank, step after step: a pure function of (seed, step).
 
-    It uses threads, not processes: OpenCV decodes and resizes without the interpreter lock, and forks harm MPI. Making
-    a loader switches OpenCV's own threads off for the whole process (`cv2.setNumThreads(0)`): one image per thread is
-    faster. The arrays of a batch stay valid as long as something refers to them; then their memory is reused.
+    It uses threads, not processes: OpenCV decodes and resizes without the interpreter lock, and forks can break MPI.
+    Making a loader switches OpenCV's own threads off for the whole process (`cv2.setNumThreads(0)`): one image per
+    thread is faster. The arrays of a batch stay valid as long as something refers to them; then their memory is reused.
 
     Args:
         buckets: (h, w) shapes, for example from `default_buckets`. Leave it out with `augmentation.crop_size`: then

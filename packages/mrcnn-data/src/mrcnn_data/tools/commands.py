@@ -33,7 +33,7 @@ MAX_LINE = 4000  # characters printed: a few paths of full length
 
 
 def _say(line: object) -> None:
-    """Print one line; whatever names it holds, a terminal shows them and does not obey them."""
+    """Print one line; control characters, which names from files may contain, are escaped."""
     print(visible(line, limit=MAX_LINE))
 
 
