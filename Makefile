@@ -1,4 +1,4 @@
-# Every target sets the workspace up first; where nothing changed that takes a moment (infra/setup.sh).
+# Most targets set the workspace up first (infra/setup.sh), which takes a moment if nothing has changed.
 PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
@@ -12,7 +12,7 @@ help: ## List the targets
 setup: ## Create .venv with the locked dependencies and the five packages
 	@PYTHON=$(PYTHON) infra/setup.sh
 
-horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes once, then a cached wheel)
+horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes the first time)
 	@infra/horovod/build.sh
 
 lock: ## Renew poetry.lock from the pyproject files
@@ -24,11 +24,11 @@ demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
 test: setup ## The fast tests of every package and of the workspace, two packages at a time
 	$(PY) tests/run_suites.py --jobs 2 -m "not slow"
 
-test-slow: setup .bench/ready ## The slow tests, hours: training to an AP, jobs of several processes, faults, fuzzing, comparison with torchvision, C++ tests, each package alone
+test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several processes, faults, fuzzing, torchvision, C++, packages alone
 	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
-test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers
+test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and with sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
 test-infra: setup .infra/ready ## Tests of docker/ and infra/: the chart, SageMaker's request, S3 staging, scripts (minutes)
@@ -45,21 +45,21 @@ format: setup ## Rewrite what ruff and clang-format can mend
 	$(PY) -m ruff format .
 	.venv/bin/clang-format -i $(CXX_SOURCES)
 
-# Those that fail, or miss what is wanted of them, do not keep the others from running.
+# Runs all scripts, also after one has failed or has missed its target; then fails if any did.
 RUN_EACH = status=0; for script in $(1); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
 
 bench: setup .bench/ready ## Every benchmark in bench/
 	@$(call RUN_EACH,bench/*.py)
 
-bench-data: setup .bench/ready ## Reading and loading of data sets: bench/data_*.py
+bench-data: setup .bench/ready ## The benchmarks of reading and loading data sets: bench/data_*.py
 	@$(call RUN_EACH,bench/data_*.py)
 
-bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
+bench-%: setup ## One benchmark: bench-NAME runs bench/NAME.py
 	$(PY) bench/$*.py
 
 bench-ops bench-model: .bench/ready
 
-# torch in an environment of its own, for comparisons.
+# An environment with torch, for comparisons: torch and TensorFlow cannot be loaded into one process.
 .bench/ready: pyproject.toml
 	$(PYTHON) -m venv --clear .bench
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
@@ -73,7 +73,7 @@ bench-ops bench-model: .bench/ready
 	.infra/bin/python infra/tests/kubernetes_tools.py .infra/bin
 	touch $@
 
-gpu-check: ## Build the CUDA kernels with nvcc alone, compare and time them on this machine's GPU
+gpu-check: ## Build the CUDA kernels with nvcc, compare and time them on this machine's GPU
 	$(PYTHON) bench/gpu_check/gpu_check.py
 
 wheels: setup ## Build the five wheels into dist/
@@ -81,6 +81,6 @@ wheels: setup ## Build the five wheels into dist/
 	$(PY) -m pip wheel -qq --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
 	@ls -l dist
 
-clean: ## Remove what was built, and caches; keeps .venv, .bench, .infra, .poetry and outputs
+clean: ## Remove build results and caches; keeps .venv, .bench, .infra, .poetry and outputs
 	rm -rf dist packages/*/build packages/*/dist .mypy_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -path ./.bench -prune -o -path ./.infra -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf

@@ -1,6 +1,6 @@
-"""Run the tests of every package and of the workspace, each in a pytest process of its own.
+"""Run the tests of every package and of the workspace, each in another pytest process.
 
-One process each, because TensorFlow keeps what a test sets (threads, determinism, op libraries) until the process ends.
+TensorFlow keeps what a test sets (threads, determinism, op libraries) until the process ends.
 
     run_suites.py [--jobs N] [PYTEST_ARGUMENT...]        for example: run_suites.py --jobs 2 -m "not slow"
 

@@ -1,4 +1,4 @@
-"""What the documents name exists: links, files, modules, experiments, options of training and of the commands."""
+"""The documents name only what exists: links, files, modules, experiments, options of training and of commands."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Document(NamedTuple):
 
     @property
     def folders(self) -> list[Path]:
-        """Return where a path that the document names may begin."""
+        """Return the folders that a path in the document may be relative to."""
         owner = next((p for p in self.path.parents if p.parent == ROOT / "packages"), None)
         packages = [owner] if owner else [ROOT / "packages" / name for name in PACKAGES]
         inner = [folder for p in packages for folder in (p, p / "src", p / "src" / import_name(p.name))]
@@ -114,7 +114,7 @@ def test_files_exist(document: Document) -> None:
 
 
 def is_there(span: str, folders: list[Path]) -> bool:
-    """Whether the file or folder that `span` names exists; True for everything that does not look like one of ours."""
+    """Return whether the file or folder `span` exists; True for text that does not look like one of our paths."""
     if not re.fullmatch(r"[\w.*/-]+", span) or span.startswith(("..", "/")) or PLACEHOLDER.search(span):
         return True
     has_suffix = span.rpartition(".")[2] in SUFFIXES
@@ -131,7 +131,7 @@ def test_modules_and_their_names_exist(document: Document) -> None:
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` is a module of ours, or appears in the module before its last dots."""
+    """Return whether `name` is one of our modules, or its last part appears in the module named before it."""
     module, _, attribute = name.rpartition(".")
     path = module_path(module)
     return is_module(name) or (path is not None and attribute in re.findall(r"\w+", path.read_text()))
@@ -149,7 +149,7 @@ def test_options_of_training_exist(document: Document) -> None:
 
 
 def named_options(code: list[str]) -> set[str]:
-    """Return `data.root` of `data.root=DIR`, and of `data.root` alone."""
+    """Return the options of training in `code`: `data.root` in `data.root=DIR` or in `data.root`."""
     spans = [match[1] for text in code if (match := OPTION_SPAN.fullmatch(text))]
     names = {name for text in code for name in OPTION.findall(text)} | set(spans)
     return {name for name in names if name.rpartition(".")[2] not in (*SUFFIXES, "safetensors", "json")}

@@ -57,7 +57,7 @@ def test_training_leaves_what_it_promises(run_dir: Path) -> None:
 
 
 def test_evaluating_the_checkpoint_gives_the_runs_own_numbers(run_dir: Path, tmp_path: Path) -> None:
-    """And needs no trainer: importing it or Hydra is an error there."""
+    """The evaluation must not import the trainer or Hydra: that is an error here."""
     code = """
 import runpy, sys
 sys.modules["mrcnn_train"] = sys.modules["hydra"] = None
@@ -68,7 +68,7 @@ runpy.run_module("mrcnn_eval", run_name="__main__", alter_sys=True)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     (trained_file,) = (run_dir / "evaluation").glob("step-*.json")
     trained = json.loads(trained_file.read_text())
-    # After three steps AP is about 0: the number of detections is what tells two models apart.
+    # After three steps AP is about 0, so the number of detections has to show that it is the same model.
     assert metrics["num_detections"] == trained["num_detections"] > 0
     assert metrics["bbox"] == pytest.approx(trained["bbox"], abs=1e-9)
     assert metrics["segm"] == pytest.approx(trained["segm"], abs=1e-9)

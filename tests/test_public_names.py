@@ -22,7 +22,7 @@ INNER_PARTS = {
     ("bench/step_ops.py", "mrcnn_model"): "replaces the compiled ops by stock TensorFlow",
 }
 
-# An import at the beginning of a line, or after a semicolon: of a program in a string, started in a process of its own.
+# An import of a program in a string (run as another process): at the beginning of a line or after a semicolon.
 IMPORT_IN_TEXT = re.compile(
     r"(?:^|;)[ \t]*((?:from mrcnn_[\w.]+ import [\w, ]+)|(?:import mrcnn_[\w.]+))", re.MULTILINE
 )
@@ -80,7 +80,7 @@ def is_foreign(module: str, own: str | None) -> bool:
 
 
 def module_path(module: str) -> Path | None:
-    """Return the file of one of our modules, or None where there is none of that name."""
+    """Return the file of one of our modules, or None if it does not exist."""
     package = module.partition(".")[0]
     path = ROOT.joinpath("packages", package.replace("_", "-"), "src", *module.split("."))
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
@@ -93,7 +93,7 @@ def is_module(name: str) -> bool:
 
 @functools.cache
 def public_names(module: str) -> set[str] | None:
-    """Return `__all__` of a package or sub-package; None for other modules, and where there is no such list."""
+    """Return `__all__` of a package or sub-package; None for other modules, and without such a list."""
     path = module_path(module)
     if path is None or path.name != "__init__.py":
         return None
@@ -110,7 +110,7 @@ def is_public(use: Use) -> bool:
 
 @functools.cache
 def private_uses() -> list[tuple[str, Use]]:
-    """Return (file, use) for all Python files of the repository but this one, which holds examples."""
+    """Return (file, use) for all Python files of the repository except this one, which has examples."""
     owners: dict[Path, str | None] = {ROOT / "packages" / package: import_name(package) for package in PACKAGES}
     found = []
     for folder, own in {**owners, ROOT / "bench": None, ROOT / "tests": None}.items():

@@ -20,7 +20,7 @@ LIMITS = {
     "complexity": 15,  # cyclomatic, as ruff's rule C901 counts it
 }
 
-# (limit, place) of what may be larger, and why. A place is a path below a package's src, for functions with `:name`.
+# What may be larger, and why: (limit, place). A place is a path below src, for functions followed by `:name`.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
