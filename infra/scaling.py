@@ -107,8 +107,8 @@ def predict(gpus: int, *, epochs: float, assumed: Assumptions) -> Prediction:
 def table(*, epochs: float, assumed: Assumptions, gpus: Sequence[int] = GPUS) -> list[str]:
     """Return the predictions as lines of a Markdown table, with the published hours where they apply."""
     is_published = assumed == MACHINES["p3.16xlarge"]
-    names = ("GPUs", "images a step", "compute, ms", "exchange, ms", "waiting, ms")
-    names += ("efficiency", "images/s", "hours", "published")
+    names = ["GPUs", "images a step", "compute, ms", "exchange, ms", "waiting, ms"]
+    names += ["efficiency", "images/s", "hours", "published"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for count in gpus:
         run = predict(count, epochs=epochs, assumed=assumed)

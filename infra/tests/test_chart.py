@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import jsonschema
 import kubernetes_validate
@@ -340,6 +341,16 @@ def test_one_machine_has_no_workers(helm):
 def test_the_scripts_in_the_objects_are_the_files(rendered, root):
     files = {path.name: path.read_text() for path in (root / CHART / "files").iterdir()}
     assert rendered["ConfigMap"]["data"] == files
+
+
+def test_the_trial_without_gpus_of_the_readme(helm, root):
+    (values,) = re.findall(r"`--set (gpu=false[^`]*)`", (root / "infra/README.md").read_text())
+    code, out, err = helm("template", "run1", CHART, "--set", f"image={IMAGE}", "--set", values)
+    assert code == 0, err
+    job = next(item for item in yaml.safe_load_all(out) if item and item["kind"] == "MPIJob")
+    for pod in pods({"MPIJob": job}):
+        assert pod["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "8Gi"}
+        assert "nodeSelector" not in pod
 
 
 CASES = [{}, {"nodes": 1, "efa": 0, "gpu": False}, {"volumes": TWO_VOLUMES}, {"suspend": True, "overrides": ["a=b"]}]

@@ -47,7 +47,7 @@
 {{- end }}
 
 {{- define "mrcnn.resources" -}}
-{{- $amounts := dict "cpu" .Values.cpu "memory" .Values.memory }}
+{{- $amounts := dict "cpu" (.Values.cpu | toString) "memory" .Values.memory }}
 {{- if .Values.gpu }}{{- $_ := set $amounts "nvidia.com/gpu" (.Values.slotsPerWorker | toString) }}{{- end }}
 {{- if gt (int .Values.efa) 0 }}
 {{- $_ := set $amounts "vpc.amazonaws.com/efa" (.Values.efa | toString) }}
