@@ -56,6 +56,9 @@ sys.exit(int(os.environ.get("FAKE_PREFLIGHT", 0)))
 """
 
 
+FOREIGN = ("SM_", "FAKE_", "OMPI_", "NCCL_", "FI_", "LD_LIBRARY_PATH")
+
+
 def install(folder: Path, *, hook: str = "") -> dict[str, str]:
     """Write the stand-ins; returns the environment in which they are found, and log to folder/log."""
     package, programs = folder / "lib" / "mrcnn_train", folder / "bin"
@@ -69,7 +72,8 @@ def install(folder: Path, *, hook: str = "") -> dict[str, str]:
     mpirun.chmod(mpirun.stat().st_mode | stat.S_IXUSR)
     (programs / "python").symlink_to(sys.executable)
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("SM_", "FAKE_", "OMPI_"))},
+        # LD_LIBRARY_PATH: importing OpenCV sets it.
+        **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": f"{folder / 'lib'}:{Path(__file__).parents[2]}",
         "FAKE_LOG": str(folder / "log"),
