@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
 CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: help setup horovod lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow test-kernels test-infra lint format bench gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,11 +31,14 @@ test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several p
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and with sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
+test-infra: setup .infra/ready ## Tests of docker/ and infra/: the chart, SageMaker's request, S3 staging, scripts (minutes)
+	.infra/bin/python -m pytest infra/tests -m "not slow"
+
 lint: setup ## Check the code: ruff, mypy, clang-format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
-	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench
+	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench infra/*.py infra/data infra/sagemaker
 
 format: setup ## Rewrite what ruff and clang-format can mend
 	$(PY) -m ruff check --fix .
@@ -63,6 +66,13 @@ bench-ops bench-model: .bench/ready
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --group bench
 	touch $@
 
+# What only the tests of infra/ need: moto, SageMaker's SDK, helm, linters.
+.infra/ready: infra/tests/requirements.txt infra/tests/kubernetes_tools.py
+	$(PYTHON) -m venv --clear .infra
+	.infra/bin/python -m pip install -qq --disable-pip-version-check -r infra/tests/requirements.txt
+	.infra/bin/python infra/tests/kubernetes_tools.py .infra/bin
+	touch $@
+
 gpu-check: ## Build the CUDA kernels with nvcc, compare and time them on this machine's GPU
 	$(PYTHON) bench/gpu_check/gpu_check.py
 
@@ -71,6 +81,6 @@ wheels: setup ## Build the five wheels into dist/
 	$(PY) -m pip wheel -qq --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
 	@ls -l dist
 
-clean: ## Remove build results and caches; keeps .venv, .bench, .poetry and outputs
+clean: ## Remove build results and caches; keeps .venv, .bench, .infra, .poetry and outputs
 	rm -rf dist packages/*/build packages/*/dist .mypy_cache .ruff_cache .hypothesis
-	find . -path ./.venv -prune -o -path ./.bench -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf
+	find . -path ./.venv -prune -o -path ./.bench -prune -o -path ./.infra -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf

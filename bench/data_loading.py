@@ -134,7 +134,7 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
     with ThreadPoolExecutor(num_threads) as threads:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
-            # Buckets in turn, as often as their images occur.
+            # Images of one bucket, which is as likely as it has images.
             first = int(rng.integers(len(dataset)))
             images = rng.choice(np.flatnonzero(assigned == assigned[first]), BATCH).tolist()
             batch = pool.take((BATCH, *BUCKETS[assigned[first]], 3))

@@ -42,7 +42,7 @@ class SuiteResult(NamedTuple):
 def suites() -> list[Path]:
     """Return the folders of tests, those of packages that need most of the others first: they take longest."""
     packages = sorted(PACKAGES, key=num_siblings, reverse=True)
-    return [*(ROOT / "packages" / name / "tests" for name in packages), ROOT / "tests"]
+    return [*(ROOT / "packages" / name / "tests" for name in packages), ROOT / "tests", ROOT / "infra" / "tests"]
 
 
 def num_siblings(package: str) -> int:

@@ -51,4 +51,4 @@ def test_passing_suites_and_suites_without_selected_tests(
 
 def test_every_package_is_run_once() -> None:
     folders = [folder.relative_to(ROOT).as_posix() for folder in run_suites.suites()]
-    assert sorted(folders) == sorted([*(f"packages/{name}/tests" for name in PACKAGES), "tests"])
+    assert sorted(folders) == sorted([*(f"packages/{name}/tests" for name in PACKAGES), "tests", "infra/tests"])

@@ -69,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
             "folder MASKS/a/b/, which has one picture per object. 0 is background. A value is a grey value, a palette "
             "index, or #rrggbb.",
         ),
+        (
+            "subset",
+            commands.subset,
+            _add_subset,
+            "copy some images of a dataset with their annotations",
+            "Copy N images, chosen at random, to OUT/SPLIT/ and their annotations to OUT/annotations/, for trials. "
+            "The same seed chooses the same images, and fewer images are a part of more.",
+        ),
     ):
         command = subparsers.add_parser(name, help=summary, description=description or f"{summary.capitalize()}.")
         add_options(command)
@@ -137,6 +145,20 @@ def _add_from_masks(masks: argparse.ArgumentParser) -> None:
     )
     masks.add_argument("--split-regions", action="store_true", help="each connected region is an object")
     masks.add_argument("--ignore", nargs="+", default=[], metavar="VALUE", help="values that are background too")
+
+
+def _add_subset(subset: argparse.ArgumentParser) -> None:
+    subset.add_argument("root", metavar="ROOT", help="folder with annotations/instances_SPLIT.json and SPLIT/")
+    subset.add_argument("split", metavar="SPLIT")
+    subset.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    subset.add_argument("--images", type=int, default=100, metavar="N", help="how many images (default: 100)")
+    subset.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="only these classes, and images with an object of one (default: all)",
+    )
+    subset.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same images (default: 0)")
 
 
 def _add_splits(command: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from mrcnn_data.statistics.tables import statistics_record, statistics_tables, s
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_data.text import visible
 from mrcnn_data.tools.mask_import import import_masks, write_imported
+from mrcnn_data.tools.subset import write_subset
 
 MAX_LINE = 4000  # characters printed: a few paths of full length
 
@@ -198,6 +199,20 @@ def from_masks(options: argparse.Namespace) -> int:
     )
     if without:
         _say(f"without a mask, so background: {', '.join(without[:5])}{', ...' if without[5:] else ''}")
+    return 0
+
+
+def subset(options: argparse.Namespace) -> int:
+    """Copy some images of a split with their annotations."""
+    _check_at_least(options, 1, "images")
+    _check_at_least(options, 0, "seed")
+    content, files = write_subset(
+        options.root, options.split, options.out, images=options.images, classes=options.classes, seed=options.seed
+    )
+    _say(
+        f"{options.out}: {len(files)} images, {len(content['annotations'])} objects and crowds, "
+        f"{len(content['categories'])} classes"
+    )
     return 0
 
 
