@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
 CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: help setup horovod lock demo test test-slow test-kernels test-infra lint format bench gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow test-kernels test-infra test-docker lint format bench gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,8 +31,13 @@ test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several p
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and with sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
-test-infra: setup .infra/ready ## Tests of docker/ and infra/: the chart, SageMaker's request, S3 staging, scripts (minutes)
+test-infra: setup .infra/ready ## Tests of infra/: chart, SageMaker, S3, and jobs on hosts and on Slurm made here (root, half an hour)
+	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs are skipped"
 	.infra/bin/python -m pytest infra/tests -m "not slow"
+	$(PY) -m pytest infra/tests -m slow --ignore infra/tests/test_docker.py
+
+test-docker: setup ## Build the images with buildah, train in them (root, Debian, an hour)
+	$(PY) -m pytest infra/tests/test_docker.py -s
 
 lint: setup ## Check the code: ruff, mypy, clang-format
 	$(PY) -m ruff check .

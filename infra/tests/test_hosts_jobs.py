@@ -5,8 +5,10 @@ Needs root on Linux, OpenSSH, and Horovod in the environment of the tests.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,12 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hosts import Host, Hosts
 from safetensors.numpy import load_file
 
+from infra.tests.hosts import Host, Hosts
 from mrcnn_data.synthetic import generate_shapes
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make network namespaces")
+PATH = f"{os.environ['PATH']}:/usr/sbin"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
+    pytest.mark.skipif(shutil.which("sshd", path=PATH) is None, reason="needs Debian's openssh-server"),
+    pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="no Horovod: make horovod"),
+]
 
 # The demo, smaller still.
 TINY = """
