@@ -35,49 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mrcnn-data", description="Make, check and look at COCO-format datasets.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, add_options, summary, description in (
-        ("shapes", commands.shapes, _add_shapes, "draw a dataset of shapes", ""),
-        (
-            "check",
-            commands.check,
-            _add_check,
-            "list the faults of a dataset",
-            "List the faults of a dataset: how often each occurs, where, and what training does about it. "
-            "Exit code 0: nothing, or only notes; 1: something is dropped or repaired; 2: errors, which stop training.",
-        ),
-        (
-            "stats",
-            commands.stats,
-            _add_stats,
-            "count and measure the objects of a dataset",
-            "Objects of each class, sizes, shapes, objects per image, and the buckets and anchors that suit them. "
-            "Several SPLITs are counted together.",
-        ),
-        (
-            "show",
-            commands.show,
-            _add_show,
-            "draw images with their annotations, before and after augmentation",
-            "Draw a sheet of images: on the left as annotated, to the right as training sees them.",
-        ),
-        (
-            "from-masks",
-            commands.from_masks,
-            _add_from_masks,
-            "make an annotation file from mask pictures",
-            "The objects of the image a/b.jpg are in MASKS/a/b.png, where each pixel value is one object, or in the "
-            "folder MASKS/a/b/, which has one picture per object. 0 is background. A value is a grey value, a palette "
-            "index, or #rrggbb.",
-        ),
-        (
-            "subset",
-            commands.subset,
-            _add_subset,
-            "copy some images of a dataset with their annotations",
-            "Copy N images, chosen at random, to OUT/SPLIT/ and their annotations to OUT/annotations/, for trials. "
-            "The same seed chooses the same images, and fewer images are a part of more.",
-        ),
-    ):
+    for name, run, add_options, summary, description in COMMANDS:
         command = subparsers.add_parser(name, help=summary, description=description or f"{summary.capitalize()}.")
         add_options(command)
         command.set_defaults(run=run)
@@ -173,6 +131,51 @@ def _add_sizes(command: argparse.ArgumentParser) -> None:
     ):
         command.add_argument(name, type=int, default=default, metavar="PX", help=f"{meaning} (default: {default})")
 
+
+# Name, function, options, summary and description of each command.
+COMMANDS = (
+    ("shapes", commands.shapes, _add_shapes, "draw a dataset of shapes", ""),
+    (
+        "check",
+        commands.check,
+        _add_check,
+        "list the faults of a dataset",
+        "List the faults of a dataset: how often each occurs, where, and what training does about it. "
+        "Exit code 0: nothing, or only notes; 1: something is dropped or repaired; 2: errors, which stop training.",
+    ),
+    (
+        "stats",
+        commands.stats,
+        _add_stats,
+        "count and measure the objects of a dataset",
+        "Objects of each class, sizes, shapes, objects per image, and the buckets and anchors that suit them. "
+        "Several SPLITs are counted together.",
+    ),
+    (
+        "show",
+        commands.show,
+        _add_show,
+        "draw images with their annotations, before and after augmentation",
+        "Draw a sheet of images: on the left as annotated, to the right as training sees them.",
+    ),
+    (
+        "from-masks",
+        commands.from_masks,
+        _add_from_masks,
+        "make an annotation file from mask pictures",
+        "The objects of the image a/b.jpg are in MASKS/a/b.png, where each pixel value is one object, or in the "
+        "folder MASKS/a/b/, which has one picture per object. 0 is background. A value is a grey value, a palette "
+        "index, or #rrggbb.",
+    ),
+    (
+        "subset",
+        commands.subset,
+        _add_subset,
+        "copy some images of a dataset with their annotations",
+        "Copy N images, chosen at random, to OUT/SPLIT/ and their annotations to OUT/annotations/, for trials. "
+        "The same seed chooses the same images, and fewer images are a part of more.",
+    ),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

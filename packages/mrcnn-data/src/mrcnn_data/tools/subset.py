@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from mrcnn_data.annotations.dataset import Source, find_split
+from mrcnn_data.annotations.opening import Source, find_split
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import check_outputs, write_output
 
