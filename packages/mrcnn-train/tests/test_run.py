@@ -1,5 +1,6 @@
 """Whole runs of a tiny network, in this process: what they leave, and that stopping and going on changes nothing."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -18,7 +19,7 @@ from mrcnn_model import load_model, variable_key
 from mrcnn_train import ConfigError, DivergedError, RunConfig, run
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.record.metrics_log import read_rows
-from mrcnn_train.record.run_dir import make_run_dir
+from mrcnn_train.record.run_dir import open_run_dir
 from mrcnn_train.training.step import TrainStep
 
 
@@ -343,7 +344,9 @@ def test_runs_of_the_same_second_have_directories_of_their_own(compose, tmp_path
     monkeypatch.setattr("time.strftime", lambda form: "now")
     config = compose("+experiment=demo")
     monkeypatch.setattr(Path, "exists", lambda path: False)  # the other run makes its directory just after this look
-    assert [make_run_dir(config).name for _ in range(3)] == ["now", "now_2", "now_3"]
+    with contextlib.ExitStack() as stack:
+        names = [stack.enter_context(open_run_dir(config)).name for _ in range(3)]
+    assert names == ["now", "now_2", "now_3"]
 
 
 def test_weights_of_other_classes(finished: Path, tiny, shapes: Path, tmp_path: Path) -> None:
