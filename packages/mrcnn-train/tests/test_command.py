@@ -250,6 +250,8 @@ def test_a_launcher_of_another_size(command, shapes: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os._exit", ended.append)
     monkeypatch.setenv("HOROVOD_RANK", "1")
     monkeypatch.setenv("HOROVOD_SIZE", "2")
+    monkeypatch.setenv("HOROVOD_LOCAL_RANK", "1")
+    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "2")
     outcome = command("+experiment=small", f"data.root={shapes}", "launch.processes=4")
     assert ended == [2]
     assert "process 1: launch asks for 4 processes, but a launcher has started 2" in outcome.err

@@ -47,11 +47,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch):
     def install(step: int, number: int, step_class: type = TrainStep) -> None:
         update, calls = step_class.__call__, []
 
-        def update_and_signal(self, batches, learning_rate, votes):
+        def update_and_signal(self, batches, learning_rate, votes, **options):
             calls.append(1)
             if len(calls) == step:
                 os.kill(os.getpid(), number)
-            return update(self, batches, learning_rate, votes)
+            return update(self, batches, learning_rate, votes, **options)
 
         monkeypatch.setattr(step_class, "__call__", update_and_signal)
 
@@ -61,8 +61,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch):
 def test_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
+        ".lock",
         ".mrcnn-outputs.sha256",
         "config.yaml",
+        "environment.json",
+        "finished.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
@@ -266,11 +269,11 @@ def test_interrupt_saves_and_exits_with_130(hollow_step, tiny, tmp_path: Path, s
     assert "left out of the training batches: " in out
 
 
-def test_resume_of_a_finished_run_only_reports(finished: Path, resume, capsys) -> None:
+def test_resume_of_a_finished_run_does_nothing(finished: Path, resume, capsys) -> None:
     before = (finished / "metrics.jsonl").read_text()
     assert run(resume(finished)) == 0
     assert (finished / "metrics.jsonl").read_text() == before
-    assert str(finished / "ap_table.txt") in capsys.readouterr().out
+    assert "has finished after 6 steps: nothing is left to do" in capsys.readouterr().out
 
 
 def test_resume_with_more_steps_keeps_the_old_config(finished: Path, hollow_step, resume, tmp_path: Path) -> None:
@@ -332,7 +335,7 @@ def test_run_directory_that_cannot_be_written(
     def refuse(path: Path, config: RunConfig) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    config = resume(finished) if is_resumed else tiny()
+    config = resume(finished, "train.max_steps=7") if is_resumed else tiny()
     monkeypatch.setattr("mrcnn_train.record.run_dir.save_config", refuse)
     run_dir = finished if is_resumed else tmp_path / "run"
     with pytest.raises(ConfigError, match=rf"{run_dir} cannot be written: Permission denied"):

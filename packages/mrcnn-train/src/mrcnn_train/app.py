@@ -98,11 +98,12 @@ def _job(composed: DictConfig, *, preflight: bool) -> int:
 
 
 def _start_or_run(composed: DictConfig, place: Place) -> int:
-    from mrcnn_train.runner import meet, run
+    from mrcnn_train.runner import meet, number_of_processes, run
 
     if place.size > 1:
         if is_multirun():
             raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
+        number_of_processes(composed.launch, place)  # before the processes meet
         processes = meet(place, bind_cores=composed.distributed.bind_cores)
         return run(_config_of_rank_0(composed, processes), processes)
     config = launched_config(composed)

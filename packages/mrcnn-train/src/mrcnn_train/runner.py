@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mrcnn_model import import_tensorflow_quietly
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, read_end
-from mrcnn_train.config.options import RunConfig
+from mrcnn_train.config.options import LaunchOptions, RunConfig
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
@@ -41,7 +41,7 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
         PeerLostError: another process of the job ended; without a message if that process has told the cause.
     """
     place = launched_place() if processes is None else processes.place
-    size = _number_of_processes(config, place)
+    size = number_of_processes(config.launch, place)
     config = resolve(config, processes=size)
     with StopSignals() as stop, _quiet_unless_first(place):
         if config.dry_run:
@@ -104,8 +104,13 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     return True
 
 
-def _number_of_processes(config: RunConfig, place: Place) -> int:
-    asked = asked_processes(config.launch)
+def number_of_processes(launch: LaunchOptions, place: Place) -> int:
+    """Return how many processes the job has, from its launcher or from what `launch` asks for.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    asked = asked_processes(launch)
     if place.size > 1 and asked not in (1, place.size):
         raise ConfigError(f"launch asks for {asked} processes, but a launcher has started {place.size}")
     return max(place.size, asked)
