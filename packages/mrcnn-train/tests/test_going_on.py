@@ -10,7 +10,7 @@ import pytest
 
 from mrcnn_train import ConfigError, run
 from mrcnn_train.app import main
-from mrcnn_train.config.going_on import End, mark_finished, read_end
+from mrcnn_train.config.going_on import End, complete_checkpoints, mark_finished, read_end
 from mrcnn_train.record.lock import locked
 from mrcnn_train.record.metrics_log import read_rows
 
@@ -102,13 +102,21 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again(command) -> N
     assert steps() == [1, 2]
 
 
-def test_an_incomplete_checkpoint_is_passed_over(command) -> None:
+@pytest.mark.parametrize("name", ["trainer.json", "model.json", "model.safetensors", "trainer.safetensors"])
+@pytest.mark.parametrize("kept", [None, 0, 20, -1])
+def test_an_incomplete_checkpoint_is_passed_over(command, name: str, kept: int | None) -> None:
+    """As a service leaves it that copies a folder file by file and was cut off."""
     assert command("train.max_steps=4")[0] == 0
-    Path("run/checkpoints/step-00000004/trainer.json").unlink()
+    path = Path("run/checkpoints/step-00000004") / name
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None and path.suffix == ".safetensors":
+        path.write_bytes(content[:kept])
     code, output = command("train.max_steps=4")
     assert code == 0
     assert "resumed from:     " in output
     assert "step-00000002" in output
+    assert [folder.name for folder in complete_checkpoints(Path("run/checkpoints"))][-1] == "step-00000004"
 
 
 def test_it_needs_a_directory_and_an_experiment(command, monkeypatch: pytest.MonkeyPatch, capfd) -> None:

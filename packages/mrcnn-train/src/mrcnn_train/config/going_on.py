@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,39 @@ from mrcnn_train.errors import ConfigError
 AUTO = "auto"
 CHECKPOINTS_DIR = "checkpoints"  # of a run directory
 TRAINER_FILE = "trainer.json"  # written last into a checkpoint
+ARRAY_FILES = ("model.safetensors", "trainer.safetensors")
 FINISHED_FILE = "finished.json"
 
 
 def complete_checkpoints(checkpoints: Path) -> list[Path]:
     """List the step folders that training can go on from, oldest first."""
-    return sorted(folder for folder in checkpoints.glob("step-*") if (folder / TRAINER_FILE).is_file())
+    return sorted(folder for folder in checkpoints.glob("step-*") if is_complete(folder))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether all files of a checkpoint are there, and the arrays as long as their headers say.
+
+    A run renames a checkpoint when it is complete. Services that copy folders file by file, as SageMaker does, may be
+    cut off in the middle of one.
+    """
+    if not all((checkpoint / name).is_file() for name in ("model.json", TRAINER_FILE)):
+        return False
+    try:
+        return all(_has_full_length(checkpoint / name) for name in ARRAY_FILES)
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return False
+
+
+def _has_full_length(path: Path) -> bool:
+    """Compare the length of a safetensors file with its header: 8 bytes of length, JSON, then the arrays."""
+    with path.open("rb") as file:
+        (header_length,) = struct.unpack("<Q", file.read(8))
+        size = path.stat().st_size
+        if header_length > size:
+            return False
+        header = json.loads(file.read(header_length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return size == 8 + header_length + max(ends, default=0)
 
 
 def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[str, ...]) -> RunConfig:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
-from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints
+from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete
 from mrcnn_train.errors import SaveError
 from mrcnn_train.training.fingerprint import Fingerprint
 from mrcnn_train.training.loss_scale import LossScale
@@ -76,12 +76,14 @@ def save_checkpoint(
         SaveError: the disk is full or refuses. Earlier checkpoints stay as they are.
     """
     target = checkpoints / step_name(state.step)
-    if target.exists():
+    if is_complete(target):
         return target
     partial = checkpoints / (PARTIAL + target.name)
     with _explained(target):
         checkpoints.mkdir(parents=True, exist_ok=True)
         remove_leftovers(checkpoints)
+        if target.exists():  # cut off while a service copied it here
+            shutil.rmtree(target)
         optimizer.swap_average()
         try:
             save_model(partial, model, card)
