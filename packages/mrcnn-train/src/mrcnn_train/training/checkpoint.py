@@ -70,7 +70,7 @@ def save_checkpoint(
     """Write a checkpoint completely or not at all: into another folder, which is flushed to the disk, then renamed.
 
     Returns:
-        Its folder. If it exists already, it stays as it is.
+        Its folder. A complete checkpoint of this step stays as it is.
 
     Raises:
         SaveError: the disk is full or refuses. Earlier checkpoints stay as they are.
