@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,12 @@ def error_lines(output: str) -> list[str]:
 
 
 def steps_of(run_dir: Path) -> list[int]:
+    return [row["step"] for row in train_rows(run_dir)]
+
+
+def train_rows(run_dir: Path) -> list[dict[str, Any]]:
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [row["step"] for row in map(json.loads, lines) if row["kind"] == "train"]
+    return [row for row in map(json.loads, lines) if row["kind"] == "train"]
 
 
 def test_preflight_passes_where_all_is_well(hosts: Hosts, data: Path, tmp_path: Path) -> None:
@@ -215,3 +220,33 @@ def test_pre_emption_drill(hosts: Hosts, data: Path, tmp_path: Path) -> None:
     code, output = run(hosts["one"], broken, tmp_path)
     assert code == 0, output
     assert "has finished after 10 steps" in output
+
+
+MPI = "mpirun --allow-run-as-root -H one:1,two:1 --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0".split()  # noqa: SIM905
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Debian's openmpi-bin")
+def test_two_hosts_train_over_open_mpi(hosts: Hosts, data: Path, tmp_path: Path) -> None:
+    """The ranks that mpirun starts give the losses of those that the trainer starts by itself over Gloo."""
+    import horovod.tensorflow
+
+    if not horovod.tensorflow.mpi_built():
+        pytest.skip("Horovod was built without MPI: install libopenmpi-dev and openmpi-bin, then make horovod")
+    passed = [
+        word for name in ("PATH", "PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL", "OMP_NUM_THREADS") for word in ("-x", name)
+    ]
+    code, output = run(hosts["one"], [*MPI, *passed, *command(data, module="mrcnn_train.preflight")], tmp_path)
+    assert code == 0, output
+    assert "processes:        2 on 2 hosts" in output
+    options = ("train.max_steps=3", f"run.dir={tmp_path / 'mpi'}")
+    code, output = run(hosts["one"], [*MPI, *passed, *command(data, *options)], tmp_path)
+    assert code == 0, output
+    (launch,) = json.loads((tmp_path / "mpi" / "environment.json").read_text())
+    assert [(host["host"], host["ranks"]) for host in launch["hosts"]] == [("one", [0]), ("two", [1])]
+    code, output = run(
+        hosts["one"], command(data, HOSTS, "train.max_steps=3", f"run.dir={tmp_path / 'gloo'}"), tmp_path
+    )
+    assert code == 0, output
+    losses = [[row["total"] for row in train_rows(tmp_path / name)] for name in ("mpi", "gloo")]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
