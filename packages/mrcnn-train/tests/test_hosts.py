@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from mrcnn_train import ConfigError
-from mrcnn_train.job.comparison import differences, shortcomings
 from mrcnn_train.job.facts import environment_variables, git_facts, host_facts, software_facts
 from mrcnn_train.job.hosts import (
     BOOTSTRAP,
@@ -31,6 +30,7 @@ from mrcnn_train.job.hosts import (
 )
 from mrcnn_train.job.launch import meeting_points, passed_variables
 from mrcnn_train.job.link import LINKED
+from mrcnn_train.preflight.comparison import differences, shortcomings
 from mrcnn_train.record.environment import read_launches, write_environment
 from mrcnn_train.record.lock import locked
 
@@ -258,7 +258,7 @@ def test_the_probe_answers(tmp_path: Path) -> None:
             [
                 sys.executable,
                 "-m",
-                "mrcnn_train.job.probe",
+                "mrcnn_train.preflight.probe",
                 str(tmp_path / "new"),
                 str(tmp_path / "train.json"),
                 "gone",

@@ -115,7 +115,7 @@ def _start_or_run(composed: DictConfig, place: Place) -> int:
 
 
 def _start_or_check(composed: DictConfig, place: Place) -> int:
-    from mrcnn_train.preflight import preflight, probe_hosts
+    from mrcnn_train.preflight.checking import preflight, probe_hosts
     from mrcnn_train.runner import meet
 
     if place.size > 1:

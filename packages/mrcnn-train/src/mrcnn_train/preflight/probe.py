@@ -1,6 +1,6 @@
 """What the preflight asks of each host, by ssh, before a process of the job is started there.
 
-    python -m mrcnn_train.job.probe OUTPUT [ANNOTATIONS IMAGES]...
+    python -m mrcnn_train.preflight.probe OUTPUT [ANNOTATIONS IMAGES]...
 
 Writes one line of JSON, the facts; reads one line, the other hosts; writes one line, those it cannot reach; and ends
 when its standard input does. The first line may be preceded by what a login shell prints.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,11 @@ from mrcnn_data import find_split
 from mrcnn_train.config.options import DataOptions, RunConfig
 from mrcnn_train.config.values import as_list
 from mrcnn_train.errors import ConfigError
-from mrcnn_train.job.comparison import differences, shortcomings
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.hosts import Host, Ssh, addresses_of, is_local, parse_hosts, start, unreachable
 from mrcnn_train.job.launch import meeting_points, passed_variables
-from mrcnn_train.job.probe import facts, read_answer
+from mrcnn_train.preflight.comparison import differences, shortcomings
+from mrcnn_train.preflight.probe import facts, read_answer
 
 GRADIENT_BYTES = 176_000_000  # of ResNet-50-FPN in float32
 REPEATS = 3
@@ -47,7 +46,7 @@ def probe_hosts(config: RunConfig) -> None:
     ]
     if faults:
         raise ConfigError("\n".join(faults))
-    arguments = ["-m", "mrcnn_train.job.probe", output_folder(config), *data_paths(config.data)]
+    arguments = ["-m", "mrcnn_train.preflight.probe", output_folder(config), *data_paths(config.data)]
     folder = str(Path.cwd())
     points = meeting_points(addresses, own, interface=config.launch.interface)
     passed = passed_variables(os.environ, also=config.launch.environment or [])
@@ -167,9 +166,3 @@ def _answer(host: Host, probe: Any) -> dict[str, Any]:
     if answer is None:
         raise ConfigError(f"host {host.name}: the check ended early (exit code {probe.wait()}); its message is above")
     return answer
-
-
-if __name__ == "__main__":
-    from mrcnn_train.app import main
-
-    sys.exit(main(preflight=True))
