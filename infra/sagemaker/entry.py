@@ -172,7 +172,7 @@ def lead(cluster: Cluster, overrides: Sequence[str], stop: Stop) -> int:
         links = meet(others, (keys / "id.pub").read_text(), keys / "known_hosts", stack, stop) if others else []
         command = mpirun_command(cluster, slots=processes_per_host(os.environ), keys=keys, environment=os.environ)
         start = [*command, sys.executable, "-m"]
-        code = 143 if stop.received else run([*start, "mrcnn_train.preflight"], stop)
+        code = 143 if stop.received else run([*start, "mrcnn_train.preflight", *overrides], stop)
         if code == 0:
             code = run([*start, "mrcnn_train", *overrides], stop)
         elif code != 143:

@@ -177,7 +177,8 @@ def test_the_leading_host_can_log_in_to_the_others(ml, tmp_path, monkeypatch, po
     assert codes == {"lead": 5, "follow": 5}
     assert "logged in" in (tmp_path / "log.ssh").read_text()
     log = (tmp_path / "log").read_text().splitlines()
-    assert log == ["preflight", f"train +experiment=demo run.dir={tmp_path}/run", "ready"]
+    options = f"+experiment=demo run.dir={tmp_path}/run"
+    assert log == [f"preflight {options}", f"train {options}", "ready"]
     with pytest.raises(OSError):  # noqa: PT011 - of the system
         socket.create_connection(("localhost", hosts.SSH_PORT), timeout=1)
 
@@ -244,8 +245,8 @@ def test_a_job_runs_to_its_end_and_leaves_the_best_model(container, ml, tmp_path
     process.communicate(timeout=30)
     assert process.returncode == 0
     lines = log_of(tmp_path, "train")
-    assert lines[0] == "preflight"
-    assert lines[1] == f"train +experiment=32x4_24ep {' '.join(own(ml))}"
+    options = f"+experiment=32x4_24ep {' '.join(own(ml))}"
+    assert lines[:2] == [f"preflight {options}", f"train {options}"]
     assert sorted(path.name for path in (ml / "model").iterdir()) == ["model.json", "model.safetensors"]
     assert not (ml / "output" / "failure").exists()
 
@@ -271,7 +272,7 @@ def test_a_failed_preflight_starts_no_training(container, ml, tmp_path):
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "the preflight failed" in errors
-    assert log_of(tmp_path, "preflight") == ["preflight"]
+    assert [line.split()[0] for line in log_of(tmp_path, "preflight")] == ["preflight"]
 
 
 def test_a_failure_is_told_to_sagemaker(ml, capsys):

@@ -69,7 +69,8 @@ def test_the_launcher_checks_and_starts_all_ranks(launch, tmp_path, pod):
     process = launch(FAKE_CODE="0")
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
-    assert lines(tmp_path)[:2] == ["preflight", f"train +experiment=demo run.dir={pod['RUN_DIR']} resume=auto a=b c"]
+    options = f"+experiment=demo run.dir={pod['RUN_DIR']} resume=auto a=b c"
+    assert lines(tmp_path)[:2] == [f"preflight {options}", f"train {options}"]
     preflight, train = map(json.loads, (tmp_path / "log.mpirun").read_text().splitlines())
     assert preflight[: preflight.index("-m")] == train[: train.index("-m")]
     assert train[train.index("-np") + 1] == "4"

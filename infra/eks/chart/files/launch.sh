@@ -43,7 +43,7 @@ for name in PATH LD_LIBRARY_PATH PYTHONPATH ${RANK_ENVIRONMENT:-}; do
 done
 
 if [ "$PREFLIGHT" = true ]; then
-  "${start[@]}" "$python" -m mrcnn_train.preflight || fail "preflight failed, see above"
+  "${start[@]}" "$python" -m mrcnn_train.preflight "$@" || fail "preflight failed, see above"
 fi
 [ -z "$stopping" ] || exit 143
 

@@ -120,8 +120,8 @@ def _start_or_check(composed: DictConfig, place: Place) -> int:
 
     if place.size > 1:
         processes = meet(place, bind_cores=composed.distributed.bind_cores)
-        return preflight(_config_of_rank_0(composed, processes), processes)
-    config = launched_config(composed)
+        return preflight(_config_of_rank_0(composed, processes, needs_experiment=False), processes)
+    config = launched_config(composed, needs_experiment=False)
     if config.launch.hosts is not None:
         probe_hosts(config)
     if _has_to_start(config):
@@ -129,9 +129,13 @@ def _start_or_check(composed: DictConfig, place: Place) -> int:
     return preflight(config, meet(place))
 
 
-def _config_of_rank_0(composed: DictConfig, processes: Processes) -> RunConfig:
+def _config_of_rank_0(composed: DictConfig, processes: Processes, *, needs_experiment: bool = True) -> RunConfig:
     """Compose on rank 0 alone: only its host needs the directory of a run that goes on."""
-    config = processes.together(lambda: launched_config(composed) if processes.rank == 0 else None)
+
+    def compose() -> RunConfig | None:
+        return launched_config(composed, needs_experiment=needs_experiment) if processes.rank == 0 else None
+
+    config = processes.together(compose)
     config = processes.broadcast(config)
     assert config is not None
     return config

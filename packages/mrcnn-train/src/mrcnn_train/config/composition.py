@@ -35,8 +35,11 @@ REMOVED = {"optimizer.lars_trust": 0.001, "optimizer.novograd_beta_2": 0.98}
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-def launched_config(composed: DictConfig) -> RunConfig:
+def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> RunConfig:
     """Turn what Hydra composed for this launch into a RunConfig.
+
+    Args:
+        needs_experiment: whether +experiment or resume must be given; a preflight checks machines without them too.
 
     Raises:
         ConfigError: an unknown option, no experiment and nothing to resume, or options that cannot change at a resume.
@@ -58,7 +61,7 @@ def launched_config(composed: DictConfig) -> RunConfig:
         if has_experiment:
             raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
         return resumed_config(composed, options)
-    if not has_experiment:
+    if not has_experiment and needs_experiment:
         raise ConfigError(
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
