@@ -141,8 +141,10 @@ def preflight(config: RunConfig, processes: Processes) -> int:
 
 
 def data_paths(data: DataOptions) -> list[str]:
-    """Return annotation file and image folder of each data set, one after the other."""
+    """Return annotation file and image folder of each data set, one after the other; none of shapes yet to be drawn."""
     paths: list[str] = []
+    if data.synthetic is not None:
+        return paths
     for files, folders, splits in (
         (data.train_annotations, data.train_images, data.train),
         (data.val_annotations, data.val_images, data.val),
