@@ -151,11 +151,11 @@ def stop_moving(how: Callable[[], None]) -> Callable[[], None]:
     honest, calls = TrainStep.__call__, []
 
     def spoil() -> None:
-        def update(self: TrainStep, *args: object) -> object:
+        def update(self: TrainStep, *args: object, **options: object) -> object:
             calls.append(1)
             if len(calls) == 3:
                 how()
-            return honest(self, *args)
+            return honest(self, *args, **options)
 
         TrainStep.__call__ = update
 
