@@ -1,0 +1,1 @@
+"""Training on EC2 instances of one's account."""
