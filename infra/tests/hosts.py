@@ -94,16 +94,19 @@ class Host:
         self._unshare.wait()
         self._unshare, self.pid = None, 0
 
-    def command(self, arguments: Sequence[str | Path]) -> list[str]:
-        """Return the command that runs `arguments` on this host, in the present folder."""
+    def command(self, arguments: Sequence[str | Path], cwd: Path | None = None) -> list[str]:
+        """Return the command that runs `arguments` on this host, in a folder or the present one."""
         if not self.pid:
             raise HostError(f"{self.name} is off")
         enter = ["nsenter", "--target", str(self.pid), "--net", "--uts", "--mount", "--pid", "--"]
-        return [*enter, "env", f"HOSTNAME={self.name}", *map(str, arguments)]
+        # nsenter itself starts in the root folder.
+        return [*enter, "env", f"--chdir={cwd or Path.cwd()}", f"HOSTNAME={self.name}", *map(str, arguments)]
 
-    def start(self, arguments: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
+    def start(
+        self, arguments: Sequence[str | Path], *, cwd: Path | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
         """Start a program on this host; options are those of `subprocess.Popen`."""
-        return subprocess.Popen(self.command(arguments), text=True, **options)
+        return subprocess.Popen(self.command(arguments, cwd), text=True, **options)
 
     def run(
         self,
@@ -120,13 +123,12 @@ class Host:
             HostError: it failed, and `check` is set.
         """
         done = subprocess.run(
-            self.command(arguments),
+            self.command(arguments, cwd),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
             env=env,
-            cwd=cwd,
         )
         if check and done.returncode:
             raise HostError(
