@@ -1,9 +1,10 @@
-# Every target sets the workspace up first; where nothing changed that takes a moment (infra/setup.sh).
+# Most targets set the workspace up first (infra/setup.sh), which takes a moment if nothing has changed.
 PYTHON ?= python3
 PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
+CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: help setup horovod lock demo test test-slow test-kernels lint format bench gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow test-kernels test-infra test-docker lint format bench gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -11,7 +12,7 @@ help: ## List the targets
 setup: ## Create .venv with the locked dependencies and the five packages
 	@PYTHON=$(PYTHON) infra/setup.sh
 
-horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes once, then a cached wheel)
+horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes the first time)
 	@infra/horovod/build.sh
 
 lock: ## Renew poetry.lock from the pyproject files
@@ -20,47 +21,64 @@ lock: ## Renew poetry.lock from the pyproject files
 demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
 	$(PY) -m mrcnn_train +experiment=demo
 
-test: setup ## The fast tests of every package and of the workspace
-	$(PY) tests/run_suites.py -m "not slow"
+test: setup ## The fast tests of every package and of the workspace, two packages at a time
+	$(PY) tests/run_suites.py --jobs 2 -m "not slow"
 
-test-slow: setup .bench/ready ## The long ones: training to an AP, jobs of two processes, faults, fuzzing, beside torchvision
-	@infra/horovod/build.sh || echo "no Horovod: the tests of jobs of two processes are skipped"
+test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several processes, faults, fuzzing, torchvision, C++, packages alone
+	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
-test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and under the sanitizers
+test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and with sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
-lint: setup ## ruff and mypy
+test-infra: setup .infra/ready ## Tests of infra/: chart, SageMaker, S3, and jobs on hosts and on Slurm made here (root, half an hour)
+	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs are skipped"
+	.infra/bin/python -m pytest infra/tests -m "not slow"
+	$(PY) -m pytest infra/tests -m slow --ignore infra/tests/test_docker.py
+
+test-docker: setup ## Build the images with buildah, train in them (root, Debian, an hour)
+	$(PY) -m pytest infra/tests/test_docker.py -s
+
+lint: setup ## Check the code: ruff, mypy, clang-format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench
+	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(PY) -m mypy $(addsuffix /src,$(PACKAGES)) tests bench infra/*.py infra/data infra/sagemaker
 
-format: setup ## Let ruff rewrite what it can
+format: setup ## Rewrite what ruff and clang-format can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	.venv/bin/clang-format -i $(CXX_SOURCES)
 
-# Those that fail, or miss what is wanted of them, do not keep the others from running.
+# Runs all scripts, also after one has failed or has missed its target; then fails if any did.
 RUN_EACH = status=0; for script in $(1); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
 
 bench: setup .bench/ready ## Every benchmark in bench/
 	@$(call RUN_EACH,bench/*.py)
 
-bench-data: setup .bench/ready ## Reading and loading of data sets: bench/data_*.py
+bench-data: setup .bench/ready ## The benchmarks of reading and loading data sets: bench/data_*.py
 	@$(call RUN_EACH,bench/data_*.py)
 
-bench-%: setup ## One of them: bench-NAME runs bench/NAME.py
+bench-%: setup ## One benchmark: bench-NAME runs bench/NAME.py
 	$(PY) bench/$*.py
 
 bench-ops bench-model: .bench/ready
 
-# torch in an environment of its own, for comparisons.
+# An environment with torch, for comparisons: torch and TensorFlow cannot be loaded into one process.
 .bench/ready: pyproject.toml
 	$(PYTHON) -m venv --clear .bench
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
 	.bench/bin/python -m pip install -qq --disable-pip-version-check --group bench
 	touch $@
 
-gpu-check: ## Build the CUDA kernels with nvcc alone, compare and time them on this machine's GPU
+# What only the tests of infra/ need: moto, SageMaker's SDK, helm, linters.
+.infra/ready: infra/tests/requirements.txt infra/tests/kubernetes_tools.py
+	$(PYTHON) -m venv --clear .infra
+	.infra/bin/python -m pip install -qq --disable-pip-version-check -r infra/tests/requirements.txt
+	.infra/bin/python infra/tests/kubernetes_tools.py .infra/bin
+	touch $@
+
+gpu-check: ## Build the CUDA kernels with nvcc, compare and time them on this machine's GPU
 	$(PYTHON) bench/gpu_check/gpu_check.py
 
 wheels: setup ## Build the five wheels into dist/
@@ -68,6 +86,6 @@ wheels: setup ## Build the five wheels into dist/
 	$(PY) -m pip wheel -qq --no-index --no-deps --no-build-isolation --wheel-dir dist $(addprefix ./,$(PACKAGES))
 	@ls -l dist
 
-clean: ## Remove what was built, and caches; keeps .venv, .bench, .poetry and outputs
+clean: ## Remove build results and caches; keeps .venv, .bench, .infra, .poetry and outputs
 	rm -rf dist packages/*/build packages/*/dist .mypy_cache .ruff_cache .hypothesis
-	find . -path ./.venv -prune -o -path ./.bench -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf
+	find . -path ./.venv -prune -o -path ./.bench -prune -o -path ./.infra -prune -o -path ./.poetry -prune -o \( -name __pycache__ -o -name .pytest_cache \) -print0 | xargs -0 rm -rf

@@ -1,13 +1,13 @@
-"""What evaluations cost the training loop beyond their inference, in the background and in the foreground.
+"""Measure what evaluations cost the training loop beyond their inference, in the background and in the foreground.
 
-Trains the demo's network on its shapes without evaluation, scoring in a thread, scoring in between; several times in
-turn, of which the median counts:
+Trains the demo's network without evaluation, with scoring in a thread, and with scoring in the loop, several times in
+turn; medians are compared.
 
     make bench-background_evaluation        or        python bench/background_evaluation.py --steps 240 --repeats 3
 
-Seconds from the tenth step to the last, without those of the detection. The checkpoint that every evaluation saves, and
-its table and pictures, are part of the cost. There is one evaluation, half way through 230 steps, 40 s: about an epoch
-of the demo. In runs on COCO an epoch takes many minutes.
+Time is measured from the tenth step to the last, without the time of detection. The checkpoint, the table and the
+pictures of every evaluation are part of the cost. There is one evaluation, half way through 230 steps (40 s, about an
+epoch of the demo). In runs on COCO an epoch takes many minutes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def timed_update(*args, **options):
     metrics = update(*args, **options)
     calls[0] += 1
     if calls[0] == WARM_UP:
-        metrics["total"].numpy()
+        metrics.measured.total.numpy()
         times["began"] = time.perf_counter()
     if calls[0] == LAST:
-        metrics["total"].numpy()
+        metrics.measured.total.numpy()
         times["loop"] = time.perf_counter() - times.pop("began") - detecting[0]
         times["detecting"], times["evaluations"] = detecting[0], evaluations[0]
     return metrics

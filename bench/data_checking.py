@@ -1,9 +1,9 @@
-"""Seconds that `mrcnn-data check` takes for 100 k annotations in 13.7 k images, as many an image as in train2017.
+"""Measure the seconds that `mrcnn-data check` takes for 100,000 annotations in 13,700 images, the density of train2017.
 
     make bench-data        or        python bench/data_checking.py [--images 13700 --annotations 100000]
 
-Annotations and grey JPEG files of 640 x 480 are generated into outputs/bench-data/checking below the folder of the
-launch, or --folder, and used again when they are there. A polygon in a hundred is faulty.
+Annotations and grey JPEG files of 640 x 480 are generated into outputs/bench-data/checking in the current folder (or
+--folder), and reused if they are there. One polygon in a hundred is faulty.
 """
 
 from __future__ import annotations

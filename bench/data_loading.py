@@ -1,17 +1,17 @@
-"""Images per second of the training loader, against the decode + resize limit and against torch's DataLoader.
+"""Measure images per second of the training loader, beside plain decoding and resizing, and beside torch's DataLoader.
 
-    python bench/data_loading.py [--threads 2] [--seconds 8] [--torch-python PYTHON] [--data-root DIR]
+    make bench-data        or        python bench/data_loading.py [--threads 2] [--seconds 8] [--data-root DIR]
 
-Every part loads `coco_open`'s training images (short edge 800, long edge at most 1333, batches of 4, horizontal flips),
-from the page cache, with as many threads or workers:
+Every part loads the training images of `coco_open` (short edge 800, long edge at most 1333, batches of 4, horizontal
+flips) from the page cache, with the same number of threads or workers:
 
-- limit: read, decode, resize into reused batch buffers; no annotations, no flips, no padding.
-- loader: `TrainLoader`: boxes, classes and 112 x 112 masks too.
-- torch: `DataLoader` over torchvision's `CocoDetection` with the transforms of its detection reference (v2), resizing
-  included: boxes, labels, full-size masks. Skipped, with a message, where PYTHON has no torch.
+- limit: read, decode and resize into reused batch buffers; no annotations, flips or padding.
+- loader: `TrainLoader`, which also makes boxes, classes and 112 x 112 masks.
+- torch: `DataLoader` over torchvision's `CocoDetection` with the transforms of its detection reference (v2), including
+  resizing: boxes, labels, full-size masks. Skipped, with a message, if --torch-python has no torch.
 
-Limit and loader take turns, so that whatever else the machine does meets both; medians are compared. Then the loader
-runs for 20 epochs more, and the growth of its memory is printed.
+Limit and loader take turns, so that other work on the machine slows both; medians are compared. Then the loader runs
+for 20 more epochs, and the growth of its memory is printed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from machine import machine
+from machine import machine, shared_data
 
 from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
-from mrcnn_data.loading.batch import BufferPool
-from mrcnn_data.loading.buckets import assign_canvases, resized_sizes
+from mrcnn_data.images import resized_sizes
+from mrcnn_data.loading import BufferPool, assign_buckets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT_EDGE, MAX_SIZE, BATCH = 800, 1333, 4
@@ -45,7 +45,7 @@ LEAST_SHARE_OF_LIMIT, LEAST_TIMES_TORCH, MOST_MB_PER_EPOCH = 0.65, 5.0, 1.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
+    parser.add_argument("--data-root", type=Path, default=shared_data("coco_open"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each round of each part")
     parser.add_argument(
@@ -105,7 +105,7 @@ def make_loader(dataset: CocoDataset, num_threads: int) -> TrainLoader:
 
 
 def loader_rate(loader: TrainLoader, *, seconds: float) -> float:
-    """Images per second from the second step on, each batch dropped when the next one comes."""
+    """Return images per second from the second step on. Each batch is freed when the next one arrives."""
     steps = loader.steps()
     next(steps)
     started, num_images = time.perf_counter(), 0
@@ -115,18 +115,18 @@ def loader_rate(loader: TrainLoader, *, seconds: float) -> float:
 
 
 def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> float:
-    """The same threads, queue and buffers as the loader's, filled with decoded and resized images alone."""
+    """Return images per second of the loader's threads, queue and buffers, with decoding and resizing alone."""
     cv2.setNumThreads(0)
     sizes = resized_sizes(dataset.image_sizes, short_edge=SHORT_EDGE, max_size=MAX_SIZE)
-    canvases = assign_canvases(sizes, BUCKETS)
+    assigned = assign_buckets(sizes, BUCKETS)
     pool = BufferPool()
 
-    def fill(canvas: np.ndarray, image: int) -> None:
+    def fill(padded: np.ndarray, image: int) -> None:
         data = np.frombuffer(dataset.image_path(image).read_bytes(), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         assert pixels is not None
         height, width = sizes[image].tolist()
-        cv2.resize(pixels, (width, height), dst=canvas[:height, :width], interpolation=cv2.INTER_LINEAR)
+        cv2.resize(pixels, (width, height), dst=padded[:height, :width], interpolation=cv2.INTER_LINEAR)
 
     rng = np.random.default_rng(0)
     ahead: deque[list[Future[None]]] = deque()
@@ -134,10 +134,10 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
     with ThreadPoolExecutor(num_threads) as threads:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
-            # Any canvas' images in turn, as often as they come.
+            # Images of one bucket, which is as likely as it has images.
             first = int(rng.integers(len(dataset)))
-            images = rng.choice(np.flatnonzero(canvases == canvases[first]), BATCH).tolist()
-            batch = pool.take((BATCH, *BUCKETS[canvases[first]], 3))
+            images = rng.choice(np.flatnonzero(assigned == assigned[first]), BATCH).tolist()
+            batch = pool.take((BATCH, *BUCKETS[assigned[first]], 3))
             ahead.append([threads.submit(fill, batch[row], image) for row, image in enumerate(images)])
             if len(ahead) > max(1, 2 * num_threads // BATCH):
                 for row in ahead.popleft():
@@ -151,7 +151,7 @@ def limit_rate(dataset: CocoDataset, num_threads: int, *, seconds: float) -> flo
 
 
 def memory_slope(dataset: CocoDataset, num_threads: int) -> float:
-    """MB an epoch, of a line through the resident size after each of the epochs that follow three to warm up."""
+    """Return the growth in MB an epoch: the slope of the resident size after each epoch, without three to warm up."""
     steps_per_epoch = -(-len(dataset) // BATCH)
     resident = []
     with make_loader(dataset, num_threads) as loader:
@@ -172,7 +172,7 @@ def resident_mb() -> float:
 
 
 def torch_loader_rate(python: Path, data_root: Path, num_workers: int, *, seconds: float) -> float | None:
-    """Run the torch part in its own Python; None, with a message, where it has no torch."""
+    """Run the torch part in its own Python; return None, with a message, if that has no torch."""
     command = [str(python), "-c", "import torch, torchvision, PIL"]
     if not python.exists() or subprocess.run(command, capture_output=True, check=False).returncode:
         print(f"torch DataLoader: skipped, {python} has no torch and torchvision (--torch-python names one that has)")
@@ -206,7 +206,7 @@ loader = torch.utils.data.DataLoader(
     dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=lambda rows: tuple(zip(*rows))
 )
 batches = iter(loader)
-for _ in range(2 * num_workers):  # fills what the workers load ahead
+for _ in range(2 * num_workers):  # until the workers have loaded ahead
     next(batches)
 started, count = time.perf_counter(), 0
 while time.perf_counter() - started < seconds:

@@ -1,12 +1,12 @@
-"""How exact mask targets from the 112 x 112 crops are, by size class.
+"""Measure how exact mask targets are that are made from 112 x 112 crops, by size class.
 
-    python bench/data_masks.py [--data-root DIR]
+    make bench-data        or        python bench/data_masks.py [--data-root DIR]
 
-For every object with a mask in `coco_open` and `nuclei` (polygons, and their RLE twins): a RoI is the object's box,
-each side moved by up to 15 % of the box, as proposals are. The 28 x 28 target sampled from the crop (bilinear, 2 x 2
-samples a cell, threshold 0.5, as mrcnn-model does) is compared with the exact coverage of the segmentation (8 x 8
-samples a cell, threshold 0.5): mean IoU. Sizes are COCO's: area below 32 x 32, below 96 x 96, and above, in pixels of
-the file.
+For every object with a mask in `coco_open` and `nuclei` (as polygons, and as RLE), the RoI is the object's box with
+each side moved by up to 15 % of the box, like a proposal. The 28 x 28 target sampled from the crop (bilinear, 2 x 2
+samples a cell, threshold 0.5, as in mrcnn-model) is compared with the exact coverage of the segmentation (8 x 8 samples
+a cell, threshold 0.5). Prints the mean IoU by COCO's size classes: area below 32 x 32, below 96 x 96, and above, in
+pixels of the file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from machine import machine
+from machine import machine, shared_data
 
 from mrcnn_data import MASK_SIZE, CocoDataset, instance_masks
 from mrcnn_data.images.geometry import resize_only
 from mrcnn_data.masks.rasterising import crop_mask
 from mrcnn_data.masks.segmentation import RunLengths, Segmentation
 
-ROOT = Path(__file__).resolve().parents[1]
 TARGET, SAMPLES, JITTER, LEAST_IOU = 28, 8, 0.15, 0.98
 # Name: folder, annotation files, image folder of each.
 SETS = {
@@ -37,7 +36,7 @@ SIZES = ("small", "medium", "large")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data-root", type=Path, default=shared_data("."))
     options = parser.parse_args()
     if not options.data_root.is_dir():
         print(f"skipped: no data at {options.data_root} (--data-root)")
@@ -76,7 +75,7 @@ def add_ious(dataset: CocoDataset, ious: defaultdict[str, list[float]]) -> None:
 
 
 def target_from_crop(crop: np.ndarray, box: np.ndarray, roi: np.ndarray) -> np.ndarray:
-    """Average 2 x 2 bilinear samples a cell of `roi`, zero outside the box: float [28, 28]."""
+    """Return the mean of 2 x 2 bilinear samples of each cell of `roi`, zero outside the box: float [28, 28]."""
     steps = (np.arange(TARGET * 2) + 0.5) / (TARGET * 2)
     at = roi[:2] + steps[:, None] * (roi[2:] - roi[:2])  # [56, 2], pixels
     at = (at - box[:2]) * (MASK_SIZE / (box[2:] - box[:2])) - 0.5 + 1  # cells of the padded crop
@@ -92,7 +91,7 @@ def interpolated(values: np.ndarray, at: np.ndarray, *, axis: int) -> np.ndarray
 
 
 def exact_coverage(segmentation: Segmentation, roi: np.ndarray) -> np.ndarray:
-    """Share of each cell of `roi` that is covered: float [28, 28]."""
+    """Return the covered share of each cell of `roi`: float [28, 28]."""
     steps = (np.arange(TARGET * SAMPLES) + 0.5) / (TARGET * SAMPLES)
     x, y = (roi[:2] + steps[:, None] * (roi[2:] - roi[:2])).T
     if isinstance(segmentation, RunLengths):
@@ -111,7 +110,7 @@ def pixels_at(runs: RunLengths, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def even_odd(part: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points of a rising grid are inside a polygon: bool [y, x]."""
+    """Return which points of a rising grid are inside a polygon: bool [y, x]."""
     (x1, y1), (x2, y2) = part.T, np.roll(part, -1, axis=0).T
     edges, rows = np.nonzero((y1[:, None] > y) != (y2[:, None] > y))
     crossing = x1[edges] + (y[rows] - y1[edges]) * (x2 - x1)[edges] / (y2 - y1)[edges]

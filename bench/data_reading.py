@@ -1,10 +1,10 @@
-"""Seconds and memory of opening annotations of train2017's size: first, from the cache, by four processes; pycocotools.
+"""Measure opening annotations of train2017's size: uncached, cached, in four processes, and with pycocotools.
 
     make bench-data        or        python bench/data_reading.py [--images 118000 --annotations 860000]
 
-The file (118 k images, 860 k polygons, about 600 MB) and its empty image files are generated into outputs/bench-data
-below the folder of the launch, or --folder, and used again when they are there. Each figure is of a process of its own.
-The targets are those of the full size, and looked at in no other.
+The file (118,000 images, 860,000 polygons, about 600 MB) and its empty image files are generated into
+outputs/bench-data in the current folder (or --folder), and reused if they are there. Each figure comes from another
+process. The targets are for the full size and are checked only there.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from machine import machine
 IMAGES, ANNOTATIONS = 118_000, 860_000
 MOST_SECONDS, MOST_MB, MOST_SECONDS_CACHED, MOST_TIMES_ONE = 6.0, 1300.0, 0.5, 1.5
 CATEGORIES = 80
-POOL = 20_000  # different polygons; each is used many times, which no reader profits from
+POOL = 20_000  # different polygons; each is used many times, which does not make any reader faster
 PROCESSES = 4
 WALK_STEP = 8  # images; annotations of eight in a row lie in fewer pages than the system maps at a time
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["measure"]:  # a process of its own
+    if sys.argv[1:2] == ["measure"]:  # started by the other part of this script
         measure(*sys.argv[2:])
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,7 +78,7 @@ def run(*arguments: str) -> dict[str, float]:
 
 
 def together(count: int, *arguments: str) -> float:
-    """Proportional memory of processes that hold the dataset at the same time, after each has walked it, in MB."""
+    """Return the proportional memory in MB of processes that have walked the data set and hold it at the same time."""
     command = [sys.executable, __file__, "measure", "walk", *arguments]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
@@ -98,7 +98,7 @@ def proportional_memory(pid: int) -> float:
 
 
 def measure(what: str, annotations: str, images: str, cache: str = "none") -> None:
-    """In a process of its own: do it, and print what it took."""
+    """Do one measurement in this process and print its seconds and memory."""
     if what == "pycocotools":
         from pycocotools.coco import COCO
 

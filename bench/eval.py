@@ -1,19 +1,19 @@
-"""Seconds and peak memory of evaluation at the size of COCO val2017, ours and pycocotools, on generated data.
+"""Measure seconds and peak memory of evaluation at the size of COCO val2017 beside pycocotools, on generated data.
 
     make bench-eval        or        python bench/eval.py [--images 5000 --objects 36000 --detections 100000 --rounds 3]
 
-Two comparisons, boxes and masks each; each figure comes from a process of its own:
+Two comparisons, each for boxes and masks, each figure from another process:
 
-- score: from a results list with run lengths, read already, to AP. `from file` counts reading as well.
-- network: from raw 28 x 28 mask probabilities and boxes to AP: encode_masks + CocoEvaluator against resizing each mask
-  into an image-size bitmap, pycocotools' encode, and COCOeval.
+- score: from a results list with run-length code, in memory, to AP. `from file` includes reading it.
+- network: from 28 x 28 mask probabilities and boxes to AP: encode_masks and CocoEvaluator, beside resizing each mask
+  into a bitmap of the image's size, pycocotools' encode, and COCOeval.
 
-The two sides take turns, so that whatever else the machine does meets both; a ratio is the median of those of the
-rounds. Peak memory is the largest resident size of the process, with its libraries: TensorFlow in `network, ours`. At
-less than the full size, what does not grow with the detections (80 classes of curves) weighs more and ratios are lower.
+The two sides take turns, so that other work on the machine slows both; a ratio is the median over the rounds. Peak
+memory is the largest resident size of the process, with its libraries (TensorFlow in `network, ours`). Below the full
+size ratios are lower, because some work does not depend on the number of detections (the curves of 80 classes).
 
-The data (irregular outlines, 80 classes, detections that are jittered objects of mixed quality or false) is generated
-into outputs/bench-eval below the folder of the launch, or --folder, and used again when it is there.
+The data (irregular outlines, 80 classes, detections that are false or are objects moved by various amounts) is
+generated into outputs/bench-eval in the current folder (or --folder), and reused if it is there.
 
 Legend: D detections.
 """
@@ -49,7 +49,7 @@ SIDES = {
 
 
 class Raw(NamedTuple):
-    """What a network says of all images, in the order of the images.
+    """The outputs of a network for all images, in the order of the images.
 
     Attributes:
         image_ids: int64 [D].
@@ -69,7 +69,7 @@ class Raw(NamedTuple):
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["measure"]:  # a process of its own
+    if sys.argv[1:2] == ["measure"]:  # started by the other part of this script
         MEASURES[sys.argv[2]](Path(sys.argv[3]))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def compare(comparison: str, folder: Path, *, rounds: int) -> bool:
-    """Measure both sides in turns, print what came out, and return whether the ratio of seconds is as wanted."""
+    """Measure both sides in turns, print the results, and return whether the ratio of seconds is as wanted."""
     runs = [{side: run(what, folder) for side, what in SIDES[comparison].items()} for _ in range(rounds)]
     ours, theirs = SIDES[comparison]
     for side in (ours, theirs):
@@ -132,7 +132,7 @@ def show(what: str, runs: list[dict[str, Any]]) -> None:
     )
 
 
-# ---- Measured, each in a process of its own --------------------------------------------------------------------------
+# ---- Measured, each in another process -----------------------------------------------------------------------------
 
 
 def score_ours(folder: Path) -> None:
@@ -154,7 +154,7 @@ def score_pycocotools(folder: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(folder / "truth.json"))
         detections = truth.loadRes(str(folder / "results.json"))
-        # loadRes keeps the box with the mask, and sizes masks by their boxes then: boxes are dropped for masks.
+        # With a box, loadRes takes the size of a mask from the box, so boxes are dropped for masks.
         results = json.loads((folder / "results.json").read_bytes())
         masks = truth.loadRes([{key: entry[key] for key in entry if key != "bbox"} for entry in results])
         report(lambda: reference_stats(truth, detections, masks), started=started, out=sys.__stdout__)
@@ -249,7 +249,7 @@ def reference_stats(truth: Any, boxes: Any, masks: Any) -> list[float]:
 
 
 def quiet_tensorflow() -> Any:
-    from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+    from mrcnn_model import import_tensorflow_quietly
 
     import_tensorflow_quietly()
     import tensorflow

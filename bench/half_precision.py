@@ -1,8 +1,8 @@
-"""AP, speed and skipped steps of an experiment at each precision; a check for a GPU, where half precision is fast.
+"""Compare AP, speed and skipped steps of an experiment at each precision: for a GPU, where half precision is fast.
 
     make bench-half_precision        or        python bench/half_precision.py nuclei data.root=DIR train.max_steps=1500
 
-Without arguments it trains the demo, 20 steps: on a CPU that shows that the script works, and nothing else.
+Without arguments it trains the demo for 20 steps. On a CPU that only shows that the script works.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What the training loop costs outside of the compiled step: waiting for data, feeding, logging, checkpoints.
+"""Measure what the training loop costs outside of the compiled step: waiting for data, feeding, logging, checkpoints.
 
-ResNet-50 on canvases of 320 x 480, one image a step, float32, on `../shared/data/coco_open` (or --data-root):
+ResNet-50 on batches of 320 x 480, one image a step, float32, on `coco_open` (or --data-root):
 
     make bench-loop_overhead        or        python bench/loop_overhead.py --steps 40 --data-root DIR
 
-Every step is waited for, so its time is that of the device, and nothing of the loop hides behind it. The first steps,
-which compile, do not count; a step that compiles later ends the measurement.
+The loop waits for every step, so a step's time is that of the device, and no work of the loop is hidden behind it. The
+first steps, which compile, do not count. If a later step compiles, the measurement ends with an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from machine import machine
+from machine import machine, shared_data
 
 from mrcnn_data import TrainLoader
 from mrcnn_train import run
@@ -31,14 +31,13 @@ from mrcnn_train.record.run_record import RunRecord
 from mrcnn_train.training import step as step_module
 from mrcnn_train.training.step import TrainStep
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_OVERHEAD = 0.03  # share of the time
 STEP = "compiled step"
 FEEDING = "arrays into tensors"
 
 
 class Clock:
-    """Seconds by what they went to, since the first `warm_up` steps were done."""
+    """Seconds by what they were spent on, since the end of the first `warm_up` steps."""
 
     def __init__(self, *, warm_up: int) -> None:
         self._warm_up = warm_up
@@ -64,7 +63,7 @@ class Clock:
             self.began = time.perf_counter()
             self._num_traces = num_traces
         if self.steps > self._warm_up and num_traces != self._num_traces:
-            sys.exit(f"step {self.steps} compiled another shape of batch: a longer --warm-up, please")
+            sys.exit(f"step {self.steps} compiled another batch shape: set a longer --warm-up")
 
 
 def measure_run(overrides: list[str], *, warm_up: int) -> Clock:
@@ -73,7 +72,7 @@ def measure_run(overrides: list[str], *, warm_up: int) -> Clock:
 
     def finished_update(self: TrainStep, *args: Any) -> Any:
         metrics = update(self, *args)
-        metrics["total"].numpy()
+        metrics.measured.total.numpy()
         return metrics
 
     def counted_update(self: TrainStep, *args: Any) -> Any:
@@ -107,7 +106,7 @@ def measure_run(overrides: list[str], *, warm_up: int) -> Clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
+    parser.add_argument("--data-root", type=Path, default=shared_data("coco_open"))
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warm-up", type=int, default=8)
     options = parser.parse_args()

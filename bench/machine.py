@@ -1,4 +1,4 @@
-"""The machine that benchmarks run on: its name (`python bench/machine.py`), its memory, how fast it copies."""
+"""Describe the machine of a benchmark: its name (`python bench/machine.py`), memory, and speed of copying."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ import numpy as np
 
 
 def machine() -> str:
-    """Name of the processor and number of its cores."""
+    """Return the name of the processor and the number of its cores."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
+def shared_data(name: str) -> Path:
+    """Return the folder of a data set: in MRCNN_SHARED_DATA, or in ../shared/data beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("MRCNN_SHARED_DATA", beside)) / name
+
+
 def peak_gigabytes() -> float:
-    """The most memory that this process has held, in GiB; unlike `ru_maxrss` not that of the process it came from."""
+    """Return the most memory that this process has held, in GiB. `ru_maxrss` also counts the parent before exec."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20  # KiB
 
 
 def copy_gigabytes_per_second(num_threads: int, repeats: int) -> float:
-    """Bytes read plus bytes written per second by threads that copy far more than the caches hold."""
+    """Return GB a second, read plus written, of threads that copy much more than the caches hold."""
     source = [np.ones(32 << 20, np.uint8) for _ in range(num_threads)]
     target = [np.zeros(32 << 20, np.uint8) for _ in range(num_threads)]
 

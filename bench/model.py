@@ -1,18 +1,18 @@
-"""Training step and inference of R50-FPN beside torchvision's Mask R-CNN, in one run: seconds, efficiency, memory.
+"""Measure training step and inference of R50-FPN beside torchvision's Mask R-CNN: seconds, efficiency, memory.
 
     make bench-model        or        python bench/model.py --torch-python PYTHON [--repeats 7] [--sizes 1x800x1216]
 
-Both sides have the same weights, images, ground truth and frozen layers (stem, first stage, all norms), compute in
-float32 on two threads, and run in processes of their own that take turns. The proposals of both are computed and then
-replaced by given ones, such that 512 RoIs an image are sampled, 128 of them foreground, and 100 objects detected; these
-numbers are checked. A step is forward, backward and an update by SGD with momentum. Neither side resizes images or
+Both sides have the same weights, images, ground truth and frozen layers (stem, first stage, all norms), and compute in
+float32 on two threads. They run in two processes that take turns. Both compute their proposals, which are then replaced
+by given ones, so that 512 RoIs an image are sampled, 128 of them foreground, and 100 objects are detected; the script
+checks these numbers. A step is forward, backward and an update by SGD with momentum. Neither side resizes images or
 pastes masks.
 
-FLOP are those of our graph (`mrcnn_model.flops`), for both sides: torchvision's mask head does more, for all classes.
-Efficiency is FLOP / seconds / GEMM rate, the best of NumPy, TensorFlow and torch for 2048 x 2048 matrices. Memory is
-the most that a process has held until its last step: inputs, weights and the framework are in it. After the comparison
-each part of the network is run alone: what its products would take at the GEMM rate, and what reading their inputs and
-writing their outputs once would take at the speed of a copy, are the limits it stands beside.
+FLOP are those of our graph, for both sides, although torchvision's mask head computes more: masks of all classes.
+Efficiency is FLOP / seconds / GEMM rate; the GEMM rate is the best of NumPy, TensorFlow and torch for 2048 x 2048
+matrices. Memory is the most that a process has held up to its last step, with inputs, weights and framework. After the
+comparison each part of the network runs alone. Its time is shown beside two limits: the time of its products at the
+GEMM rate, and the time to read their inputs and write their outputs once at the speed of a copy.
 """
 
 from __future__ import annotations
@@ -35,15 +35,13 @@ from peer import Peer
 from timing import gemm_gflops, seconds_of
 
 import mrcnn_ops
-from mrcnn_model import ModelConfig, build_model, fill_model
-from mrcnn_model.flops import CONVOLUTIONS, count_flops
-from mrcnn_model.mask_rcnn import DetectionOps
-from mrcnn_model.targets.assignment import GroundTruth, anchor_targets, roi_targets
-from mrcnn_model.weights.filling import export_weights
-from mrcnn_model.weights.torchvision import TORCHVISION
+from mrcnn_model import DetectionOps, ModelConfig, build_model, count_flops, fill_model
+from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
+from mrcnn_model.weights import LAYOUTS, export_weights
 
 THREADS = 2
 NUM_OBJECTS = 20
+PRODUCTS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul", "BatchMatMulV2")  # types of ops
 SIZES = ("1x800x1216", "2x320x480")  # images x height x width
 CONFIG = ModelConfig(
     freeze_affine=True,
@@ -70,7 +68,7 @@ class Limits(NamedTuple):
 
 
 def make_inputs(num_images: int, height: int, width: int) -> Arrays:
-    """Noise with 20 elliptic objects an image, and proposals of which enough are foreground."""
+    """Make noise with 20 elliptic objects an image, and proposals of which enough are foreground."""
     rng = np.random.default_rng(0)
     size = np.array([width, height])
     edges = rng.uniform(0.05, 0.3, [num_images, NUM_OBJECTS, 2]) * size
@@ -98,7 +96,7 @@ def ellipse_in(box: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def some_proposals(rng: np.random.Generator, gt_boxes: np.ndarray, size: np.ndarray, count: int) -> np.ndarray:
-    """float32 [count, 4]: a quarter are objects moved by a tenth of their size, the rest lie anywhere."""
+    """Return float32 [count, 4]: a quarter are objects moved by a tenth of their size, the others lie anywhere."""
     near = gt_boxes[rng.integers(0, len(gt_boxes), count // 4)]
     edges = near[:, 2:] - near[:, :2]
     near = near + (rng.uniform(-0.1, 0.1, [len(near), 4]) * np.concatenate([edges, edges], axis=-1))
@@ -113,8 +111,8 @@ def give_weights(inputs: Arrays) -> None:
     keras.utils.set_random_seed(0)
     bench = Bench(inputs | {"score_threshold": np.array(0.0)})
     head = bench.model.box_stages[0].head
-    head.logits.kernel.assign(head.logits.kernel.value * 20)  # else all classes score alike
-    inputs |= {f"weights/{name}": array for name, array in export_weights(bench.model, TORCHVISION).items()}
+    head.logits.kernel.assign(head.logits.kernel.value * 20)  # otherwise all classes have nearly the same score
+    inputs |= {f"weights/{name}": array for name, array in export_weights(bench.model, LAYOUTS["torchvision"]).items()}
     scores = np.sort(bench.scores().numpy().reshape(len(inputs["images"]), -1), axis=-1)
     inputs["score_threshold"] = scores[:, -2000].min()
 
@@ -150,7 +148,7 @@ class Bench:
         return self.batch["images"], self.batch["image_sizes"]
 
     def _given_proposals(self, *arguments: Any, num_proposals: int, **options: Any) -> mrcnn_ops.GeneratedProposals:
-        """Compute the proposals as always, and give others."""
+        """Compute the proposals as usual, then return the given ones."""
         computed = mrcnn_ops.generate_proposals(*arguments, num_proposals=num_proposals, **options)
         mode = "train" if num_proposals == CONFIG.train_proposals else "detect"
         with tf.control_dependencies([computed.boxes]):
@@ -163,7 +161,7 @@ class Bench:
             losses, stats = self.model.losses(**self.batch)
             total = tf.add_n(list(losses))
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(total, self.variables)]
-        with tf.control_dependencies(gradients):  # as mrcnn_train and torch: all gradients, then the update
+        with tf.control_dependencies(gradients):  # as in mrcnn_train and torch: all gradients, then the update
             for variable, momentum, gradient in zip(self.variables, self.momentum, gradients, strict=True):
                 tf.raw_ops.ResourceApplyMomentum(
                     var=variable.handle, accum=momentum.handle, lr=0.0, grad=gradient, momentum=0.9
@@ -176,7 +174,7 @@ class Bench:
         return self.model.classified_boxes(pyramid, proposals, self.batch["image_sizes"])[0]
 
     def counts(self) -> dict[str, Any]:
-        """What was sampled and detected, means over the images, and the number of trainable parameters."""
+        """Return the numbers of samples and detections, means over the images, and of trainable parameters."""
         losses, stats = self.train()
         return {
             "trainable": sum(int(np.prod(variable.shape)) for variable in self.variables),
@@ -202,7 +200,7 @@ class Part(NamedTuple):
 
 
 def parts(bench: Bench) -> list[Part]:
-    """The training step in six pieces, each fed with what the one before gives."""
+    """Return the training step in six parts, each with the outputs of the one before as inputs."""
     model, batch, config = bench.model, bench.batch, bench.model.config
     images, image_sizes = bench._images()
     features = model.backbone(model_pixels(images))
@@ -216,19 +214,26 @@ def parts(bench: Bench) -> list[Part]:
 
     def targets(logits: tf.Tensor, deltas: tf.Tensor) -> Any:
         proposals = model.proposals(type(rpn_output)(logits, deltas), pyramid, image_sizes, training=True)
-        from_anchors = anchor_targets(anchors, gt, image_sizes, batch["sample_seeds"], config)
+        from_anchors = anchor_targets(
+            anchors,
+            gt,
+            image_sizes,
+            batch["sample_seeds"],
+            config.rpn,
+            crowd_overlap_threshold=config.rois.crowd_overlap_threshold,
+        )
         rois = roi_targets(
             proposals,
             gt,
             batch["sample_seeds"],
-            config,
+            config.rois,
             foreground_iou=stage.foreground_iou,
             weights=stage.weights,
         )
         return from_anchors.boxes, rois.boxes, rois.classes
 
     _, boxes, classes = targets(*rpn_output)
-    slots = [tensor[:, : config.roi_max_foreground] for tensor in (boxes, classes)]
+    slots = [tensor[:, : config.rois.max_foreground] for tensor in (boxes, classes)]
     return [
         Part("backbone", lambda x: model.backbone(model_pixels(x), training=True), [images], [model.backbone], False),
         Part("pyramid", lambda *c: model.fpn([features[0], *c], training=True), features[1:], [model.fpn]),
@@ -236,7 +241,7 @@ def parts(bench: Bench) -> list[Part]:
         Part("proposals, matching, sampling", targets, [*rpn_output], (), False),
         Part(
             "box head with its RoIAlign",
-            lambda *p: list(model.classify([*p, pyramid[4]], boxes, training=True)),
+            lambda *p: list(stage.classify([*p, pyramid[4]], boxes, training=True)),
             pyramid[:4],
             [stage.head],
         ),
@@ -272,10 +277,10 @@ def compiled(part: Part, *, with_gradient: bool) -> Any:
 
 
 def megabytes(graph: tf.Graph) -> float:
-    """Inputs and outputs of the convolutions and matrix products of a graph, each read or written once."""
+    """Return the bytes of inputs and outputs of a graph's convolutions and matrix products, each counted once."""
     total = 0
     for op in graph.get_operations():
-        if op.type in (*CONVOLUTIONS, "MatMul", "BatchMatMulV2"):
+        if op.type in PRODUCTS:
             tensors = [tensor for tensor in [*op.inputs, *op.outputs] if tensor.dtype.is_floating]
             total += sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors)
     return total / 1e6
@@ -310,15 +315,15 @@ def print_parts(rows: list[list[Any]], limits: Limits) -> None:
 
 
 def serve(inputs_path: str, threads: str) -> None:
-    """Answer as bench/peers/torchvision_model.py does, but for `gemm`, and to `flops` and `parts REPEATS`."""
+    """Answer as bench/peers/torchvision_model.py does, except to `gemm`, and to `flops` and `parts REPEATS`."""
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     tf.config.threading.set_inter_op_parallelism_threads(int(threads))
     with np.load(inputs_path) as file:
         inputs = dict(file)
     bench = Bench(inputs)
     weights = {name[8:]: array for name, array in inputs.items() if name.startswith("weights/")}
-    fill_model(bench.model, weights, layout=TORCHVISION)
-    del inputs, weights  # torchvision's side has let go of them too
+    fill_model(bench.model, weights, layout=LAYOUTS["torchvision"])
+    del inputs, weights  # torchvision's side has freed them too
     actions: dict[str, Callable[[], Any]] = {
         "train": lambda: seconds_of(bench.train),
         "detect": lambda: seconds_of(bench.detect),
@@ -337,11 +342,11 @@ def serve(inputs_path: str, threads: str) -> None:
 
 
 def check_counts(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Both sides must have done the same amount of work."""
+    """Check that both sides have done the same amount of work."""
     for name, expected in (
         ("trainable", ours["trainable"]),
         ("sampled", CONFIG.roi_samples),
-        ("positives", CONFIG.roi_max_foreground),
+        ("positives", CONFIG.rois.max_foreground),
         ("detections", CONFIG.detections_per_image),
     ):
         found = [ours[name], *np.ravel(theirs[name])]

@@ -1,13 +1,13 @@
-"""Our ops beside torchvision's CPU ops: same inputs, one image of 800 x 1344, two threads each, in one run.
+"""Measure our ops beside torchvision's CPU ops: same inputs, one image of 800 x 1344, two threads each, in one run.
 
     make bench-ops        or        python bench/ops.py --torch-python PYTHON [--repeats 15] [--only NAME]
 
-The two sides run in processes of their own (bench/peers/torchvision_ops.py), so that neither's threads disturb the
-other, and take turns, so that a disturbance of the machine meets both. Before it is timed, a case is checked: both must
-compute the same. A row gives both medians, their ratio beside the one asked for, and the share of its floor that our op
-reaches: the time that its memory traffic would take at the speed of a copy, or its arithmetic at the speed of a matrix
-product, whichever is longer, both measured in this run. What is counted as traffic and arithmetic is printed below the
-table.
+The two sides run in two processes (the other is bench/peers/torchvision_ops.py), so that their threads do not disturb
+each other, and take turns, so that other work on the machine slows both. Before the timing, the script checks that both
+compute the same. A row has both medians, their ratio beside the one that is wanted, and the share of its floor that our
+op reaches. The floor is the time of its memory traffic at the speed of a copy or of its arithmetic at the speed of a
+matrix product, whichever is longer, both measured in this run. What is counted as traffic and arithmetic is printed
+below the table.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ WORKER = Path(__file__).with_name("peers") / "torchvision_ops.py"
 
 
 class Work(NamedTuple):
-    """What a case cannot do without."""
+    """The least memory traffic and arithmetic of a case."""
 
     megabytes: float
     mflop: float
-    counted: str  # how the two come about
+    counted: str  # how the two are counted
 
 
 class Case(NamedTuple):
@@ -53,7 +53,7 @@ class Case(NamedTuple):
     title: str
     wanted: float  # times torchvision's speed
     run: Callable[[], Any]
-    check: Callable[[list[np.ndarray]], None]  # raises AssertionError where torchvision's values are not ours
+    check: Callable[[list[np.ndarray]], None]  # raises AssertionError if torchvision's values differ
     work: Work
 
 
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 def random_boxes(
     rng: np.random.Generator, count: int, *, size: tuple[int, int], edges: tuple[float, float]
 ) -> np.ndarray:
-    """float32 [count, 4] inside an image of `size` (h, w); edge lengths spread evenly over the octaves of `edges`."""
+    """Return float32 [count, 4] inside an image of `size` (h, w), with log-uniform edge lengths within `edges`."""
     height, width = size
     lengths = np.exp(rng.uniform(np.log(edges[0]), np.log(edges[1]), (count, 2)))
     centres = rng.uniform(0, 1, (count, 2)) * [width, height]
@@ -72,7 +72,7 @@ def random_boxes(
 
 
 def pyramid_anchors() -> tuple[np.ndarray, np.ndarray]:
-    """Three anchors a position on five levels: [A, 4] and the number of each level."""
+    """Return three anchors a position on five levels: [A, 4] and the number of each level."""
     levels = []
     for stride in ANCHOR_STRIDES:
         y, x = np.mgrid[: -(-IMAGE_SIZE[0] // stride), : -(-IMAGE_SIZE[1] // stride)] * stride
@@ -109,7 +109,7 @@ def make_inputs() -> dict[str, np.ndarray]:
 
 
 def smooth_masks(rng: np.random.Generator, count: int) -> np.ndarray:
-    """float32 [count, 28, 28] probabilities: an ellipse each, with a wavy outline, as predicted masks look."""
+    """Return float32 [count, 28, 28] probabilities: ellipses with wavy outlines, like predicted masks."""
     y, x = (np.mgrid[:28, :28] + 0.5) / 14 - 1
     angle, distance = np.arctan2(y, x), np.hypot(y, x)
     waves = rng.uniform(0, 0.15, (count, 4)) @ np.stack([np.cos(k * angle + k) for k in range(2, 6)]).reshape(4, -1)
@@ -126,7 +126,7 @@ def roi_align_cases(inputs: dict[str, np.ndarray], rois: str, name: str, size: i
 
     @tf.function
     def forward() -> Any:
-        # aligned=False, because torchvision's pooler knows nothing else; the work is the same.
+        # aligned=False, because torchvision's pooler has no other rule; the work is the same.
         return mrcnn_ops.multilevel_roi_align(features, boxes, strides=STRIDES, output_size=size, aligned=False)
 
     @tf.function
@@ -153,7 +153,7 @@ def roi_align_cases(inputs: dict[str, np.ndarray], rois: str, name: str, size: i
 
 
 def axis_taps(low: np.ndarray, high: np.ndarray, stride: float, size: int, length: int) -> list[list[set[int]]]:
-    """Per box and bin, the rows (or columns) of a map of `length` that its samples read."""
+    """Return for each box and bin the rows (or columns) of a map of `length` that its samples read."""
     start, extent = low / stride, np.maximum((high - low) / stride, 1)
     samples = (np.arange(size * SAMPLING_RATIO) + 0.5) / (size * SAMPLING_RATIO)
     positions = np.clip(start[:, None] + samples * extent[:, None], 0, length - 1).reshape(-1, size, SAMPLING_RATIO)
@@ -162,7 +162,7 @@ def axis_taps(low: np.ndarray, high: np.ndarray, stride: float, size: int, lengt
 
 
 def roi_align_work(boxes: np.ndarray, size: int) -> tuple[Work, Work]:
-    """Of forward, and of forward and backward."""
+    """Return the work of the forward pass, and of forward and backward pass."""
     edges = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     levels = np.clip(np.floor(4 + np.log2(edges / 224 + 1e-6)), 2, 5).astype(int) - 2
     taps, pixels_read, pixels = 0, 0, 0
@@ -243,7 +243,7 @@ def proposal_case(inputs: dict[str, np.ndarray]) -> Case:
     )
 
 
-PAIR_FLOP = 14  # an IoU, the second box's area known, and its comparison
+PAIR_FLOP = 14  # an IoU with the second box's area given, and its comparison
 
 
 def decode(anchors: np.ndarray, deltas: np.ndarray) -> np.ndarray:
@@ -255,7 +255,7 @@ def decode(anchors: np.ndarray, deltas: np.ndarray) -> np.ndarray:
 
 
 def nms_pairs(boxes: np.ndarray, threshold: float) -> int:
-    """How many pairs greedy NMS has to compare: a box with the kept ones before it, up to the first that covers it."""
+    """Count the pairs that greedy NMS compares: a box with the kept ones before it, up to the first that covers it."""
     low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
     part = np.prod(np.maximum(high - low, 0), -1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
@@ -367,7 +367,7 @@ def encoding_case(inputs: dict[str, np.ndarray]) -> Case:
 
 
 class Torchvision(Peer):
-    """The other side's process."""
+    """The process of torchvision's side."""
 
     def seconds(self, case: str) -> float:
         return float(self.ask(f"run {case}"))
@@ -380,7 +380,7 @@ class Torchvision(Peer):
 
 
 def measure(case: Case, torchvision: Torchvision, repeats: int) -> tuple[float, float]:
-    """Median seconds of ours and of theirs, taken in turns after two runs to warm up."""
+    """Return the median seconds of ours and of theirs, in turns, after two runs to warm up."""
     for _ in range(2):
         seconds_of(case.run)
         torchvision.seconds(case.name)
@@ -396,7 +396,7 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose name contains this")
     options = parser.parse_args()
     if not options.torch_python.exists():
-        parser.error(f"{options.torch_python} is not there: `make bench-ops` makes it, or --torch-python names another")
+        parser.error(f"{options.torch_python} is missing: run `make bench-ops`, or set --torch-python")
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
 

@@ -1,4 +1,4 @@
-"""The other side of a comparison: a process that answers line by line, each answer a JSON value."""
+"""Run the other side of a comparison as a process that answers line by line, each answer a JSON value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 
 class Peer:
-    """Starts `python SCRIPT INPUTS THREADS` and waits until it is ready."""
+    """A process `python SCRIPT INPUTS THREADS`; the constructor waits until it is ready."""
 
     def __init__(self, python: Path | str, script: Path, inputs: Path, threads: int) -> None:
         self._script = script
@@ -41,7 +41,7 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let it end: no more requests come."""
+        """Close its input, so that it ends, and wait for that."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

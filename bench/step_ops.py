@@ -1,11 +1,11 @@
-"""The training step with the compiled ops beside the same step with ops composed from stock TensorFlow, in one run.
+"""Measure the training step with the compiled ops beside the same step with ops composed from stock TensorFlow.
 
     make bench-step_ops        or        python bench/step_ops.py [--steps 7] [--images 1] [--size 800x1216]
 
 ResNet-50, 80 classes, first stages frozen, 512 RoIs an image, float32, forward and backward. "Before" is the model with
-its ops replaced by bench/peers/stock_ops.py: the ops image by image from `crop_and_resize`, `boolean_mask`, `tf.where`,
-`non_max_suppression` and A x G matrices. Both sides have the same weights, input and sampling seeds, and must come to
-the same losses before anything is timed; then they take turns.
+its ops replaced by those of bench/peers/stock_ops.py, which work image by image with `crop_and_resize`, `boolean_mask`,
+`tf.where`, `non_max_suppression` and A x G matrices. Both sides have the same weights, input and sampling seeds, and
+must give the same losses before the timing; then they take turns.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import tensorflow as tf
 from machine import machine
 from timing import seconds_of
 
-import mrcnn_model.targets.assignment
-from mrcnn_model import MaskRCNN, ModelConfig, build_model
-from mrcnn_model.mask_rcnn import DetectionOps
+import mrcnn_ops
+from mrcnn_model import DetectionOps, MaskRCNN, ModelConfig, build_model
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
@@ -37,7 +36,7 @@ Step = Callable[[], tuple[tf.Tensor, list[tf.Tensor]]]
 
 
 def make_inputs(num_images: int, height: int, width: int) -> dict[str, tf.Tensor]:
-    """Noise with 20 objects an image, 32 to 256 px, elliptic masks."""
+    """Make noise with 20 objects an image, 32 to 256 px, with elliptic masks."""
     rng = np.random.default_rng(0)
     edges = rng.uniform(32, 256, [num_images, NUM_OBJECTS, 2])
     corners = rng.uniform(0, np.array([width, height]) - edges)
@@ -70,8 +69,8 @@ def make_step(inputs: dict[str, tf.Tensor], *, stock: bool) -> Step:
     def step() -> tuple[tf.Tensor, list[tf.Tensor]]:
         return gradients(model, inputs)
 
-    if stock:  # the model takes its matching from this name, at the time of tracing
-        with mock.patch.object(mrcnn_model.targets.assignment, "match_boxes", stock_ops.match_boxes):
+    if stock:  # the model reads this name when the function is traced
+        with mock.patch.object(mrcnn_ops, "match_boxes", stock_ops.match_boxes):
             step()
     return step
 

@@ -1,4 +1,4 @@
-"""How long something takes, with TensorFlow's results waited for, and the rate of a matrix product."""
+"""Measure the time of a call, including the computation of TensorFlow's results, and the rate of a matrix product."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    """Seconds of a call that returns tensors or arrays, in any nesting."""
+    """Return the seconds of a call that returns tensors or arrays, nested in any way."""
     begin = time.perf_counter()
     results = run()
     for tensor in tf.nest.flatten(results):
@@ -20,10 +20,11 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 
 def gemm_gflops(torch_seconds: Callable[[], float], repeats: int) -> float:
-    """The best of NumPy, TensorFlow and torch for a product of 2048 x 2048 matrices of float32, each some times.
+    """Return the best rate of NumPy, TensorFlow and torch for a product of 2048 x 2048 matrices of float32.
 
     Args:
-        torch_seconds: does it once by torch, in another process.
+        torch_seconds: computes it once with torch, in another process; returns the seconds.
+        repeats: how often each of them computes it.
     """
     a = np.random.default_rng(0).random((2048, 2048), np.float32)
     tensor = tf.constant(a)

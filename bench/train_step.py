@@ -1,11 +1,11 @@
-"""Seconds per step and peak memory of training ResNet-50, 80 classes, short edge 800, one image a step, float32.
+"""Measure seconds per step and peak memory of training ResNet-50: 80 classes, short edge 800, one image, float32.
 
-Runs the trainer as a user would, on `../shared/data/coco_open` (or --data-root), without evaluation:
+Runs the trainer as a user would, without evaluation, on `coco_open` (or --data-root):
 
     make bench-train_step        or        python bench/train_step.py --steps 24 --data-root DIR
 
-The first step on a canvas holds its compilation. Nearly all of these fall into the first half of the run; the median is
-that of the second.
+The first step of a bucket includes its compilation. Nearly all of these are in the first half of the run; the median is
+that of the second half.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from machine import machine
-
-ROOT = Path(__file__).resolve().parents[1]
+from machine import machine, shared_data
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=ROOT.parent / "shared" / "data" / "coco_open")
+    parser.add_argument("--data-root", type=Path, default=shared_data("coco_open"))
     parser.add_argument("--steps", type=int, default=24)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as run_dir:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the workspace ready: .poetry/ holds Poetry, .venv/ the locked dependencies and the five packages (editable).
-# Called by every `make` target; when nothing changed since the last call it compares two checksums and is done.
+# Makes the workspace ready: Poetry in .poetry/, the locked dependencies and the five packages (editable) in .venv/.
+# Most `make` targets call it. If nothing has changed since the last call, it only compares two checksums.
 #
 # Environment: PYTHON, the interpreter to build on (default python3; 3.10 to 3.13).
 set -euo pipefail
@@ -14,15 +14,16 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 is_stamped() { [ "$(cat ".venv/$1.stamp" 2>/dev/null)" = "$2" ]; }
 
-# System packages, Debian names, and only those that are missing. CMake and Ninja come with .venv.
+# Installs the system packages that are missing (Debian names). CMake and Ninja are installed into .venv.
 install_system_packages() {
   local missing=()
   command -v "$python" >/dev/null || missing+=(python3)
   command -v g++ >/dev/null || missing+=(g++)
-  # Debian ships `venv` without `ensurepip` until python3-venv is there.
+  # On Debian, `venv` has no `ensurepip` before python3-venv is installed.
   "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   [ ${#missing[@]} -eq 0 ] && return
-  command -v apt-get >/dev/null || fail "missing: ${missing[*]} (Debian names); no apt-get here, install them by hand"
+  command -v apt-get >/dev/null ||
+    fail "missing system packages: ${missing[*]} (Debian names). There is no apt-get here: install them and try again"
   local as_root=()
   [ "$(id -u)" -eq 0 ] || as_root=(sudo)
   say "installing system packages: ${missing[*]}"
@@ -32,10 +33,10 @@ install_system_packages() {
 
 check_python() {
   "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' ||
-    fail "$("$python" --version) is not supported: set PYTHON to a Python from 3.10 to 3.13"
+    fail "$("$python" --version) is not supported: set PYTHON to a Python from 3.10 to 3.13, such as PYTHON=python3.12"
 }
 
-# make_venv DIR: creates the virtual environment unless a working one of the same Python is there.
+# make_venv DIR: creates the virtual environment unless DIR has a working one of the same Python.
 make_venv() {
   "$1/bin/python" -c 'import pip' 2>/dev/null && [ "$("$1/bin/python" -V)" = "$("$python" -V)" ] && return
   say "creating $1"
@@ -54,9 +55,9 @@ sys.exit((version('poetry'), version('poetry-plugin-pypi-mirror')) != ('$poetry_
     "poetry==$poetry_version" "poetry-plugin-pypi-mirror==$mirror_plugin_version"
 }
 
-# Poetry asks for the index's JSON API, which mirrors seldom serve; the plugin makes it use the simple index that pip is
-# configured for (PIP_INDEX_URL, pip.conf, or pip's own default), so no address is written anywhere. Likewise for pip's
-# certificates, where it has some of its own.
+# Poetry uses the JSON API of the index, which few mirrors have. The plugin makes it use the simple index that pip is
+# configured for (PIP_INDEX_URL, pip.conf, or pip's default), so no address is written anywhere. Poetry also gets pip's
+# certificates, if pip is configured with any.
 run_poetry() {
   local index certificates
   index=$(pip_option index_url)
@@ -68,7 +69,7 @@ run_poetry() {
     .poetry/bin/python -m poetry --no-interaction --no-ansi "$@"
 }
 
-# pip_option NAME: what pip would use, from its files, its environment or its defaults; empty where nothing is set.
+# pip_option NAME: prints the value that pip uses, from its files, its environment or its defaults; may be empty.
 pip_option() {
   .poetry/bin/python -c "
 from pip._internal.commands import create_command
@@ -78,11 +79,11 @@ print(create_command('download').parse_args([])[0].$1 or '')"
 install_locked_dependencies() {
   install_poetry
   say "installing the locked dependencies (TensorFlow alone is 600 MB)"
-  # --compile: an environment with PYTHONDONTWRITEBYTECODE would otherwise compile TensorFlow's Python at every import.
+  # --compile: without it and with PYTHONDONTWRITEBYTECODE, every import would compile TensorFlow's Python files again.
   run_poetry install --no-directory --compile
 }
 
-# Without build isolation, mrcnn-ops is compiled against the TensorFlow that is installed already.
+# Without build isolation, mrcnn-ops is compiled against the TensorFlow in .venv.
 install_packages() {
   say "building mrcnn-ops, installing the five packages"
   .venv/bin/python -m pip install -qq --disable-pip-version-check --no-index --no-deps --no-build-isolation \
@@ -92,14 +93,14 @@ install_packages() {
 install_system_packages
 check_python
 if [ "${1:-}" = lock ]; then
-  make_venv .venv  # or Poetry would make one after its own taste
+  make_venv .venv  # otherwise Poetry makes one with another Python
   install_poetry
   run_poetry lock
   exit
 fi
 
 dependencies_key=$({ "$python" -V; cat poetry.lock pyproject.toml infra/setup.sh; } | sha256sum | cut -d' ' -f1)
-# Editable packages need a new install when their metadata changed, when C++ did, or when the working copy moved.
+# Editable packages are installed again when their metadata or C++ has changed, or the working copy has moved.
 packages_key=$(
   { printf '%s\n' "$dependencies_key" "$PWD"
     sha256sum packages/*/pyproject.toml

@@ -8,5 +8,5 @@ from workspace import build_wheels
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The five wheels, built once a session, by package name."""
+    """Build the five wheels, once a session; by package name."""
     return build_wheels(tmp_path_factory.mktemp("dist"))

@@ -1,4 +1,4 @@
-"""Each package stands alone: its tests pass where only its wheel, its dependencies and pytest are installed."""
+"""Each package works alone: its tests pass in an environment with its wheel, its dependencies and pytest only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def constraints(tmp_path: Path) -> Path:
-    """The versions of the running environment, those of poetry.lock: the outcome depends on the code alone."""
+    """Write the versions of the running environment to a file, so that new releases do not change the outcome."""
     versions = [line for line in pip("freeze", "--exclude-editable").splitlines() if "==" in line]
     path = tmp_path / "constraints.txt"
     path.write_text("\n".join(versions))
@@ -26,7 +26,7 @@ def constraints(tmp_path: Path) -> Path:
 def environment(tmp_path: Path) -> Iterator[Environment]:
     environment = create_environment(tmp_path / "venv")
     yield environment
-    shutil.rmtree(environment.directory)  # pytest keeps the folders of three sessions; with TensorFlow one is 2 GB
+    shutil.rmtree(environment.directory)  # 2 GB with TensorFlow; pytest would keep those of three sessions
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -50,7 +50,7 @@ def test_package_alone(
     )
     installed = {import_name(name) for name in PACKAGES if (environment.site_packages / import_name(name)).is_dir()}
     assert installed == {import_name(name) for name in with_dependencies(package)}
-    # The tests are run in place: nothing puts src/ on their path, so they import the wheel.
+    # The tests run from their folder. src/ is not on their path, so they import the wheel.
     tests = ROOT / "packages" / package / "tests"
     print(
         environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", tests, cwd=tmp_path)
@@ -58,6 +58,6 @@ def test_package_alone(
 
 
 def with_dependencies(package: str) -> set[str]:
-    """The package and the siblings that it needs, directly or not."""
+    """Return the package and the siblings that it needs, directly or indirectly."""
     direct = {Requirement(text).name for text in project_table(package)["dependencies"]} & set(PACKAGES)
     return {package}.union(*(with_dependencies(name) for name in direct))

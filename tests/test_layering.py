@@ -1,4 +1,4 @@
-"""Dependencies point one way (DESIGN, "Shape of the repository"): checked by reading the imports of every package."""
+"""Packages depend on each other in one direction (CODEBASE.md, "Who may import whom"), as their imports show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from workspace import PACKAGES, ROOT, project_table
 
-# What each package may import of its siblings. mrcnn_eval may call ops itself: it has them through mrcnn_model.
+# Which siblings each package may import. mrcnn_eval needs mrcnn_ops anyway, through mrcnn_model.
 ALLOWED_SIBLINGS = {
     "mrcnn_ops": set(),
     "mrcnn_data": set(),
@@ -25,7 +25,7 @@ ALLOWED_SIBLINGS = {
     "mrcnn_train": {"mrcnn_ops", "mrcnn_model", "mrcnn_data", "mrcnn_eval"},
 }
 
-# Files for those who have the other library anyway: they import it inside their functions, and nothing declares it.
+# Modules that serve users of another library. They import it inside of functions, and it is not a declared dependency.
 ADAPTERS = {"mrcnn_data.loading.tf_dataset": "tensorflow"}
 
 
@@ -58,7 +58,7 @@ def read_module(package: str, path: Path) -> Module:
 
 
 def imports_of(source: str, parent: str) -> Iterator[Import]:
-    """The imports in `source`, the text of a module that lies in the package `parent`."""
+    """Yield the imports in `source`, the text of a module in the package `parent`."""
     for node, at_module_level in statements(ast.parse(source).body, True):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -70,7 +70,7 @@ def imports_of(source: str, parent: str) -> Iterator[Import]:
 
 
 def statements(body: list[ast.stmt], at_module_level: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node below `body`; functions and `if TYPE_CHECKING` do not run when a file is imported."""
+    """Yield each statement below `body`, and whether it runs on import: not in functions and `if TYPE_CHECKING`."""
     for statement in body:
         inside = at_module_level and not (
             isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -117,7 +117,7 @@ def test_configuration_library_stays_in_the_trainer(package: str) -> None:
     assert offenders(package, {"hydra", "omegaconf"}) == []
 
 
-def test_data_knows_no_tensorflow() -> None:
+def test_data_does_not_import_tensorflow() -> None:
     found = [
         where(m, i)
         for m in modules("mrcnn_data")
@@ -140,7 +140,7 @@ def test_modules_form_no_cycle(package: str) -> None:
     names = {module.name for module in modules(package)}
 
     def target(imported: str) -> str | None:
-        """The module that an imported name stands for or lies in, e.g. `pkg.boxes.iou` -> `pkg.boxes`."""
+        """Return the module of an imported name: `pkg.boxes` for `pkg.boxes.iou` and for `pkg.boxes`."""
         while imported and imported not in names:
             imported = imported.rpartition(".")[0]
         return imported or None

@@ -1,4 +1,4 @@
-"""poetry.lock: current, and free of addresses."""
+"""poetry.lock is current and has no addresses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def locked_package(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_lock_knows_what_a_package_needs(package: str) -> None:
-    """Poetry's own check compares the root's pyproject.toml only: a new need of a package would go unnoticed."""
+def test_lock_has_the_dependencies_of_each_package(package: str) -> None:
+    """Poetry's own check compares only the root's pyproject.toml, so it misses a new dependency of a package."""
     locked = locked_package(package)
     assert locked["version"] == project_table(package)["version"]
     assert locked["source"] == {"type": "directory", "url": f"packages/{package}"}
@@ -34,6 +34,6 @@ def specifiers(value: str | dict[str, Any]) -> SpecifierSet:
 
 
 def test_lock_names_no_address() -> None:
-    # Descriptions are the authors' own words; a source with an address is what Poetry writes for an index it knows.
+    # Descriptions may have addresses. Elsewhere, Poetry writes the address of a package index that is configured.
     lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("description = ")]
     assert [line for line in lines if "://" in line] == []

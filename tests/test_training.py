@@ -1,4 +1,4 @@
-"""Trainings to an AP, by the commands of the README: minutes each."""
+"""Trainings to an AP, with the commands of the README: minutes each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def best_evaluation(experiment: str, *overrides: str, run_dir: Path) -> dict[str, float]:
-    """Runs an experiment; its evaluation with the highest sum of box and mask AP."""
+    """Run an experiment; return its evaluation with the highest sum of box and mask AP."""
     command = [sys.executable, "-m", "mrcnn_train", f"+experiment={experiment}", f"run.dir={run_dir}", *overrides]
     result = subprocess.run(
         command, cwd=run_dir.parent, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "120"}
@@ -62,6 +62,6 @@ def test_fruits_and_nuts_bring_the_loss_down(tmp_path: Path) -> None:
     best_evaluation("small", f"data.root={shared_data('fruits_nuts')}", "train.max_steps=150", run_dir=run_dir)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     totals = [row["total"] for row in rows if row["kind"] == "train"]
-    # Not against the first step: its mask loss is far above that of guessing.
+    # Not compared with the first step, whose mask loss is far above that of guessing.
     assert sum(totals[-3:]) < 0.75 * sum(totals[1:4])
     assert (run_dir / "contact_sheet.png").stat().st_size > 0

@@ -1,4 +1,4 @@
-"""The five wheels: what they say, and that they work where the repository is not."""
+"""The five wheels: their metadata and files, and that they work without the repository."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from workspace import PACKAGES, Environment, create_environment, import_name, pi
 
 @pytest.fixture(scope="module")
 def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A fresh environment that holds the wheels, and borrows third-party packages from the running one.
+    """Make an environment with the wheels, which uses the third-party packages of the running one.
 
-    A path named in a .pth file is searched, but .pth files lying there are not read: the editable installs, which are
-    such files, stay out of sight.
+    Python searches the folder that a .pth file names, but does not read .pth files in it. So it does not find the
+    editable installs, which are such files.
     """
     environment = create_environment(tmp_path_factory.mktemp("installed") / "venv")
     pip("install", "-q", "--no-index", "--no-deps", *wheels.values(), python=environment.python)
@@ -42,7 +42,7 @@ def test_metadata_names_siblings_by_range(wheels: dict[str, Path], package: str)
     assert [r for r in requirements if r.url] == []
     for name, requirement in siblings.items():
         assert requirement.specifier.contains(project_table(name)["version"]), requirement
-        # Versions 0.x: the next minor version may break its callers.
+        # In versions 0.x, the next minor version may break its callers.
         major, minor = Version(project_table(name)["version"]).release[:2]
         assert not requirement.specifier.contains(f"{major}.{minor + 1}"), requirement
 

@@ -1,4 +1,4 @@
-"""What the workspace's own tests share: where things lie, and how wheels and environments are made."""
+"""What the tests of the workspace share: paths, wheels, environments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = sorted(path.name for path in (ROOT / "packages").iterdir() if (path /
 
 
 def project_table(package: str) -> dict[str, Any]:
-    """The `[project]` table of a package (`mrcnn-data`, ...)."""
+    """Return the `[project]` table of a package (`mrcnn-data`, ...)."""
     project: dict[str, Any] = read_toml(ROOT / "packages" / package / "pyproject.toml")["project"]
     return project
 
@@ -32,13 +32,13 @@ def import_name(package: str) -> str:
 
 
 def pip(*args: str | Path, python: str | Path = sys.executable) -> str:
-    """Runs pip on the environment of `python`; returns its output. A failure's output goes into the error."""
+    """Run pip for the environment of `python` and return its output; the error of a failure has the output too."""
     command = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", *args]
     return run(command, cwd=ROOT)
 
 
 def build_wheels(directory: Path) -> dict[str, Path]:
-    """Builds the wheel of every package as `make wheels` does; returns them by package name."""
+    """Build the wheel of every package as `make wheels` does; return them by package name."""
     sources = [f"./packages/{name}" for name in PACKAGES]
     pip("wheel", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, *sources)
     wheels = {path.name.split("-")[0].replace("_", "-"): path for path in directory.glob("*.whl")}
@@ -61,7 +61,7 @@ class Environment(NamedTuple):
         return self.directory / "lib" / version / "site-packages"
 
     def run(self, *command: str | Path, cwd: Path) -> str:
-        """Runs a program of this environment's `bin` in the folder `cwd`; returns what it prints."""
+        """Run a program of this environment's `bin` in the folder `cwd`; return what it prints."""
         program, *args = command
         return run([self.directory / "bin" / program, *args], cwd=cwd)
 
@@ -72,7 +72,7 @@ def create_environment(directory: Path) -> Environment:
 
 
 def run(command: list[str | Path], *, cwd: Path) -> str:
-    """Runs a command that must succeed, free of this process's Python settings; returns stdout and stderr together."""
+    """Run a command that must succeed, without this process's Python settings; return stdout and stderr together."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

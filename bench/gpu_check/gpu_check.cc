@@ -1,8 +1,9 @@
-// Every CUDA kernel of mrcnn-ops on this machine's GPU: first its results against the CPU kernels, on random and edge
-// inputs (one line per check), then its time against the memory traffic that no implementation can avoid, at the
-// bandwidth that a copy reaches in the same run. Exits with 0 if all checks pass, 1 if not, 2 without a GPU.
+// Runs every CUDA kernel of mrcnn-ops on this machine's GPU: first compares its results with the CPU kernels, on random
+// and edge inputs (one line per check), then compares its time with that of the memory traffic that no implementation
+// can avoid, at the bandwidth that a copy reaches in the same run. Exits with 0 if all checks pass, 1 if not, 2 without
+// a GPU.
 //
-// Knows no TensorFlow. Built and run by gpu_check.py.
+// Does not use TensorFlow. Built and run by gpu_check.py.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -44,7 +45,7 @@ class DeviceArray {
   void* memory_ = nullptr;
 };
 
-// The kernels in a stream of their own; check functions wait for each.
+// Runs the kernels in one stream; the check functions wait for each of them.
 class GpuMachine {
  public:
   GpuMachine() { require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }

@@ -1,6 +1,6 @@
-"""Build gpu_check with nvcc alone, and run it: the CUDA kernels of mrcnn-ops against the CPU kernels, and their times.
+"""Build gpu_check with nvcc alone and run it: compare the CUDA kernels of mrcnn-ops with the CPU kernels and time them.
 
-Needs Python, nvcc and its C++ compiler; no TensorFlow. Where there is no GPU, it builds, says so and exits with 2.
+Needs Python, nvcc and its C++ compiler; no TensorFlow. Without a GPU it only builds, says so and exits with 2.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "packages" / "mrcnn-ops" / "csrc"
 
-# As packages/mrcnn-ops/cmake/kernels.cmake has them: products and sums are not fused, so that CPU and GPU agree.
+# As in packages/mrcnn-ops/cmake/kernels.cmake: products and sums are not fused, so that CPU and GPU agree.
 HOST_FLAGS = "-Xcompiler=-ffp-contract=off,-fno-math-errno,-Wno-psabi"
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{CSRC}", HOST_FLAGS]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
@@ -39,7 +39,7 @@ def compilations(arch: str) -> list[tuple[str, list[str]]]:
 
 
 def build(*, nvcc: str, arch: str, folder: Path) -> Path:
-    """Compile everything into `folder`. Returns the program."""
+    """Compile everything into `folder`; return the path of the program."""
     folder.mkdir(parents=True, exist_ok=True)
     objects = []
     for name, arguments in compilations(arch):
@@ -59,12 +59,12 @@ def main() -> int:
     arguments = parser.parse_args()
     nvcc = shutil.which(arguments.nvcc)
     if nvcc is None:
-        print(f"gpu_check: {arguments.nvcc} not found: install CUDA, or name it with --nvcc", file=sys.stderr)
+        print(f"gpu_check: {arguments.nvcc} not found: install CUDA, or name nvcc with --nvcc", file=sys.stderr)
         return 2
     try:
         program = build(nvcc=nvcc, arch=arguments.arch, folder=arguments.build_dir)
     except subprocess.CalledProcessError as error:
-        print(f"gpu_check: does not compile: {' '.join(error.cmd)}", file=sys.stderr)
+        print(f"gpu_check: compilation failed: {' '.join(error.cmd)}", file=sys.stderr)
         return 1
     return subprocess.run([str(program)], check=False).returncode
 

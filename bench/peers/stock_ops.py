@@ -1,8 +1,8 @@
-"""The training step's ops composed from stock TensorFlow ops, image by image, as trainers without compiled ops do it.
+"""The ops of the training step composed from stock TensorFlow ops, image by image, as in trainers without compiled ops.
 
-Same arguments and results as their namesakes in `mrcnn_ops`, as far as the training step uses them: ROIAlign crops each
-level's boxes with `tf.image.crop_and_resize` and pools the samples in pairs; proposals go through `tf.boolean_mask` and
-`tf.image.non_max_suppression`; matching builds the A x G matrix.
+Arguments and results are those of the functions of the same name in `mrcnn_ops`, as far as the training step uses them.
+ROIAlign crops each level's boxes with `tf.image.crop_and_resize` and pools the samples in pairs. Proposals use
+`tf.boolean_mask` and `tf.image.non_max_suppression`. Matching builds the A x G matrix.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _align_image(
 
 
 def _crop(level: tf.Tensor, boxes: tf.Tensor, num_samples: int) -> tf.Tensor:
-    """Bilinear samples at the centres of num_samples x num_samples cells; boxes in pixels of the unpadded map."""
+    """Sample bilinearly at the centres of num_samples x num_samples cells; boxes in pixels of the unpadded map."""
     height, width = level.shape[1], level.shape[2]
     x1, y1, x2, y2 = tf.unstack(boxes, axis=1)
     cell_width, cell_height = (x2 - x1) / num_samples, (y2 - y1) / num_samples
@@ -161,7 +161,7 @@ def match_boxes(
 
 
 def _intersections(boxes: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Areas of the intersections [A, G], of the boxes [A, 1] and of the others [1, G]."""
+    """Return the areas of the intersections [A, G], of the boxes [A, 1] and of the others [1, G]."""
     x1, y1, x2, y2 = tf.split(boxes, 4, axis=1)
     others_x1, others_y1, others_x2, others_y2 = tf.split(tf.transpose(others), 4, axis=0)
     width = tf.maximum(tf.minimum(x2, others_x2) - tf.maximum(x1, others_x1), 0.0)

@@ -1,8 +1,8 @@
-"""The torchvision side of bench/model.py: a process of its own, in an environment with torch and without TensorFlow.
+"""The torchvision side of bench/model.py: a process in an environment with torch and without TensorFlow.
 
-Called as `torchvision_model.py INPUTS THREADS`. Reads lines from standard input: `train`, `detect` and `gemm` do that
-once and answer with the seconds; `counts` answers with what was sampled and detected last, `memory` with the most that
-the process has held.
+Called as `torchvision_model.py INPUTS THREADS`. It reads lines from standard input: `train`, `detect` and `gemm` do
+that once and answer with the seconds; `counts` answers with the numbers of samples and detections of the last call,
+`memory` with the most memory that the process has held.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRAINABLE_STAGES = 3  # stem and first stage fixed
 
 
 class NoResizing(GeneralizedRCNNTransform):
-    """Normalises and batches; the images have their size already, and masks stay 28 x 28."""
+    """Normalise and batch only: images have their final size, and masks stay 28 x 28."""
 
     def resize(self, image: torch.Tensor, target: Any = None) -> Any:
         return image, target

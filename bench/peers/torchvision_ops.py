@@ -1,7 +1,7 @@
-"""The torchvision side of bench/ops.py: a process of its own, in an environment with torch and without TensorFlow.
+"""The torchvision side of bench/ops.py: a process in an environment with torch and without TensorFlow.
 
-Called as `torchvision_ops.py INPUTS THREADS`, with the inputs of all cases in an .npz file. Reads lines from standard
-input: `run CASE` runs a case once and answers with its seconds; `values CASE FILE` writes its results to FILE.
+Called as `torchvision_ops.py INPUTS THREADS`, with the inputs of all cases in an .npz file. It reads lines from
+standard input: `run CASE` runs a case once and answers with its seconds; `values CASE FILE` writes its results to FILE.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def gemm() -> Case:
 
 
 def as_array(value: Any) -> np.ndarray:
-    if isinstance(value, dict):  # COCO run-length code: decoded, because the bitmaps are what is compared
+    if isinstance(value, dict):  # COCO run-length code: decoded, because bitmaps are compared
         return np.asarray(coco_mask.decode(value))
     array = value.detach().numpy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array  # channels last, as ours

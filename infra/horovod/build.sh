@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Builds the wheel of Horovod against the TensorFlow of an environment, keeps it in .horovod/wheels/, installs it there.
-# `make horovod` calls it for .venv. Minutes the first time (3.5 on two cores), seconds with a wheel in the cache,
-# nothing to do where that wheel is installed.
+# Builds a wheel of Horovod for the TensorFlow of an environment, keeps it in .horovod/wheels/ and installs it.
+# `make horovod` calls it for .venv. The first call takes minutes (3.5 on two cores), a call with a wheel in the cache
+# seconds, and a call with that wheel installed does nothing.
 #
-# Environment: PYTHON  the interpreter whose TensorFlow counts, default .venv/bin/python
+# Environment: PYTHON  the interpreter of the environment, default .venv/bin/python
 #              CACHE   where wheels are kept, default .horovod/wheels of this repository
 #              HOROVOD_GPU_OPERATIONS=NCCL for GPUs; NCCL is that of HOROVOD_NCCL_HOME, or of pip's nvidia-nccl-cu12
-#              What else Horovod reads (HOROVOD_CUDA_HOME, HOROVOD_BUILD_CUDA_CC_LIST) goes through to its build.
-#              JOBS    of the compiler, default 2
+#              other variables that Horovod's build reads (HOROVOD_CUDA_HOME, HOROVOD_BUILD_CUDA_CC_LIST)
+#              JOBS    number of compiler processes, default 2
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-version=0.28.1  # of 2023, the last one
+version=0.28.1  # from 2023, the last one
 python=${PYTHON:-$root/.venv/bin/python}
 cache=${CACHE:-$root/.horovod/wheels}
 jobs=${JOBS:-2}
@@ -19,7 +19,7 @@ say() { printf 'horovod: %s\n' "$*"; }
 fail() { printf 'horovod: %s\n' "$*" >&2; exit 1; }
 
 "$python" -c 'from importlib.metadata import version; version("tensorflow")' 2>/dev/null ||
-  fail "$python has no TensorFlow: make setup"
+  fail "$python has no TensorFlow: run make setup, or set PYTHON to a Python that has it"
 
 with_mpi=0
 command -v mpicxx >/dev/null && command -v mpirun >/dev/null && with_mpi=1
@@ -37,7 +37,7 @@ if [ "${HOROVOD_GPU_OPERATIONS:-}" = NCCL ]; then
   fi
 fi
 
-# A wheel fits one Python, one TensorFlow, one way to build it.
+# A wheel is made for one Python, one TensorFlow and one way to build it.
 key=$("$python" -c "
 import hashlib, os, sys
 from importlib.metadata import version
@@ -47,7 +47,7 @@ print(hashlib.sha256(repr((sys.version_info[:2], version('tensorflow'), environm
 " "${BASH_SOURCE[0]}" "$with_mpi")
 wheels=$cache/$version-$key
 
-# Where this very wheel is installed there is nothing to do.
+# Nothing to do if this wheel is installed.
 "$python" - "$key" <<'END' 2>/dev/null && exit
 import sys
 from importlib.metadata import distribution
@@ -56,7 +56,7 @@ END
 
 install_wheel() {
   "$python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps "$wheels"/horovod-*.whl
-  # What its launcher needs; the rest it has from TensorFlow.
+  # What its launcher needs; its other dependencies come with TensorFlow.
   "$python" -m pip install -q --disable-pip-version-check cloudpickle psutil pyyaml packaging
   "$python" - "$key" <<'END'
 import sys
@@ -66,7 +66,7 @@ END
   say "installed from $wheels"
 }
 
-# Horovod's CMake files want a CMake before 4.
+# Horovod's CMake files need a CMake before version 4.
 find_cmake() {
   local found
   for found in "$(command -v cmake || true)" "$root/.horovod/cmake/bin/cmake"; do
@@ -78,7 +78,7 @@ find_cmake() {
 }
 
 if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
-  command -v g++ >/dev/null || fail "g++ is missing (Debian: g++)"
+  command -v g++ >/dev/null || fail "g++ is missing: install it (Debian: apt-get install g++), then try again"
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   cmake=$(find_cmake)
@@ -86,7 +86,7 @@ if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
   "$python" -m pip download -q --disable-pip-version-check --no-deps --no-build-isolation --no-binary horovod \
     --dest "$work" "horovod==$version"
   tar -xzf "$work/horovod-$version.tar.gz" -C "$work"
-  # The one source that wants XLA's headers, which TensorFlow's wheel does not have.
+  # This source needs headers of XLA that TensorFlow's wheel does not have.
   sed -i '/xla_mpi_ops\.cc/d' "$work/horovod-$version/horovod/tensorflow/CMakeLists.txt"
   # Horovod declares this function of TensorFlow's and calls it, but TensorFlow 2.21 does not export it any more.
   cat >>"$work/horovod-$version/horovod/tensorflow/mpi_ops.cc" <<'END'
@@ -99,6 +99,10 @@ GpuStreamHandle AsGpuStreamValue(Stream* stream) {
 }  // namespace stream_executor::gpu
 #endif
 END
+  # Horovod forgets the network interface for the exchange among all processes: Gloo would bind to the address of the
+  # host's own name there, which on Debian is 127.0.1.1.
+  sed -i '/registered_ranks) {/,$ s/device_attr.iface = gloo_iface_;/device_attr.iface = global_context.gloo_iface_;/' \
+    "$work/horovod-$version/horovod/common/gloo/gloo_context.cc"
   # TensorFlow exports stubs of its own CUDA runtime, another version: ours has to come before them, and stays hidden.
   # shellcheck disable=SC2016  # the variables are CMake's
   sed -i 's|^target_link_libraries(${TF_TARGET_LIB} |&${CUDA_RUNTIME} |; /^set_output_dir()/i if(HAVE_CUDA)\
@@ -114,7 +118,7 @@ endif()' "$work/horovod-$version/horovod/tensorflow/CMakeLists.txt"
     if [ "$with_nccl" = 1 ]; then export LDFLAGS='-Wl,-rpath,$ORIGIN/../../nvidia/nccl/lib'; fi
     PATH="$(dirname "$python"):$PATH" "$python" -m pip wheel -q --disable-pip-version-check --no-deps \
       --no-build-isolation --wheel-dir "$work/done" . >"$work/log" 2>&1 ||
-      { tail -n 40 "$work/log" >&2; fail "the build failed"; }
+      { tail -n 40 "$work/log" >&2; fail "the build failed; the last lines of its output are above"; }
   )
   mv "$work/done"/horovod-*.whl "$wheels"/
 fi

@@ -79,7 +79,9 @@ class Host:
         self.pid = _first_child(self._unshare)
         _wait_for(lambda: _has_own_network(self.pid), f"{self.name} has no network of its own")
         port = f"port-{self.name}"[:15]
-        _ip(self._switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        mac = "02:00:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))  # as before, after a restart
+        peer = ("peer", "name", "eth0", "address", mac, "netns", str(self.pid))
+        _ip(self._switch, "link", "add", port, "type", "veth", *peer)
         _ip(self._switch, "link", "set", port, "master", "switch", "up")
         _ip(self.pid, "link", "set", "lo", "up")
         _ip(self.pid, "addr", "add", f"{self.address}/24", "dev", "eth0")
@@ -94,19 +96,19 @@ class Host:
         self._unshare.wait()
         self._unshare, self.pid = None, 0
 
-    def command(self, arguments: Sequence[str | Path], cwd: Path | None = None) -> list[str]:
-        """Return the command that runs `arguments` on this host, in a folder or the present one."""
+    def command(self, arguments: Sequence[str | Path], *, cwd: Path | None = None) -> list[str]:
+        """Return the command that runs `arguments` on this host, in a folder; by default in the present one."""
         if not self.pid:
             raise HostError(f"{self.name} is off")
         enter = ["nsenter", "--target", str(self.pid), "--net", "--uts", "--mount", "--pid", "--"]
-        # nsenter itself starts in the root folder.
-        return [*enter, "env", f"--chdir={cwd or Path.cwd()}", f"HOSTNAME={self.name}", *map(str, arguments)]
+        # nsenter leaves a program in the root folder of the host.
+        return [*enter, "env", "-C", str(cwd or Path.cwd()), f"HOSTNAME={self.name}", *map(str, arguments)]
 
     def start(
         self, arguments: Sequence[str | Path], *, cwd: Path | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Start a program on this host; options are those of `subprocess.Popen`."""
-        return subprocess.Popen(self.command(arguments, cwd), text=True, **options)
+        return subprocess.Popen(self.command(arguments, cwd=cwd), text=True, **options)
 
     def run(
         self,
@@ -123,7 +125,7 @@ class Host:
             HostError: it failed, and `check` is set.
         """
         done = subprocess.run(
-            self.command(arguments, cwd),
+            self.command(arguments, cwd=cwd),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

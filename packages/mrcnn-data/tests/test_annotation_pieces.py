@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mrcnn_data import annotation_text, annotations
+from mrcnn_data.annotations import decoding
+from mrcnn_data.annotations import text as annotation_text
 from mrcnn_data.annotations.file import read_annotations
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
@@ -85,7 +86,7 @@ CASES = {
 
 def outcome(path, data=None):
     try:
-        columns, report = read_annotations(path, data=data)
+        columns, report, _ = read_annotations(path, data=data)
     except DatasetError as error:
         return str(error)
     plain = columns._replace(segmentations=[columns.segmentations[i] for i in range(len(columns.segmentations))])
@@ -118,7 +119,7 @@ def test_cut_off_as_decoded_whole(tmp_path, length):
 def small_blocks(monkeypatch):
     """Hundreds of pieces, most of them decoded before the file has been read."""
     monkeypatch.setattr(annotation_text, "_BLOCK", 1000)
-    monkeypatch.setattr(annotations, "_PIECE", 5000)
+    monkeypatch.setattr(decoding, "_PIECE", 5000)
 
 
 IN_PIECES = ("COCO's order", "annotations last", "annotations first", "unknown image, late", "no id", "no iscrowd")
@@ -130,7 +131,7 @@ def test_never_decoded_whole(tmp_path, monkeypatch, small_blocks, name, separato
     path = tmp_path / "a.json"
     path.write_text(json.dumps(CASES[name], separators=separators))
     expected = outcome(path, path.read_bytes())
-    monkeypatch.setattr(annotations, "_decode_whole", lambda *_: pytest.fail("decoded whole"))
+    monkeypatch.setattr(decoding, "_decode_whole", lambda *_: pytest.fail("decoded whole"))
     assert outcome(path) == expected
 
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from mrcnn_data.tools import commands
 from mrcnn_data.tools.cli import main
 
 
@@ -35,9 +36,24 @@ def test_check_as_json(write_coco, tmp_path, capsys):
     by_kind = {finding["kind"]: finding for finding in train["findings"]}
     unknown = by_kind["annotation of an unknown category"]
     assert (unknown["severity"], unknown["count"], unknown["examples"]) == ("error", 1, ["annotation 1"])
-    assert "nothing trains" in unknown["action"]
+    assert "training refuses the file" in unknown["action"]
     assert by_kind["iscrowd missing"]["severity"] == "note"
     assert val == {"split": "val", "error": val["error"], "exit_code": 2}
+
+
+def test_check_says_what_is_scored(write_coco, tmp_path, capsys):
+    square = {"bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6, 1, 6]]}
+    changes = [{}, {"segmentation": []}, {"iscrowd": 1}, {"ignore": 1}, {"bbox": [1, 1, 0, 5]}]
+    root = write_coco([np.zeros((9, 9, 3), np.uint8)], [{**square, **change} for change in changes])
+    assert main(["check", str(root), "train", "--json", str(tmp_path / "out.json")]) == 1
+    assert (
+        "    2 objects train and are scored; 1 of them by box only (no usable mask: a region to ignore for mask AP); "
+        "1 crowds neither train nor have to be found; "
+        "1 with ignore do not train, and have to be found only without honor_ignore; "
+        "1 annotations without a usable box neither train nor are scored"
+    ) in capsys.readouterr().out.splitlines()
+    (train,) = json.loads((tmp_path / "out.json").read_text())
+    assert train["scored"] == {"objects": 2, "box_only": 1, "crowds": 1, "ignored": 1, "unused": 1}
 
 
 def test_check_says_what_an_error_is_about(write_coco, tmp_path, capsys):
@@ -113,3 +129,12 @@ def test_as_a_module(tmp_path):
 def test_no_tensorflow_comes_along():
     code = "import sys, mrcnn_data, mrcnn_data.synthetic; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_faults_of_the_program_are_not_called_faults_of_the_user(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(commands, "generate_shapes", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        main(["shapes", str(tmp_path)])

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import Augmentation, CocoDataset, contact_sheet, draw_contact_sheet
+from mrcnn_data import Augmentation, CocoDataset, draw_contact_sheet
+from mrcnn_data.drawing import contact_sheet
 from mrcnn_data.drawing.contact_sheet import choose_images
 from mrcnn_data.drawing.objects import GAP, TITLE_HEIGHT, class_color, titled
 from mrcnn_data.tools.cli import main
@@ -129,7 +130,7 @@ def test_images_of_two_splits_are_told_apart(root, tmp_path, capsys, monkeypatch
         (["--image-id", "9"], "--image-id=9: {annotations} has no such image"),
         (["--images", "0"], "--images=0 must be at least 1"),
         (["--samples", "-1"], "--samples=-1 must be at least 0"),
-        (["--hue", "2"], "augmentation.hue=2.0 is not between 0 and 0.5"),
+        (["--hue", "2"], "augmentation.hue=2.0 must be between 0 and 0.5"),
     ],
 )
 def test_options_that_cannot_work(root, tmp_path, capsys, options, message):

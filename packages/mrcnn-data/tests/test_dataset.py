@@ -195,7 +195,8 @@ def test_crowd_and_ignored_are_regions(write_coco):
 def test_opening_report_is_what_is_known_without_segmentations(write_coco):
     dataset = opened(write_coco([IMAGE], [{**GOOD, "iscrowd": 1}, {**GOOD, "segmentation": []}]))
     assert str(dataset.opening_report) == (
-        "note: 1 x iscrowd (annotation 1): never an object; background unless model.crowd_overlap_threshold is below 1"
+        "note: 1 x iscrowd (annotation 1): never trained as an object (background unless "
+        "model.crowd_overlap_threshold is below 1); detections on it are not counted"
     )
     assert [finding.kind for finding in dataset.report.findings] == ["iscrowd", "segmentation empty"]
     assert len(dataset.opening_report.findings) == 1  # as before the full report
@@ -240,7 +241,7 @@ def test_report_counts_beyond_its_examples(write_coco):
     assert finding.count == 1002
     assert len(finding.examples) == 1000
     shown = ", ".join(f"annotation {number}" for number in range(1, 6))
-    assert str(finding) == f"dropped: 1002 x box of zero or negative size ({shown}, ...): object dropped"
+    assert str(finding) == f"dropped: 1002 x box of zero or negative size ({shown}, ...): not trained, not scored"
 
 
 @pytest.mark.parametrize("size", [{"width": -1, "height": -1}, {"width": None}, {"height": 0}])
@@ -268,18 +269,18 @@ def test_sub_folders_and_string_ids(write_coco):
         (lambda c: c["annotations"][0].update(image_id=99), "annotation 1 belongs to image 99"),
         (lambda c: c["images"].append(dict(c["images"][0])), "image id 1 occurs twice"),
         (lambda c: c["categories"].append({"id": 7, "name": "again"}), "category id 7 occurs twice"),
-        (lambda c: c["images"][0].update(file_name=""), "image 1 has an empty file_name"),
+        (lambda c: c["images"][0].update(file_name=""), "image 1 has no file_name"),
         (lambda c: c["images"].clear(), "the list of images is empty"),
         (lambda c: c["categories"].clear(), "the list of categories is empty"),
         (lambda c: c.pop("images"), "not a COCO instances file.*images"),
         (lambda c: c.pop("annotations"), "not a COCO instances file.*annotations"),
         (lambda c: c.pop("categories"), "not a COCO instances file.*categories"),
-        (lambda c: c["images"][0].pop("file_name"), r"not a COCO instances file.*file_name.*images\[0\]"),
+        (lambda c: c["images"][0].pop("file_name"), "image 1 has no file_name"),
         (lambda c: c["images"].append("2.png"), r"not a COCO instances file.*images\[1\]"),
         (lambda c: c["annotations"].append(None), r"not a COCO instances file.*annotations\[1\]"),
         (lambda c: c["annotations"][0].update(image_id=[1]), r"not a COCO instances file.*image_id.*annotations\[0\]"),
         (lambda c: c["annotations"][0].update(category_id=1.5), r"not a COCO.*category_id.*annotations\[0\]"),
-        (lambda c: c["categories"][0].update(id="7"), r"not a COCO instances file.*categories\[0\]"),
+        (lambda c: c["categories"][0].update(id="x"), r"not a COCO instances file.*categories\[0\]"),
     ],
 )
 def test_refused_files(write_coco, edit, expected):
@@ -295,7 +296,10 @@ def test_refused_files(write_coco, edit, expected):
     ("field", "kind", "severity"),
     [
         ({"bbox": "10 10 10 10"}, "bbox is not four finite numbers", "repaired"),
-        ({"bbox": [10, "10", 10, 10]}, "bbox is not four finite numbers", "repaired"),
+        ({"bbox": [10, "x", 10, 10]}, "bbox is not four finite numbers", "repaired"),
+        ({"bbox": [10, "10", 10, " 1e1"]}, "number written as text", "repaired"),
+        ({"category_id": "3"}, "number written as text", "repaired"),
+        ({"image_id": "1"}, "image_id of another type than the image's id", "repaired"),
         ({"image_id": 1.0, "category_id": 3.0}, None, None),
         ({"iscrowd": "0"}, "iscrowd is not 0 or 1", "repaired"),
         ({"iscrowd": []}, "iscrowd is not 0 or 1", "repaired"),
@@ -303,10 +307,12 @@ def test_refused_files(write_coco, edit, expected):
         ({"iscrowd": None}, "iscrowd missing", "note"),
         ({"area": ...}, "area missing", "note"),
         ({"area": None}, "area missing", "note"),
-        ({"area": -1}, "area is not a number of at least 0", "repaired"),
+        ({"area": -1}, "area is not a positive number", "repaired"),
+        ({"area": 0}, "area is not a positive number", "repaired"),
         ({"area": float("nan")}, "area missing", "note"),
-        ({"area": "100"}, "area is not a number of at least 0", "repaired"),
-        ({"area": [100]}, "area is not a number of at least 0", "repaired"),
+        ({"area": "100"}, "number written as text", "repaired"),
+        ({"area": "large"}, "area is not a positive number", "repaired"),
+        ({"area": [100]}, "area is not a positive number", "repaired"),
     ],
 )
 def test_odd_fields_do_not_stop_the_others(write_coco, field, kind, severity):

@@ -31,7 +31,7 @@ def test_every_image_once_over_all_ranks(dataset, batch_size, num_ranks):
         ids = [image for batch in batches for image in batch.image_ids if image is not None]
         assert len(ids) == loader.num_images
         seen += ids
-        assert {batch.images.shape[1:3] for batch in batches} == set(loader.canvases)
+        assert {batch.images.shape[1:3] for batch in batches} == set(loader.buckets)
         assert all(batch.images.shape[0] == batch_size for batch in batches)
     assert sorted(seen) == dataset.image_ids
 

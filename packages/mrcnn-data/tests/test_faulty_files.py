@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mrcnn_data import Augmentation, CocoDataset, DatasetError, TrainLoader, default_buckets
+from mrcnn_data import Augmentation, CocoDataset, DatasetError, TrainLoader
 
 SIZE = (24, 32)
 POLYGON = [4, 4, 20, 4, 20, 18, 4, 18]
@@ -72,7 +72,6 @@ def valid_batches_or_one_line(root):
         augmentation = Augmentation(0.5, 0.5, 1.0, scale_range=[0.5, 1.5], crop_size=16)
         loader = TrainLoader(
             dataset,
-            buckets=default_buckets(24, 32),
             short_edge=24,
             max_size=32,
             images_per_batch=1,
@@ -111,16 +110,12 @@ def content_of(annotations):
     }
 
 
-@given(st.lists(annotations, max_size=4))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_faulty_annotations(root, faulty):
+def check_faulty_annotations(root, faulty):
     write(root, content_of(faulty))
     valid_batches_or_one_line(root)
 
 
-@given(st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_field_replaced_or_gone(root, data):
+def check_any_field_replaced_or_gone(root, data):
     content = copy.deepcopy(content_of([{"segmentation": [POLYGON], "bbox": [4, 4, 16, 14], "id": 1}]))
     table = data.draw(st.sampled_from(sorted(content)))
     target, key = content, table
@@ -135,9 +130,7 @@ def test_any_field_replaced_or_gone(root, data):
     valid_batches_or_one_line(root)
 
 
-@given(st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_bytes_lost_or_changed(root, seed):
+def check_bytes_lost_or_changed(root, seed):
     rng = np.random.default_rng(seed)
     text = bytearray(json.dumps(content_of([{"segmentation": [POLYGON], "bbox": [4, 4, 16, 14]}])).encode())
     if seed % 2:
@@ -146,6 +139,26 @@ def test_bytes_lost_or_changed(root, seed):
         text[rng.integers(len(text))] = rng.integers(256)
     (root / "annotations" / "instances_train.json").write_bytes(text)
     valid_batches_or_one_line(root)
+
+
+CHECKS = {
+    "annotations": (check_faulty_annotations, st.lists(annotations, max_size=4)),
+    "fields": (check_any_field_replaced_or_gone, st.data()),
+    "bytes": (check_bytes_lost_or_changed, st.integers(0, 10**6)),
+}
+
+
+@pytest.mark.parametrize("faults", CHECKS)
+@pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_faults(root, faults, examples):
+    check, strategy = CHECKS[faults]
+
+    @given(strategy)
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    def run(faulty):
+        check(root, faulty)
+
+    run()
 
 
 def test_the_sound_file_gives_objects(root):

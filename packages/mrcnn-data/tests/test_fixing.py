@@ -8,8 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mrcnn_data import CocoDataset, DatasetError, check_dataset
-from mrcnn_data.annotations.dataset import Source
+from mrcnn_data import CocoDataset, DatasetError, Source, check_dataset, instance_masks
 from mrcnn_data.checks.fixing import fix_annotations, write_fixed
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
@@ -55,6 +54,11 @@ def test_a_clean_file_stays_as_it_is(write_coco):
         ({"image_id": 12}, None, "annotation 2: removed: its image 12 is not in the list"),
         ({"bbox": ...}, {"bbox": [10, 10, 10, 10]}, "annotation 2: bbox [10.0, 10.0, 10.0, 10.0]"),
         ({"bbox": [45, 10, 20, 10]}, {"bbox": [45, 10, 5, 10]}, "annotation 2: bbox [45.0, 10.0, 5.0, 10.0]"),
+        (
+            {"bbox": ["10.1", "10", "9.9", "10"]},
+            {"bbox": [10.1, 10, 9.9, 10]},  # not rounded to float32
+            "annotation 2: bbox [10.1, 10.0, 9.9, 10.0]",
+        ),
         ({"iscrowd": ...}, {"iscrowd": 0}, "annotation 2: iscrowd 0"),
         ({"iscrowd": "1"}, {"iscrowd": 1}, "annotation 2: iscrowd 1"),
         ({"ignore": "1"}, {"ignore": 1}, "annotation 2: ignore 1"),
@@ -103,7 +107,7 @@ def test_nothing_left(write_coco):
     with pytest.raises(DatasetError, match="none of its images can be used"):
         fix_annotations(source_of(root))
     (root / "train" / "1.png").unlink()
-    with pytest.raises(DatasetError, match="the list of images is empty"):
+    with pytest.raises(DatasetError, match="none of its images can be used"):
         fix_annotations(source_of(root))
     source_of(root).annotation_path.write_text("{")
     with pytest.raises(DatasetError, match="is not JSON"):
@@ -139,6 +143,87 @@ fields = st.fixed_dictionaries(
         "ignore": odd,
     },
 )
+
+
+def test_ids_as_text_lose_nothing(write_coco):
+    annotations = [{**GOOD, "image_id": image, "category_id": "3"} for image in ("1", 1, "2", 2.0)]
+    root = write_coco([IMAGE, IMAGE], annotations)
+    read = CocoDataset.from_root(root, "train")
+    content, changes, dataset = fixed(root)
+    assert read.num_objects().tolist() == dataset.num_objects().tolist() == [2, 2]
+    assert [(one["image_id"], one["category_id"]) for one in content["annotations"]] == [(1, 3), (1, 3), (2, 3), (2, 3)]
+    assert changes[:2] == ["annotation 1: image_id 1", "annotation 1: category_id 3"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "used", "kept"),
+    [
+        (["1", "2"], ["1", "2"], ["1", "2"]),  # text throughout stays text
+        (["1", "2"], [1, 2], ["1", "2"]),
+        ([1, "2"], ["1", 2], [1, 2]),
+        (["01", "2"], [1, "02"], ["01", "2"]),
+        (["a", 2], ["a", "2"], ["a", 2]),
+        ([1, "1"], ["1", 1], [1, "1"]),  # two images
+    ],
+)
+def test_image_ids_of_two_types(write_coco, listed, used, kept):
+    root = write_coco([IMAGE, IMAGE], [{**GOOD, "image_id": image_id} for image_id in used])
+    edited(root, lambda content: [image.update(id=new) for image, new in zip(content["images"], listed, strict=True)])
+    content, _, dataset = fixed(root)
+    assert CocoDataset.from_root(root, "train").image_ids == dataset.image_ids == kept
+    assert dataset.num_objects().tolist() == [1, 1]
+    assert {one["image_id"] for one in content["annotations"]} == set(kept)
+
+
+def test_a_number_that_two_images_have_as_text_is_neither(write_coco):
+    root = write_coco([IMAGE, IMAGE], [{**GOOD, "image_id": 5}])
+    edited(root, lambda content: (content["images"][0].update(id="5"), content["images"][1].update(id="05")))
+    with pytest.raises(DatasetError, match="annotation 1 belongs to image 5, which is not in the list"):
+        CocoDataset.from_root(root, "train")
+
+
+def test_category_ids_as_text(write_coco):
+    categories = [{"id": "7", "name": "seven"}, {"id": 3, "name": "three"}]
+    root = write_coco(
+        [IMAGE], [{**GOOD, "category_id": category_id} for category_id in (7, "7", 3)], categories=categories
+    )
+    content, _, dataset = fixed(root)
+    assert dataset.category_ids == (3, 7)
+    assert dataset.instances(0).classes.tolist() == [2, 2, 1]
+    assert content["categories"] == [{"id": 7, "name": "seven"}, {"id": 3, "name": "three"}]
+
+
+def test_a_crowd_with_flags_as_text_stays_a_crowd(write_coco):
+    content, _, dataset = fixed(write_coco([IMAGE], [{**GOOD, "iscrowd": "1", "ignore": "0"}]))
+    assert (content["annotations"][0]["iscrowd"], content["annotations"][0]["ignore"]) == (1, 0)
+    assert dataset.num_objects().tolist() == [0]
+
+
+as_text = st.sampled_from(["id", "image_id", "category_id", "iscrowd", "ignore", "area", "bbox"])
+
+
+@given(st.lists(fields, max_size=4), st.lists(st.tuples(st.integers(0, 3), as_text), max_size=6))
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_fix_keeps_all_that_the_loader_trains(write_coco, annotations, texts):
+    entries = [{**GOOD, "ignore": 0, **annotation} for annotation in annotations]
+    root = write_coco([IMAGE], entries)
+
+    def write_as_text(content):
+        for number, name in texts:
+            if number < len(content["annotations"]):
+                entry = content["annotations"][number]
+                value = entry.get(name)
+                entry[name] = list(map(str, value)) if isinstance(value, list) else str(value)
+
+    edited(root, write_as_text)
+    trains = CocoDataset.from_root(root, "train", allow_errors=True)
+    _, _, dataset = fixed(root)
+    assert dataset.num_objects().tolist() == trains.num_objects().tolist()
+    assert dataset.annotations.is_region.sum() == trains.annotations.is_region.sum()
+    for one, other in zip(dataset.instances(0), trains.instances(0), strict=True):
+        if isinstance(one, np.ndarray):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    np.testing.assert_array_equal(instance_masks(dataset, 0), instance_masks(trains, 0))
 
 
 @given(st.lists(fields, max_size=4))

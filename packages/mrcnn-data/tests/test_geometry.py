@@ -77,9 +77,9 @@ def test_twice_flipped_is_unchanged():
 
 
 def test_resized_rows_do_not_touch_the_padding():
-    canvas = np.full((12, 16, 3), 9, np.uint8)
+    image = np.full((12, 16, 3), 9, np.uint8)
     geometry = resize_only((HEIGHT, WIDTH), (10, 14))
-    geometry.write_image(np.full((HEIGHT, WIDTH, 3), 100, np.uint8), canvas[:10, :14])
-    assert (canvas[:10, :14] == 100).all()
-    assert (canvas[10:] == 9).all()
-    assert (canvas[:, 14:] == 9).all()
+    geometry.write_image(np.full((HEIGHT, WIDTH, 3), 100, np.uint8), image[:10, :14])
+    assert (image[:10, :14] == 100).all()
+    assert (image[10:] == 9).all()
+    assert (image[:, 14:] == 9).all()

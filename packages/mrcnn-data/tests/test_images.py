@@ -1,6 +1,8 @@
 """Every kind of image file to RGB, or an error that names it."""
 
+import os
 import re
+import signal
 import struct
 import zlib
 
@@ -8,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import CocoDataset, DatasetError, load_image
+from mrcnn_data import CocoDataset, DatasetError, check_dataset, load_image
+from mrcnn_data.images import read_header
 
 GRADIENT = np.zeros((40, 100, 3), np.uint8)
 GRADIENT[..., 0] = np.arange(0, 200, 2)
@@ -278,3 +281,25 @@ def test_missing_files_can_be_left_to_the_loader(write_coco):
     assert dataset.opening_report.count("image file missing") == 1
     with pytest.raises(DatasetError, match=r"2\.png: cannot read"):
         dataset.read_image(1)
+
+
+def test_only_regular_files_are_opened(write_coco):
+    """A pipe that nobody writes to would stop a run for good."""
+    root = write_coco([GRADIENT], [])
+    path = root / "train" / "1.png"
+    path.unlink()
+    os.mkfifo(path)
+
+    def fail(*_):
+        raise AssertionError("it waits for the pipe")
+
+    signal.signal(signal.SIGALRM, fail)
+    signal.alarm(5)
+    try:
+        with pytest.raises(DatasetError, match=r"1\.png: cannot read the image file: not a regular file"):
+            load_image(path)
+        assert read_header(path) is None
+        report = check_dataset(CocoDataset.from_root(root, "train", allow_errors=True))
+        assert report.by_severity("error")[0].message.endswith("not a regular file")
+    finally:
+        signal.alarm(0)

@@ -1,5 +1,8 @@
 """Masks as pictures become the annotations that are those pixels."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -33,8 +36,6 @@ def opened(folders, tmp_path, **options):
 
 def write_palette_png(path, numbers):
     """A palette PNG by hand: OpenCV writes none."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -153,20 +154,20 @@ def write_both(folders):
 @pytest.mark.parametrize(
     ("prepare", "options", "message"),
     [
-        (lambda folders: write_mask(folders, "b.png", VALUES), {}, "b.png: no image goes with this mask"),
-        (lambda folders: write_mask(folders, "a.jpg", VALUES), {}, "a.jpg: not a mask: those are .png, .bmp"),
+        (lambda folders: write_mask(folders, "b.png", VALUES), {}, "b.png: no image belongs to this mask"),
+        (lambda folders: write_mask(folders, "a.jpg", VALUES), {}, "a.jpg: not a mask: masks are .png, .bmp"),
         (lambda folders: (folders[1] / "notes.txt").touch(), {}, "notes.txt: not a mask"),
         (
             lambda folders: (write_mask(folders, "a.bmp", VALUES), write_mask(folders, "a.png", VALUES)),
             {},
-            "a.png: its image has a mask already, .*a.bmp",
+            "a.png: its image already has a mask, .*a.bmp",
         ),
-        (write_both, {}, "(1|a).png: its image has a mask already"),
+        (write_both, {}, "(1|a).png: its image already has a mask"),
         (lambda folders: write_mask(folders, "a.png", 0 * VALUES), {}, "masks: no object in the masks of 1 images"),
         (lambda folders: None, {}, "masks: no object in the masks of 1 images"),
         (lambda folders: write_mask(folders, "a.png", VALUES.T), {}, "a.jpg: the image is 12 x 8 pixels"),
-        (lambda folders: (folders[1] / "sub" / "a.png").write_bytes(b"no"), {}, "a.png: cannot decode the mask file"),
-        (lambda folders: (folders[1] / "sub" / "a.png").touch(), {}, "a.png: cannot decode the mask file"),
+        (lambda folders: (folders[1] / "sub" / "a.png").write_bytes(b"no"), {}, "a.png: cannot decode the image file"),
+        (lambda folders: (folders[1] / "sub" / "a.png").touch(), {}, "a.png: the image file is empty"),
         (
             lambda folders: write_mask(folders, "a.png", VALUES),
             {"classes": {1: "cat"}},
@@ -182,11 +183,29 @@ def test_what_does_not_go_together(folders, prepare, options, message):
 
 @pytest.mark.parametrize(
     ("classes", "ignored", "message"),
-    [({0: "bg", 1: "a"}, [], "0=bg: 0 is the background"), ({1: "a"}, [1], "1=a: this value is ignored too")],
+    [
+        ({0: "bg", 1: "a"}, [], "0=bg: 0 is the background"),
+        ({1: "a"}, [1], "1=a: this value is ignored, so it cannot be a class"),
+    ],
 )
 def test_values_that_cannot_be_classes(folders, classes, ignored, message):
     with pytest.raises(ValueError, match=message):
         import_masks(*folders, classes=classes, ignored=ignored)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_mask_is_read_as_stored_like_its_image(folders, tmp_path, orientation):
+    height, width = VALUES.shape
+    start = 8 + 2 + 12 * 10 + 4
+    tags = [
+        (256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, start), (274, orientation), (277, 1),
+        (278, height), (279, height * width),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4) + VALUES.tobytes()
+    (folders[1] / "sub" / "a.tif").write_bytes(tiff)
+    dataset = opened(folders, tmp_path)
+    np.testing.assert_array_equal(instance_masks(dataset, 0), [VALUES == 1, VALUES == 2])
 
 
 def test_masks_of_one_image_have_one_size(folders):
@@ -221,7 +240,7 @@ def test_command(folders, tmp_path, capsys):
         (["--classes", "1"], "--classes=1: expected VALUE=NAME"),
         (["--classes", "1=a", "#000001=b"], "--classes=#000001=b: this value is 'a' already"),
         (["--classes", "0=a"], "0=a: 0 is the background"),
-        (["--classes", "1=a", "--ignore", "1"], "1=a: this value is ignored too"),
+        (["--classes", "1=a", "--ignore", "1"], "1=a: this value is ignored, so it cannot be a class"),
         (["--classes", "1=a", "--class-name", "b"], "--class-name names all objects, --classes names them by value"),
         ([], "no object in the masks of 1 images"),
     ],

@@ -65,6 +65,30 @@ def test_nothing_is_left_beside_the_files(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
+def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for content in (b"first", b"second"):
+        write_output(tmp_path / "a.json", content)
+        assert (tmp_path / "a.json").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mrcnn-outputs.sha256", "a.json"]
+
+
+def test_a_name_that_another_process_took_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def late(source: str, path: Path) -> None:
+        path.write_bytes(b"theirs")
+        link(source, path)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(OutputError, match=r"a\.json cannot be written: File exists"):
+        write_output(tmp_path / "a.json", b"ours")
+    assert (tmp_path / "a.json").read_bytes() == b"theirs"
+
+
 def test_sha256sum_reads_the_ledger(tmp_path: Path) -> None:
     write_output(tmp_path / "a.png", b"1")
     subprocess.run(["sha256sum", "--check", ".mrcnn-outputs.sha256"], cwd=tmp_path, check=True)

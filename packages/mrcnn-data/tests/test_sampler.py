@@ -12,11 +12,11 @@ from mrcnn_data.loading.sampler import GlobalBatchSampler
 LANDSCAPE, PORTRAIT, PANORAMA = (800, 1067), (1067, 800), (400, 1333)
 
 
-def sampler_of(sizes, *, images_per_batch=1, global_batch=4, seed=0, rotate90=0.0, canvases=None, repeats=None):
+def sampler_of(sizes, *, images_per_batch=1, global_batch=4, seed=0, rotate90=0.0, buckets=None, repeats=None):
     return GlobalBatchSampler(
         np.arange(len(sizes)),
         np.array(sizes),
-        canvases=canvases or default_buckets(800, 1333),
+        buckets=buckets or default_buckets(800, 1333),
         images_per_batch=images_per_batch,
         global_batch=global_batch,
         seed=seed,
@@ -33,23 +33,23 @@ MIXED = [LANDSCAPE] * 40 + [PORTRAIT] * 15 + [PANORAMA] * 12 + [PANORAMA[::-1]] 
 
 
 @pytest.mark.parametrize(("images_per_batch", "global_batch"), [(1, 6), (2, 8), (4, 4), (3, 9)])
-def test_steps_have_one_aspect_class_and_batches_one_canvas(images_per_batch, global_batch):
+def test_steps_have_one_aspect_class_and_batches_one_bucket(images_per_batch, global_batch):
     sampler = sampler_of(MIXED, images_per_batch=images_per_batch, global_batch=global_batch)
     orientations = Counter()
     for step in first(sampler, 100):
         assert len(step) == global_batch // images_per_batch
-        assert len({tuple(sorted(batch.canvas)) for batch in step}) == 1
+        assert len({tuple(sorted(batch.bucket)) for batch in step}) == 1
         for batch in step:
             assert len(batch.samples) == images_per_batch
             for _, image in batch.samples:
-                assert (np.array(MIXED[image]) <= batch.canvas).all()
-                orientations[batch.canvas[0] > batch.canvas[1]] += 1
+                assert (np.array(MIXED[image]) <= batch.bucket).all()
+                orientations[batch.bucket[0] > batch.bucket[1]] += 1
     assert orientations[True] / orientations.total() == pytest.approx(18 / 70, abs=0.08)
 
 
 def test_orientations_mix_within_a_step():
     steps = first(sampler_of(MIXED, global_batch=6), 100)
-    assert sum(len({batch.canvas for batch in step}) == 2 for step in steps) > 30
+    assert sum(len({batch.bucket for batch in step}) == 2 for step in steps) > 30
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_every_image_once_an_epoch_and_nothing_lost(sizes, images_per_batch, glo
     steps = first(sampler, 60 * len(sizes) // global_batch + 60)
     samples = [sample for step in steps for batch in step for sample in batch.samples]
     assert len(set(samples)) == len(samples)
-    # What the last epochs left waiting is bounded: by a step of each class and a batch of each canvas.
+    # What the last epochs left waiting is bounded: by a step of each class and a batch of each bucket.
     started = max(epoch for epoch, _ in samples)
     complete = {(epoch, image) for epoch in range(started) for image in range(len(sizes))}
     waiting = complete - set(samples)
@@ -123,49 +123,49 @@ def test_any_step_can_be_the_first(rotate90):
         assert first(sampler, 60 - start, start) == steps[start:]
 
 
-def test_quarter_turns_swap_the_canvas_about_half_the_time():
+def test_quarter_turns_swap_the_bucket_about_half_the_time():
     sampler = sampler_of([LANDSCAPE] * 50, rotate90=1.0)
-    canvases = Counter(batch.canvas for step in first(sampler, 200) for batch in step)
-    assert set(canvases) == {(800, 1088), (1088, 800)} == set(sampler.canvases)
-    assert canvases[(800, 1088)] / canvases.total() == pytest.approx(0.5, abs=0.06)
+    buckets = Counter(batch.bucket for step in first(sampler, 200) for batch in step)
+    assert set(buckets) == {(800, 1088), (1088, 800)} == set(sampler.buckets)
+    assert buckets[(800, 1088)] / buckets.total() == pytest.approx(0.5, abs=0.06)
 
 
 def test_rare_classes_join_the_next_larger():
-    assert sampler_of(MIXED, global_batch=4).canvases == ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
+    assert sampler_of(MIXED, global_batch=4).buckets == ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
     # 15 panoramas are too few for 42, and the largest class can only take others in.
-    assert sampler_of(MIXED, global_batch=42).canvases == ((800, 1344), (1344, 800))
+    assert sampler_of(MIXED, global_batch=42).buckets == ((800, 1344), (1344, 800))
     few = [LANDSCAPE] * 2 + [(800, 1190)] * 60
-    assert sampler_of(few, global_batch=4).canvases == ((800, 1216),)
+    assert sampler_of(few, global_batch=4).buckets == ((800, 1216),)
 
 
-def test_rare_classes_join_only_canvases_that_hold_them():
-    """A class may have a canvas of one orientation alone."""
+def test_rare_classes_join_only_buckets_that_hold_them():
+    """A class may have a bucket of one orientation alone."""
     lying, standing = (256, 384), (512, 256)
-    assert sampler_of([lying] * 2, canvases=[lying, standing]).canvases == (lying,)
-    assert sampler_of([lying] * 2 + [standing] * 2, canvases=[lying, standing]).canvases == (lying, standing)
-    # (256, 200) fits the standing one: alone it could join; with what lies it cannot, without a canvas for both.
-    assert sampler_of([(256, 200)] * 2 + [standing] * 4, canvases=[lying, standing]).canvases == (standing,)
+    assert sampler_of([lying] * 2, buckets=[lying, standing]).buckets == (lying,)
+    assert sampler_of([lying] * 2 + [standing] * 2, buckets=[lying, standing]).buckets == (lying, standing)
+    # (256, 200) fits the standing one: alone it could join; with what lies it cannot, without a bucket for both.
+    assert sampler_of([(256, 200)] * 2 + [standing] * 4, buckets=[lying, standing]).buckets == (standing,)
     mixed = [(256, 200), lying] + [standing] * 4
-    assert sampler_of(mixed, canvases=[lying, standing]).canvases == (lying, standing)
-    # Upright those of 384 x 256 would fit the standing canvas, on their side they do not.
-    canvases = [(384, 256), lying, standing]
+    assert sampler_of(mixed, buckets=[lying, standing]).buckets == (lying, standing)
+    # Upright those of 384 x 256 would fit the standing bucket, on their side they do not.
+    buckets = [(384, 256), lying, standing]
     images = [(384, 256)] * 2 + [(512, 250)] * 4
-    assert sampler_of(images, canvases=canvases).canvases == (standing,)
-    with_square = [*canvases, (512, 512)]
-    assert sampler_of(images, canvases=with_square, rotate90=0.5).canvases == ((384, 256), lying, standing, (512, 512))
+    assert sampler_of(images, buckets=buckets).buckets == (standing,)
+    with_square = [*buckets, (512, 512)]
+    assert sampler_of(images, buckets=with_square, rotate90=0.5).buckets == ((384, 256), lying, standing, (512, 512))
 
 
 @pytest.mark.parametrize("rotate90", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(20))
-def test_any_images_fit_the_canvases_of_their_steps(seed, rotate90):
+def test_any_images_fit_the_buckets_of_their_steps(seed, rotate90):
     rng = np.random.default_rng(seed)
-    canvases = [tuple(canvas) for canvas in rng.integers(4, 12, (5, 2)).tolist()] + [(12, 12)]
-    sizes = np.array([rng.integers(1, np.add(canvases[rng.integers(6)], 1)) for _ in range(12)])
-    sampler = sampler_of(sizes, canvases=canvases, rotate90=rotate90)
-    for canvas in sampler.canvases:
-        assert (sizes[sampler.images_on(canvas, is_turned=False)] <= canvas).all()
+    buckets = [tuple(bucket) for bucket in rng.integers(4, 12, (5, 2)).tolist()] + [(12, 12)]
+    sizes = np.array([rng.integers(1, np.add(buckets[rng.integers(6)], 1)) for _ in range(12)])
+    sampler = sampler_of(sizes, buckets=buckets, rotate90=rotate90)
+    for bucket in sampler.buckets:
+        assert (sizes[sampler.images_on(bucket, is_turned=False)] <= bucket).all()
         if rotate90:
-            assert (sizes[sampler.images_on(canvas, is_turned=True)][:, ::-1] <= canvas).all()
+            assert (sizes[sampler.images_on(bucket, is_turned=True)][:, ::-1] <= bucket).all()
     assert len(first(sampler, 20)) == 20
 
 
@@ -178,7 +178,7 @@ REPEATS = [1.0] * 10 + [1.5] * 4 + [2.0, 3.25, 7.9]
 
 
 def test_repeated_images_are_drawn_so_much_more_often_within_one():
-    """Counted in one class of canvases; no draw of an image comes twice."""
+    """Counted in one class of buckets; no draw of an image comes twice."""
     sampler = sampler_of([LANDSCAPE] * len(REPEATS), repeats=REPEATS)
     samples = [sample for step in first(sampler, 1500) for batch in step for sample in batch.samples]
     counts = Counter(image for _, image in samples)

@@ -87,6 +87,57 @@ def test_flat_polygon_is_read_as_one_part():
     assert len(decoded.segmentation.parts) == 1
 
 
+@pytest.mark.parametrize("part", [list(map(str, TRIANGLE)), [" 10", 10.0, "2e1", 10, 20, 20]])
+def test_coordinates_as_text_are_numbers(part):
+    decoded = decode([part])
+    assert decoded.faults == ("coordinate written as text",)
+    np.testing.assert_array_equal(decoded.segmentation.parts, [np.reshape(TRIANGLE, (3, 2))])
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [
+        ([40, 50], [0, 100.0, 1900]),
+        ([40, 50], ["0", "100", "1900"]),
+        ([40.0, "50"], [0, 100, 1900]),
+        (["40", 50], "0T3\\k1"),
+    ],
+)
+def test_run_lengths_of_other_types_than_integers(size, counts):
+    decoded = decode({"size": size, "counts": counts})
+    assert decoded.faults == ("RLE size or counts that are not integers",)
+    assert full_mask(decoded.segmentation, height=40, width=50).sum() == 100
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[5.1, 4, 5.3, 4, 5.3, 12, 5.1, 12]],  # between the centres of pixels
+        [[48, -8, 70, -8, 70, 4, 69, 4, 69, -7, 48, -7]],  # only its bounding box reaches into the image
+        [[4, 4, 12, 4, 12, 12, 4, 12] * 2],  # an outline drawn twice cancels out
+        [[5.1, 4, 5.3, 4, 5.3, 12, 5.1, 12], [9.1, 4, 9.3, 4, 9.3, 12, 9.1, 12]],
+    ],
+)
+def test_polygons_without_a_pixel_leave_no_mask(parts):
+    assert coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 40, 50))).sum() == 0
+    assert decode(parts) == (None, ("polygon without any pixel in the image",))
+    assert decode([*parts, TRIANGLE]).segmentation is not None
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=300, deadline=None)
+def test_a_polygon_that_is_kept_has_pixels(seed):
+    rng = np.random.default_rng(seed)
+    extent = rng.choice([1.0, 3.0, 10.0, 60.0], 2)
+    vertices = rng.uniform(-5, 45, 2) + rng.uniform(0, 1, (int(rng.integers(3, 8)), 2)) * extent
+    if seed % 3 == 0:
+        vertices = np.round(vertices)
+    part = vertices.ravel().tolist() * int(rng.integers(1, 3))
+    decoded = decode([part])
+    pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([part], 40, 50))).sum()
+    assert (decoded.segmentation is not None) <= (pixels > 0)
+
+
 def test_figure_eight_has_no_signed_area_but_pixels():
     assert decode([[0, 0, 20, 20, 20, 0, 0, 20]]).faults == ()
 

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from mrcnn_data import CocoDataset, dataset_statistics
-from mrcnn_data.statistics.report import statistics_record, suggestions_for
-from mrcnn_data.statistics.suggestions import fit_of_anchors, padding_share, suggest_anchors, suggest_canvases
+from mrcnn_data.statistics.suggestions import (
+    fit_of_anchors,
+    padding_share,
+    suggest_anchors,
+    suggest_buckets,
+    suggestions_for,
+)
+from mrcnn_data.statistics.tables import statistics_record
 from mrcnn_data.tools.cli import main
 
 IMAGE = np.full((200, 300, 3), 90, np.uint8)
@@ -52,25 +58,25 @@ def test_a_dataset_without_objects(write_coco):
     assert [one.objects for one in found.classes] == [0, 0]
     suggestions = suggestions_for(found, short_edge=200, max_size=300)
     assert suggestions.anchors is None
-    assert suggestions.canvases == [(224, 320)]
+    assert suggestions.buckets == [(224, 320)]
     assert statistics_record(found, suggestions)["percentiles"]["box sqrt(area)"] == {}
 
 
-def test_canvases_by_hand():
+def test_buckets_by_hand():
     sizes = np.array([[800, 1200]] * 5 + [[1200, 800]] + [[800, 800]] * 3 + [[800, 1190]])
-    assert suggest_canvases(sizes, aspect_classes=2) == [(800, 800), (800, 1216), (1216, 800)]
-    assert suggest_canvases(sizes, aspect_classes=1) == [(800, 1216), (1216, 800)]
+    assert suggest_buckets(sizes, aspect_classes=2) == [(800, 800), (800, 1216), (1216, 800)]
+    assert suggest_buckets(sizes, aspect_classes=1) == [(800, 1216), (1216, 800)]
     assert padding_share(np.array([[800, 800]]), [(800, 1600)]) == 0.5
 
 
 @pytest.mark.parametrize("aspect_classes", [1, 2, 3, 10])
-def test_canvases_hold_all_images_and_more_of_them_pad_less(aspect_classes):
+def test_buckets_hold_all_images_and_more_of_them_pad_less(aspect_classes):
     sizes = np.random.default_rng(0).integers(20, 400, (50, 2))
-    canvases = suggest_canvases(sizes, aspect_classes=aspect_classes)
-    assert len({tuple(sorted(canvas)) for canvas in canvases}) <= aspect_classes
-    assert all(edge % 32 == 0 for canvas in canvases for edge in canvas)
-    wasted = padding_share(sizes, canvases)  # raises where one does not fit
-    assert wasted >= padding_share(sizes, suggest_canvases(sizes, aspect_classes=aspect_classes + 1))
+    buckets = suggest_buckets(sizes, aspect_classes=aspect_classes)
+    assert len({tuple(sorted(bucket)) for bucket in buckets}) <= aspect_classes
+    assert all(edge % 32 == 0 for bucket in buckets for edge in bucket)
+    wasted = padding_share(sizes, buckets)  # raises where one does not fit
+    assert wasted >= padding_share(sizes, suggest_buckets(sizes, aspect_classes=aspect_classes + 1))
 
 
 def test_fit_of_anchors_by_hand():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from mrcnn_data.synthetic.tracing import encode_compressed, encode_uncompressed, has_hole, trace_polygons
+from mrcnn_data.masks.tracing import encode_compressed, encode_uncompressed, has_hole, trace_polygons
 
 
 def bitmap(text):

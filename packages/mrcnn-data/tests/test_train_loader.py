@@ -36,8 +36,9 @@ def as_rle(image):
 
 
 def loader_of(dataset, **options):
+    crop_size = options.get("augmentation", Augmentation()).crop_size
     defaults = {
-        "buckets": default_buckets(HEIGHT, WIDTH, multiple=8),
+        "buckets": None if crop_size else default_buckets(HEIGHT, WIDTH, multiple=8),
         "short_edge": HEIGHT,
         "max_size": WIDTH,
         "images_per_batch": 1,
@@ -61,7 +62,7 @@ def assert_same(first, second):
 
 
 def pasted(batch, row, slot):
-    """The mask crop, read at the centre of every pixel of the canvas."""
+    """The mask crop, read at the centre of every pixel of the bucket."""
     x1, y1, x2, y2 = batch.gt_boxes[row, slot]
     height, width = batch.images.shape[1:3]
     out = np.zeros((height, width), bool)
@@ -361,9 +362,9 @@ def test_epochs_and_shapes(mixed):
         assert loader.epoch_of(0) == 0.0
         assert loader.epoch_of(3) == 1.5
         shapes = {batch.images.shape[1:3] for step in itertools.islice(loader.steps(), 20) for batch in step}
-        assert shapes == set(loader.canvases)
+        assert shapes == set(loader.buckets)
     with loader_of(mixed, augmentation=Augmentation(crop_size=24)) as loader:
-        assert loader.canvases == ((24, 24),)
+        assert loader.buckets == ((24, 24),)
 
 
 def test_filter_empty(mixed, write_coco):
@@ -450,13 +451,18 @@ def test_work_ahead_is_bounded(mixed, monkeypatch):
     ("options", "message"),
     [
         ({"global_batch": 6, "images_per_batch": 4}, "global_batch=6 is not a multiple of images_per_batch=4"),
-        ({"global_batch": 6, "num_ranks": 4}, "num_ranks=4 does not divide"),
+        ({"global_batch": 6, "num_ranks": 4}, "cannot be divided among num_ranks=4"),
         ({"global_batch": 0}, "global_batch=0"),
         ({"images_per_batch": 0}, "images_per_batch=0"),
         ({"num_threads": 0}, "num_threads=0"),
         ({"rank": 2, "num_ranks": 2, "global_batch": 2}, "rank=2"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"buckets": [(32, 32)]}, "buckets="),
+        ({"buckets": None}, "buckets are missing"),
+        (
+            {"buckets": [(32, 32)], "augmentation": Augmentation(crop_size=8)},
+            "buckets=[[32, 32]] cannot be used with augmentation.crop_size=8, which makes every batch 8 x 8",
+        ),
         ({"buckets": [(40, 56)], "augmentation": Augmentation(rotate90=0.5)}, "buckets="),
         ({"augmentation": Augmentation(horizontal_flip=2.0)}, "augmentation.horizontal_flip=2.0"),
         ({"augmentation": Augmentation(scale_range=[1.0, 2.0])}, "augmentation.scale_range"),
@@ -467,10 +473,10 @@ def test_work_ahead_is_bounded(mixed, monkeypatch):
         ({"augmentation": Augmentation(vertical_flip=-0.1)}, "augmentation.vertical_flip=-0.1"),
         ({"augmentation": Augmentation(rotate90=float("nan"))}, "augmentation.rotate90=nan"),
         ({"augmentation": Augmentation(copy_paste=1.5)}, "augmentation.copy_paste=1.5"),
-        ({"augmentation": Augmentation(brightness=1.5)}, "augmentation.brightness=1.5 is not between 0 and 1"),
+        ({"augmentation": Augmentation(brightness=1.5)}, "augmentation.brightness=1.5 must be between 0 and 1"),
         ({"augmentation": Augmentation(contrast=-0.5)}, "augmentation.contrast=-0.5"),
         ({"augmentation": Augmentation(saturation=2.0)}, "augmentation.saturation=2.0"),
-        ({"augmentation": Augmentation(hue=0.6)}, "augmentation.hue=0.6 is not between 0 and 0.5"),
+        ({"augmentation": Augmentation(hue=0.6)}, "augmentation.hue=0.6 must be between 0 and 0.5"),
     ],
 )
 def test_options_that_cannot_work(pattern, options, message):

@@ -55,7 +55,8 @@ def test_results_file_prints_and_writes_the_evaluators_numbers(files, capsys):
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "class 8" in table
     assert cv2.imread(str(files / "evaluation/contact_sheet.png")).shape[0] > 2 * 320
-    assert sorted(path.name for path in (files / "evaluation").iterdir()) == [
+    written_names = sorted(path.name for path in (files / "evaluation").iterdir() if not path.name.startswith("."))
+    assert written_names == [
         "ap_table.txt",
         "contact_sheet.png",
         "detections.json",
@@ -113,7 +114,7 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--results", "{files}/truth.json", "--annotations", "{files}/truth.json"], "not a COCO results file"),
         (["--results", "{files}/images/1.png", "--annotations", "{files}/truth.json"], "not a COCO results file"),
         (["--results", "{files}/results.json", "--annotations", "{files}/results.json"], "not a COCO instances file"),
-        (["--results", "{files}/results.json", "--annotations", "{files}/none.json"], "none.json: cannot be read"),
+        (["--results", "{files}/results.json", "--annotations", "{files}/none.json"], "none.json: cannot read"),
         (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
         (["--results", "a", "--annotations", "b", "--batch-size", "3"], "--batch-size does not go with --results"),
         (["--results", "a", "--annotations", "b", "--tta", "flip"], "--tta does not go with --results"),

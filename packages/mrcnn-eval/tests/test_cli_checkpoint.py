@@ -151,15 +151,16 @@ def test_a_model_that_detects_nothing_is_ap_0_a_warning_and_exit_code_0(checkpoi
     assert json.loads((run / "evaluation/detections.json").read_text()) == []
 
 
-def test_honor_ignore_reaches_the_score(checkpoint, root):
+def test_ignored_objects_are_not_scored_and_counted(checkpoint, root, capsys):
     path = root / "annotations/instances_val.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["ignore"] = 1
     path.write_text(json.dumps(content))
-    run, command = checkpoint(), ["--score-threshold", "0", "--limit", "1"]
-    for options, expected in (([], True), (["--honor-ignore"], False)):
-        assert main(["--checkpoint", str(run), *command, *options]) == 0
-        assert (metrics(run)["bbox"]["AP"] >= 0) == expected  # -1: nothing is left to find
+    run = checkpoint()
+    assert main(["--checkpoint", str(run), "--score-threshold", "0", "--limit", "1"]) == 0
+    assert metrics(run)["bbox"]["AP"] == metrics(run)["segm"]["AP"] == -1  # nothing is left to find
+    assert metrics(run)["settings"]["honor_ignore"] is True
+    assert "1 objects of the annotation file have ignore: 1 and are not scored" in capsys.readouterr().out
 
 
 def test_options_choose_other_data(checkpoint, root):
@@ -188,6 +189,20 @@ def test_card_with_explicit_files(checkpoint, root):
     assert metrics(run)["num_images"] == 1
 
 
+def test_the_readme_scores_a_checkpoint_from_python(checkpoint, root, monkeypatch):
+    checkpoint().rename(root.parent / "demo")
+    (root.parent / "runs").mkdir()
+    (root.parent / "demo").rename(root.parent / "runs/demo")
+    monkeypatch.chdir(root.parent)
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "load_model" in block]
+    names: dict = {}
+    exec(code, names)
+    assert names["result"].num_images == len(names["flipped"].image_results) == 3
+    assert "AP50" in Path("ap_table.txt").read_text()
+    assert cv2.imread("sheet.png") is not None
+
+
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
@@ -212,7 +227,7 @@ def test_data_that_does_not_fit_is_one_line_and_exit_code_2(checkpoint, root, ca
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
 def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(
-        "mrcnn_eval.inference.dataset.detect_dataset", lambda *_, **__: pytest.fail("inference started")
+        "mrcnn_eval.inference.detection.detect_dataset", lambda *_, **__: pytest.fail("inference started")
     )
     assert main(["--checkpoint", str(checkpoint()), "--output", "/proc/self"]) == 2
     err = capsys.readouterr().err
@@ -222,7 +237,7 @@ def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, 
 
 def test_a_comparison_without_our_numbers_is_refused_before_inference(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "mrcnn_eval.inference.dataset.detect_dataset", lambda *_, **__: pytest.fail("inference started")
+        "mrcnn_eval.inference.detection.detect_dataset", lambda *_, **__: pytest.fail("inference started")
     )
     for name, content in (("metrics.json", "{}"), ("detections.json", "[]")):
         (tmp_path / name).write_text(content)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mrcnn_eval.cli import main
-from mrcnn_eval.mistakes.comparison import Difference, most_changed
+from mrcnn_eval.report.comparison import Difference, most_changed
 
 BOX = [10, 20, 30, 40]
 CAT, DOG, UNUSED = 3, 8, 9
@@ -124,7 +124,7 @@ def test_boxes_compare_with_boxes_and_masks(runs):
         ("other images", "theirs: not on this ground truth: image 7"),
         (
             "no numbers",
-            "theirs: its metrics.json has no box or mask numbers to compare with (it has none of the two)\n",
+            "theirs: its metrics.json has no box or mask numbers to compare with (it has neither)\n",
         ),
     ],
 )

@@ -261,6 +261,18 @@ def test_masks_alone_have_pictures_too(files):
     assert len([tag for tag, attributes in page.elements if attributes.get("class") == "exhibit"]) == 4
 
 
+def test_a_mask_alone_without_a_pixel_has_a_picture_too(files, scene):
+    set_scores(files, 0.6, 0.8, 0.7)
+    results = json.loads((files / "results.json").read_text())
+    for entry in results:
+        del entry["bbox"]
+    results[1]["segmentation"] = scene.rle(np.zeros((100, 100)))
+    (files / "masks.json").write_text(json.dumps(results))
+    page = Page(write_report(files, "--image-dir", files / "images", results="masks.json"))
+    assert len([tag for tag, attributes in page.elements if attributes.get("class") == "exhibit"]) == 4
+    assert "1 of 3 detections have a mask without a pixel: they match no object" in page.text
+
+
 def test_real_results_of_80_classes(shared_data, tmp_path):
     folder = shared_data / "eval_cocoapi_val2014_100"
     results = folder / "results/instances_val2014_fakesegm100_results.json"

@@ -15,7 +15,16 @@ tf = pytest.importorskip("tensorflow")
 
 from mrcnn_data import CocoDataset, DatasetError, EvalLoader, default_buckets, instance_masks  # noqa: E402
 from mrcnn_eval import CocoEvaluator  # noqa: E402
-from mrcnn_eval.inference.dataset import add_detections, compiled_detect, detect_dataset, evaluate_model, to_original  # noqa: E402
+from mrcnn_eval.inference import (  # noqa: E402
+    Preprocessing,
+    Share,
+    add_detections,
+    compiled_detect,
+    detect_dataset,
+    evaluate_model,
+    new_evaluator,
+)
+from mrcnn_eval.inference.original_pixels import to_original  # noqa: E402
 from mrcnn_eval.report.pictures import draw_contact_sheet  # noqa: E402
 from mrcnn_model import Detections  # noqa: E402
 
@@ -25,6 +34,7 @@ PREPROCESSING = {
     "short_edge": SHORT_EDGE,
     "max_size": MAX_SIZE,
 }
+RESIZED = Preprocessing(**PREPROCESSING)
 # id: (h, w), box (x1, y1, x2, y2) or None, category. Resized by 2, by 2, by 1, and by 2/3 (capped by the long edge).
 IMAGES = {
     30: ((32, 40), (8, 4, 20, 24), 7),
@@ -97,7 +107,7 @@ def dataset(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_boxes_and_masks_come_back_in_original_pixels(dataset, batch_size):
-    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=batch_size, **PREPROCESSING)
+    evaluator = detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=batch_size)
     assert sorted(evaluator.image_results) == sorted(IMAGES)
     found = {entry["image_id"]: entry for entry in evaluator.results()}
     assert sorted(found) == [4, 9, 30]
@@ -129,7 +139,9 @@ def test_a_model_without_masks_is_scored_for_boxes_only(dataset):
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
 def test_perfect_model_scores_one(dataset, backend):
-    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=2, backend=backend, **PREPROCESSING)
+    model = RectangleFinder()
+    evaluator = new_evaluator(model, dataset, backend=backend)
+    detect_dataset(model, dataset, RESIZED, batch_size=2, evaluator=evaluator)
     stats = evaluator.evaluate().stats
     assert stats["bbox"]["AP50"] == stats["segm"]["AP50"] == pytest.approx(1.0)
     assert stats["bbox"]["AP75"] == stats["segm"]["AP75"] == pytest.approx(1.0)
@@ -138,8 +150,8 @@ def test_perfect_model_scores_one(dataset, backend):
 def test_image_that_cannot_be_read_counts_as_empty(dataset, tmp_path, capsys):
     dataset.image_path(0).write_bytes(b"")  # image 30, of category 7, which image 9 has too
     with pytest.raises(DatasetError, match=r"30\.png"):
-        detect_dataset(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
-    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=2, on_error="skip", **PREPROCESSING)
+        detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=2)
+    evaluator = detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=2, on_error="skip")
     assert sorted(evaluator.image_results) == sorted(IMAGES)
     assert "30.png" in capsys.readouterr().out
     result = evaluator.evaluate(image_ids=evaluator.image_results)
@@ -150,8 +162,40 @@ def test_image_that_cannot_be_read_counts_as_empty(dataset, tmp_path, capsys):
         draw_contact_sheet(tmp_path / "sheet.png", evaluator, dataset.image_dir)
 
 
+def test_a_data_set_is_not_read_again(dataset):
+    dataset.annotation_path.unlink()
+    result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    assert result.stats["segm"]["AP50"] == pytest.approx(1.0)
+    assert evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING) == result
+
+
+def test_a_data_set_of_several_files_is_scored_as_one(dataset, tmp_path):
+    whole = json.loads(dataset.annotation_path.read_text())
+    parts = []
+    for name, ids in (("a", {30, 9}), ("b", {4, 12})):
+        images = [image for image in whole["images"] if image["id"] in ids]
+        (tmp_path / name).mkdir()
+        for image in images:
+            (tmp_path / image["file_name"]).rename(tmp_path / name / image["file_name"])
+        objects = [one for one in whole["annotations"] if one["image_id"] in ids]
+        parts.append(tmp_path / f"{name}.json")
+        parts[-1].write_text(json.dumps({**whole, "images": images, "annotations": objects}))
+    several = CocoDataset.open(parts, [tmp_path / "a", tmp_path / "b"])
+    evaluator = detect_dataset(RectangleFinder(), several, RESIZED, batch_size=2)
+    result = evaluator.evaluate()
+    assert (result.num_images, result.num_ground_truths) == (4, 3)
+    assert result.stats["segm"]["AP50"] == pytest.approx(1.0)
+    truth = evaluator.ground_truth
+    assert truth.image_dir == tmp_path
+    assert truth.file_names == ("b/4.png", "a/9.png", "b/12.png", "a/30.png")
+    draw_contact_sheet(tmp_path / "sheet.png", evaluator)
+    assert cv2.imread(str(tmp_path / "sheet.png"))[:, 20:].max() == 255
+    with pytest.raises(ValueError, match="give the folder of its images"):
+        draw_contact_sheet(tmp_path / "sheet.png", CocoEvaluator(whole))
+
+
 def test_evaluate_model_is_the_same_in_one_call(dataset):
-    evaluator = detect_dataset(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
+    evaluator = detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=2)
     result = evaluate_model(RectangleFinder(), dataset, batch_size=2, **PREPROCESSING)
     assert result == evaluator.evaluate()
     assert (result.num_images, result.num_detections, result.num_ground_truths) == (4, 3, 3)
@@ -177,7 +221,8 @@ def test_detection_cap_follows_the_model_but_is_at_least_cocos(dataset, detectio
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_ranks_together_are_one_process(dataset, num_ranks, batch_size):
     # Ranks one after the other: each hands in its share, the last gather has them all. Six ranks: some have no image.
-    options = {"batch_size": batch_size, "num_ranks": num_ranks, **PREPROCESSING}
+    model = RectangleFinder()
+    options = {"batch_size": batch_size, "detect": compiled_detect(model)}
     given = []
 
     def hand_in(mine):
@@ -185,10 +230,10 @@ def test_ranks_together_are_one_process(dataset, num_ranks, batch_size):
         return [(None, dict.fromkeys(dataset.image_ids))]
 
     for rank in range(num_ranks):
-        detect_dataset(RectangleFinder(), dataset, rank=rank, gather=hand_in, **options)
+        detect_dataset(model, dataset, RESIZED, share=Share(rank, num_ranks, hand_in), **options)
     assert sorted(image_id for _, share in given for image_id in share) == sorted(IMAGES)  # each exactly once
-    last = detect_dataset(RectangleFinder(), dataset, rank=0, gather=lambda _: given, **options)
-    alone = detect_dataset(RectangleFinder(), dataset, batch_size=batch_size, **PREPROCESSING)
+    last = detect_dataset(model, dataset, RESIZED, share=Share(0, num_ranks, lambda _: given), **options)
+    alone = detect_dataset(model, dataset, RESIZED, **options)
     assert list(last.image_results) == list(dataset.image_ids)
     assert last.results() == alone.results()
     assert last.evaluate() == alone.evaluate()
@@ -199,9 +244,9 @@ def test_an_error_of_the_encoder_ends_the_evaluation(dataset, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("the encoder broke")
 
-    monkeypatch.setattr("mrcnn_eval.inference.dataset.encode_masks", broken)
+    monkeypatch.setattr("mrcnn_eval.inference.original_pixels.encode_masks", broken)
     with pytest.raises(RuntimeError, match="the encoder broke"):
-        detect_dataset(RectangleFinder(), dataset, batch_size=1, **PREPROCESSING)
+        detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=1)
 
 
 def test_an_error_of_progress_ends_the_evaluation(dataset):
@@ -210,7 +255,7 @@ def test_an_error_of_progress_ends_the_evaluation(dataset):
         raise InterruptedError(f"stopped at {done} of {total}")
 
     with pytest.raises(InterruptedError, match="stopped at 1 of 4"):
-        detect_dataset(RectangleFinder(), dataset, batch_size=1, progress=stop, **PREPROCESSING)
+        detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=1, progress=stop)
 
 
 def test_the_network_works_while_masks_are_encoded(dataset, monkeypatch):
@@ -231,9 +276,9 @@ def test_the_network_works_while_masks_are_encoded(dataset, monkeypatch):
         waited.append(second_began.wait(timeout=20))
         return add_detections(*arguments, **options)
 
-    monkeypatch.setattr("mrcnn_eval.inference.dataset.add_detections", slow)
+    monkeypatch.setattr("mrcnn_eval.inference.detection.add_detections", slow)
     model = Finder()
-    detect_dataset(model, dataset, batch_size=1, detect=model.detect, **PREPROCESSING)
+    detect_dataset(model, dataset, RESIZED, batch_size=1, detect=model.detect)
     assert waited == [True] * 4
 
 
@@ -309,30 +354,40 @@ def tiny_model():
     return build_model(config)
 
 
+@pytest.fixture(scope="module")
+def tiny_detect(tiny_model):
+    """Detects with the tiny model, compiled once per shape of batch for all tests."""
+    return compiled_detect(tiny_model)
+
+
 @pytest.fixture
-def threshold_between(dataset, tiny_model, monkeypatch):
-    """Sets the tiny model's score threshold so that nothing is found on one image, and something on each other."""
-    everything = detect_dataset(tiny_model, dataset, batch_size=1, **PREPROCESSING)
-    lowest, second, *_ = sorted(results.scores.max() for results in everything.image_results.values())
+def one_by_one(dataset, tiny_model, tiny_detect):
+    """What the tiny model finds in each image alone, at scores above 0."""
+    return detect_dataset(tiny_model, dataset, RESIZED, batch_size=1, detect=tiny_detect)
+
+
+def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_model, one_by_one, monkeypatch):
+    # A score threshold such that nothing is found on one image, and something on each other.
+    lowest, second, *_ = sorted(results.scores.max() for results in one_by_one.image_results.values())
     assert second - lowest > 1e-4  # far from rounding
-    monkeypatch.setattr(tiny_model.config, "score_threshold", (lowest + second) / 2)
+    threshold = (lowest + second) / 2
+    monkeypatch.setattr(tiny_model.config.detection, "score_threshold", threshold)
+    many = detect_dataset(tiny_model, dataset, RESIZED, batch_size=3)
+    expected = CocoEvaluator.of(one_by_one)
+    expected.add_results([entry for entry in one_by_one.results() if entry["score"] >= threshold])
+    assert len(expected.image_results) == 3
+    assert [image_id for image_id, results in many.image_results.items() if not len(results.scores)] == [
+        image_id for image_id in one_by_one.image_results if image_id not in expected.image_results
+    ]
+    assert_same_detections(expected, many)
 
 
-def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_model, threshold_between):
-    one, many = (detect_dataset(tiny_model, dataset, batch_size=size, **PREPROCESSING) for size in (1, 3))
-    counts = {image_id: len(results.scores) for image_id, results in one.image_results.items()}
-    assert sorted(counts.values())[:2] == [0, min(count for count in counts.values() if count)]
-    assert {image_id: len(results.scores) for image_id, results in many.image_results.items()} == counts
-    assert_same_detections(one, many)
-
-
-@pytest.mark.parametrize("batch_size", [2, 3, 8])
-def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, batch_size):
-    # The images have four sizes and share canvases; batches are filled up with padding rows.
-    one, many = (detect_dataset(tiny_model, dataset, batch_size=size, **PREPROCESSING) for size in (1, batch_size))
-    assert len(one.results()) == len(many.results()) > 20
-    assert_same_detections(one, many)
-    assert one.evaluate().stats["bbox"]["AP"] >= 0
+def test_tiny_real_model_gives_the_same_in_any_batch(dataset, tiny_model, tiny_detect, one_by_one):
+    # The images have four sizes and share buckets; batches are filled up with padding rows.
+    many = detect_dataset(tiny_model, dataset, RESIZED, batch_size=8, detect=tiny_detect)
+    assert len(one_by_one.results()) == len(many.results()) > 20
+    assert_same_detections(one_by_one, many)
+    assert many.evaluate().stats["bbox"]["AP"] >= 0
 
 
 def assert_same_detections(one, many):

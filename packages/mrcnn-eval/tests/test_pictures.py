@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data.drawing.objects import GAP, GREY, TITLE_HEIGHT, class_color
+from mrcnn_data.drawing import GAP, GREY, TITLE_HEIGHT, class_color
 from mrcnn_eval import CocoEvaluator
 from mrcnn_eval.report.pictures import detected_instances, draw_contact_sheet, truth_instances
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +12,8 @@ import pytest
 
 from mrcnn_data import DatasetError
 from mrcnn_eval import CocoEvaluator
+from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
 from mrcnn_eval.inference.predictions import (
-    find_pictures,
     nothing_shown,
     opened_pictures,
     prediction_table,
@@ -77,7 +79,7 @@ def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, with_ori
     x, y = width - box_w if at_right else 0, height - box_h if at_bottom else 0
     with opened_pictures([path], categories=CATEGORIES) as dataset:
         read = dataset.read_image(0)
-        evaluator = CocoEvaluator(dataset.annotation_path)
+        evaluator = CocoEvaluator(dataset)
         evaluator.add(str(path), np.array([[x, y, x + box_w, y + box_h]]), np.array([0.9]), np.array([7]))
         write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
     assert read.shape == (height, width, 3)
@@ -102,7 +104,7 @@ def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, with_ori
             0.5,
             "No object at a score of 0.5 or more; the highest score is 0.12: --score-threshold 0.12 shows it.",
         ),
-        ([[], []], 0.5, "No object at a score of 0.05 or more: a lower --score-threshold shows the less sure."),
+        ([[], []], 0.5, "No object at a score of 0.05 or more: a lower --score-threshold shows less certain ones."),
     ],
 )
 def test_pictures_on_which_nothing_is_drawn_are_explained(scene, scores, score_threshold, hint):
@@ -112,28 +114,49 @@ def test_pictures_on_which_nothing_is_drawn_are_explained(scene, scores, score_t
     assert nothing_shown(evaluator, score_threshold=score_threshold, model_threshold=0.05) == hint
 
 
+@pytest.mark.parametrize("name", ["a\\b.png", "x\ny.png", " lead.png", "%41.png", "[b].png", "a\x1b[2J.png"])
+def test_odd_names_of_files_are_only_names(folder, name):
+    (folder / "odd").mkdir()
+    (folder / "odd" / name).write_bytes((folder / "a.png").read_bytes())
+    pictures = find_pictures([folder / "odd"])
+    with opened_pictures(pictures, categories=CATEGORIES) as dataset:
+        evaluator = CocoEvaluator(dataset)
+        evaluator.add(str(pictures[0]), np.array([[10, 10, 40, 50]]), np.array([0.9]), np.array([7]))
+        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    assert json.loads((folder / "empty/detections.json").read_text())[0]["image_id"] == str(folder / "odd" / name)
+    assert (folder / "empty" / name).is_file()
+
+
+def test_a_name_that_json_cannot_hold_is_an_error(folder):
+    path = os.fsdecode(os.fsencode(folder) + b"/empty/\xff.png")
+    Path(path).write_bytes((folder / "a.png").read_bytes())
+    with pytest.raises(DatasetError, match="the name is not valid UTF-8: rename the file"):
+        find_pictures([folder / "empty"])
+
+
 def test_json_and_drawn_pictures(folder):
     (folder / "other").mkdir()
     cv2.imwrite(str(folder / "other/a.jpg"), np.full((60, 90, 3), 80, np.uint8))
     pictures = [folder / "a.png", folder / "other/a.jpg"]
     with opened_pictures(pictures, categories=CATEGORIES) as dataset:
-        evaluator = CocoEvaluator(dataset.annotation_path)
+        evaluator = CocoEvaluator(dataset)
         boxes = np.array([[10, 10, 40, 50], [50, 20, 80, 40]])
         evaluator.add(str(pictures[0]), boxes, np.array([0.9, 0.2]), np.array([7, 3]))
         evaluator.add(str(pictures[1]), np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
-        names = write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
-    assert names == ["detections.json", "a.png", "a-2.png"]
+        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    names = drawing_names(pictures)
+    assert names == ["a.png", "a-2.png"]
     entries = json.loads((folder / "empty/detections.json").read_text())
     assert [(entry["image_id"], entry["category_name"], entry["bbox"]) for entry in entries] == [
         (str(pictures[0]), "cat", [10, 10, 30, 40]),
         (str(pictures[0]), "dog", [50, 20, 30, 20]),
     ]
     scale = 6  # a small picture is enlarged to see something
-    drawn, plain = (cv2.imread(str(folder / "empty" / name)) for name in names[1:])
+    drawn, plain = (cv2.imread(str(folder / "empty" / name)) for name in names)
     assert drawn.shape == plain.shape == (60 * scale, 90 * scale, 3)
     changed = (np.abs(drawn.astype(int) - plain).max(axis=2) > 20).nonzero()
     assert changed[1].min() == 10 * scale
     assert changed[1].max() < 50 * scale  # the dog, at 0.2, is not drawn
     table = prediction_table(evaluator, score_threshold=0.5)
     assert list(table.columns[1].cells) == ["1", "0"]
-    assert list(table.columns[2].cells) == ["cat 1", ""]
+    assert [str(cell) for cell in table.columns[2].cells] == ["cat 1", ""]

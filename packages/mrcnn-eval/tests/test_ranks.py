@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mrcnn_eval import CocoEvaluator, RankError, merge_images, shares_of_all
+from mrcnn_eval import CocoEvaluator, OtherRankError, RankError, merge_images, shares_of_all
 
 BOX = [10, 20, 30, 40]
 
@@ -99,8 +99,21 @@ def test_a_rank_that_fails_stops_all_of_them(ranks):
         return shares_of_all(fail if rank == 2 else dict, gather=gather)
 
     errors = ranks(3).run(work)
-    assert [type(error) for error in errors] == [RankError, RankError, OSError]
+    assert [type(error) for error in errors] == [OtherRankError, OtherRankError, OSError]
     assert str(errors[0]) == "rank 2 failed: OSError: disk is gone"
+
+
+def test_of_many_ranks_that_fail_the_first_says_why(ranks):
+    # One message for one fault: a file that is missing is missing on all of them.
+    def work(rank, gather):
+        def fail():
+            raise OSError("disk is gone")
+
+        return shares_of_all(fail if rank > 0 else dict, gather=gather)
+
+    errors = ranks(4).run(work)
+    assert [type(error) for error in errors] == [OtherRankError, OSError, OtherRankError, OtherRankError]
+    assert {str(error) for error in (errors[0], *errors[2:])} == {"rank 1 failed: OSError: disk is gone"}
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from mrcnn_eval.inference.tta import PLAIN, View, augmented_detect, views  # noqa: E402
-from mrcnn_model import MaskRCNN, ModelConfig, build_model  # noqa: E402
-from mrcnn_model.mask_rcnn import COMPILED_OPS  # noqa: E402
-from mrcnn_model.structures import Proposals  # noqa: E402
+from mrcnn_eval.inference import View, augmented_detect, views  # noqa: E402
+from mrcnn_eval.inference.tta import PLAIN  # noqa: E402
+from mrcnn_model import COMPILED_OPS, PORTABLE_OPS, MaskRCNN, ModelConfig, Proposals, build_model  # noqa: E402
 
-SIZES = np.array([[64, 96], [48, 64]], np.int32)  # (h, w) on canvases of 64 x 96
+SIZES = np.array([[64, 96], [48, 64]], np.int32)  # (h, w) in a bucket of 64 x 96
 BOXES = np.array([[8, 16, 40, 48], [24, 8, 56, 40]], np.float32)  # (x1, y1, x2, y2)
 
 
@@ -29,9 +28,8 @@ def images_of_l():
 class Seer:
     """Its features are the pixels, its only proposal the bright area, its masks the pixels of the box."""
 
-    ops = COMPILED_OPS
-
-    def __init__(self, *, masks: bool = True) -> None:
+    def __init__(self, *, masks: bool = True, ops=COMPILED_OPS) -> None:
+        self.ops = ops
         self.config = SimpleNamespace(
             score_threshold=0.05, detection_nms_threshold=0.5, detections_per_image=3, masks=masks
         )
@@ -91,8 +89,9 @@ def test_a_scale_that_makes_no_sense_is_refused(scale):
 @pytest.mark.parametrize(
     "looks", [views(flip=True), views(flip=False, scales=[2.0]), views(flip=True, scales=[0.5, 2])]
 )
-def test_boxes_and_masks_of_all_views_meet_in_the_image(looks):
-    detections = augmented_detect(Seer(), looks)(images_of_l(), tf.constant(SIZES))
+@pytest.mark.parametrize("ops", [COMPILED_OPS, PORTABLE_OPS], ids=["compiled", "portable"])
+def test_boxes_and_masks_of_all_views_meet_in_the_image(looks, ops):
+    detections = augmented_detect(Seer(ops=ops), looks)(images_of_l(), tf.constant(SIZES))
     assert detections.valid.numpy().tolist() == [[True, False, False]] * 2  # one object, however often it is seen
     np.testing.assert_allclose(detections.boxes.numpy()[:, 0], BOXES, atol=1e-4)
     np.testing.assert_allclose(detections.scores.numpy()[:, 0], 0.9, atol=1e-6)

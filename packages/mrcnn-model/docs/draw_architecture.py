@@ -1,7 +1,7 @@
 """Draw docs/architecture.png from the real model: python docs/draw_architecture.py (needs matplotlib).
 
 Every shape, number of parameters and amount of arithmetic is read off the traced graph of ResNet-50-FPN with 80 classes
-on one canvas of 800 x 1344; nothing is computed.
+on images of 800 x 1344; nothing is computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ import tensorflow as tf
 from mrcnn_model import MaskRCNN, ModelConfig, build_model
 from mrcnn_model.flops import count_flops
 from mrcnn_model.layers.heads import BoxHeadOutput
-from mrcnn_model.mask_rcnn import normalise_images
+from mrcnn_model.layers.pixels import normalise_images
 from mrcnn_model.structures import Proposals, RpnOutput
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-CANVAS = (800, 1344)
+IMAGE_SIZE = (800, 1344)
 OP, LAYER, DATA = "#f6e3c5", "#cfe2f3", "#e8e8e8"
 
 
@@ -54,10 +54,10 @@ class Block(NamedTuple):
 
 
 def blocks(model: MaskRCNN) -> list[Block]:
-    config = model.config
-    sizes = tf.constant([CANVAS])
-    image = tf.TensorSpec([1, *CANVAS, 3], tf.uint8)
-    pixels = traced(lambda x: normalise_images(x, sizes, config), image)
+    config, stage = model.config, model.box_stages[0]
+    sizes = tf.constant([IMAGE_SIZE])
+    image = tf.TensorSpec([1, *IMAGE_SIZE, 3], tf.uint8)
+    pixels = traced(lambda x: normalise_images(x, sizes, mean=config.pixel_mean, std=config.pixel_std), image)
     features = traced(model.backbone, *pixels.specs)
     pyramid = traced(lambda *c: model.fpn(list(c)), *features.specs)
     rpn = traced(lambda *p: model.rpn(list(p)), *pyramid.specs)
@@ -68,10 +68,10 @@ def blocks(model: MaskRCNN) -> list[Block]:
     )
     boxes = proposals.specs[0]
     pooled = traced(lambda b, *p: model.pool(p, b, config.box_pool_size), boxes, *pyramid.specs)
-    head = traced(model.box_stages[0].head, *pooled.specs)
-    output = traced(lambda b, *p: model.classify(p, b), boxes, *pyramid.specs)
+    head = traced(stage.head, *pooled.specs)
+    output = traced(lambda b, *p: stage.classify(p, b), boxes, *pyramid.specs)
     scored = traced(
-        lambda b, logits, deltas: model.scored_boxes(
+        lambda b, logits, deltas: stage.score(
             BoxHeadOutput(logits, deltas),
             Proposals(b, tf.zeros(b.shape[:2]), tf.ones(b.shape[:2], tf.bool)),
             sizes,
@@ -102,7 +102,7 @@ def blocks(model: MaskRCNN) -> list[Block]:
         Block(
             "box head",
             [f"logits  {text_of(head.shapes[0])}", f"deltas  {text_of(head.shapes[1])}"],
-            2, 0, LAYER, model.box_stages[0].head, head.flops,
+            2, 0, LAYER, stage.head, head.flops,
         ),
         Block(
             "multiclass_nms",
@@ -147,7 +147,7 @@ def draw(path: Path) -> None:
         axes.add_patch(Rectangle((3.62, y - 0.04), 0.12, 0.08, facecolor=colour, edgecolor="#555555"))
         axes.text(3.82, y, meaning, fontsize=9, va="center")
     axes.set(xlim=(-0.55, 4.55), ylim=(-1.45, 1.45))
-    axes.set_title(f"Detection in one image of {text_of(CANVAS)} pixels, 80 classes", fontsize=12)
+    axes.set_title(f"Detection in one image of {text_of(IMAGE_SIZE)} pixels, 80 classes", fontsize=12)
     axes.axis("off")
     figure.savefig(path, dpi=130, bbox_inches="tight")
 

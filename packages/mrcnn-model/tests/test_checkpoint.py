@@ -1,20 +1,26 @@
+import dataclasses
+import itertools
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import mrcnn_model.checkpoint
 from mrcnn_model import (
     CheckpointError,
     ModelCard,
-    ModelConfig,
     WeightsReport,
     load_model,
     load_weights,
+    read_card,
     resolve_checkpoint,
     save_model,
     variable_key,
 )
+from mrcnn_model.checkpoint import read_weights
 
 CARD = ModelCard(
     class_names=["fig", "date", "nut"],
@@ -89,7 +95,7 @@ def test_a_broken_card_is_named(saved):
 def test_weights_of_another_shape_are_named(saved):
     directory, _ = saved
     content = json.loads((directory / "model.json").read_text())
-    content["model"]["box_head_channels"] = 33
+    content["model"]["box"]["box_head_channels"] = 33
     (directory / "model.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"box_head\.\w+\.\w+ has shape .* the model expects"):
         load_model(directory)
@@ -112,7 +118,7 @@ def test_load_weights_from_a_checkpoint_fills_everything(saved, make_tiny_model)
 def test_a_card_with_a_value_out_of_range_is_named(saved):
     directory, _ = saved
     content = json.loads((directory / "model.json").read_text())
-    content["model"]["backbone"] = "vgg16"
+    content["model"]["resnet"]["backbone"] = "vgg16"
     (directory / "model.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"model\.json is not a model card.*vgg16"):
         load_model(directory)
@@ -124,27 +130,78 @@ def test_a_file_is_not_a_checkpoint(tmp_path):
         load_model(tmp_path / "file")
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def save_until(line, directory, model, card):
+    """Save, and end before that line of the module is run; say whether it came so far."""
+    lines = itertools.count()
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != mrcnn_model.checkpoint.__file__:
+            return None
+        if event == "line" and next(lines) == line:
+            raise Killed
+        return trace
+
+    sys.settrace(trace)
+    try:
+        save_model(directory, model, card)
+    except Killed:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def test_a_save_that_is_cut_short_leaves_no_mixture(saved, make_tiny_model):
+    """Ended before each line in turn, onto an old checkpoint with a file of another program beside it."""
+    directory, model = saved
+    (directory / "trainer.safetensors").write_text("other")
+    other, other_card = make_tiny_model(seed=9), dataclasses.replace(CARD, short_edge=99)
+    key = "mask_head.logits.kernel"
+    values = {CARD.short_edge: model.mask_head.logits.kernel.numpy(), 99: other.mask_head.logits.kernel.numpy()}
+    seen = set()
+    for line in itertools.count():
+        save_model(directory, model, CARD)  # also onto what was cut short
+        was_cut = save_until(line, directory, other, other_card)
+        try:
+            edge = read_card(directory)[1].short_edge
+        except CheckpointError:
+            edge = None  # not there
+        else:
+            np.testing.assert_array_equal(read_weights(directory)[key], values[edge])
+        seen.add(edge)
+        if not was_cut:
+            break
+    assert line > 10
+    assert edge == 99
+    assert seen == {CARD.short_edge, None, 99}
+    assert (directory / "trainer.safetensors").read_text() == "other"
+    assert sorted(p.name for p in directory.iterdir()) == ["model.json", "model.safetensors", "trainer.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_files_of_others_are_not_replaced(tmp_path, make_tiny_model, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(CheckpointError, match="that is not a checkpoint: choose another directory"):
+        save_model(tmp_path, make_tiny_model(), CARD)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("content", "message"),
     [
-        ({"backbone": "vgg16"}, "model.backbone is 'vgg16'; expected one of resnet18"),
-        ({"anchor_sizes": [32.0]}, "model.anchor_sizes"),
-        ({"num_classes": 1}, "model.num_classes is 1"),
-        ({"norm": "gn", "backbone_width": 48}, "model.backbone_width is 48; expected a multiple of gn_groups=32"),
-        ({"rpn_box_loss_beta": 0.0}, "model.rpn_box_loss_beta is 0.0; expected a positive number"),
-        (
-            {"norm": "gn", "norm_epsilon": 0.0},
-            "model.norm_epsilon is 0.0; expected a positive number, or 0 with frozen",
-        ),
-        ({"norm_epsilon": -1.0}, "model.norm_epsilon is -1.0"),
-        ({"rpn_nms_threshold": 7.0}, "model.rpn_nms_threshold is 7.0; expected a share"),
-        ({"rpn_background_iou": 0.9}, "model.rpn_background_iou is 0.9; expected at most rpn_foreground_iou=0.7"),
-        ({"pixel_std": [0.0, 1.0, 1.0]}, "model.pixel_std is"),
-        ({"cascade_foreground_ious": [5.0, 5.0, 5.0]}, "model.cascade_foreground_ious is"),
-        ({"mask_head_convs": -1}, "model.mask_head_convs is -1; expected at least 0"),
-        ({"box_loss": "iou"}, "model.box_loss"),
+        ([], 'is not a model card: expected an object with "format"'),
+        ({"format": 2, "model": []}, 'is not a model card: expected an object with "format"'),
+        ({"format": 3, "model": {}, "card": {}}, "is of format 3; this version reads 1 and 2"),
+        ({"format": 2, "model": {"rpn": {"rpn_size": 1}}, "card": {}}, "model.rpn_size is not an option"),
+        ({"format": 2, "model": {}, "card": {"colour": 1}}, "unexpected keyword argument 'colour'"),
     ],
 )
-def test_bad_configurations_name_the_field(change, message):
-    with pytest.raises(ValueError, match=message):
-        ModelConfig(**change)
+def test_what_a_card_cannot_be(tmp_path, content, message):
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_card(tmp_path)

@@ -1,8 +1,8 @@
 """Arithmetic and size of ResNet-50-FPN with 80 classes, counted in the graph that is built.
 
-The formula, in billions, a multiply-add as one: 187.5 for each million pixels of the canvas, 0.0143 for each RoI of the
-box head and 0.530 for each of the mask head, less what ours leaves out: its last layer is evaluated for one class of
-the 80. Training with stem and first stage frozen: 523, and three times the heads.
+The formula, in billions, a multiply-add as one: 187.5 for each million pixels of the padded image, 0.0143 for each RoI
+of the box head and 0.530 for each of the mask head, less what ours leaves out: its last layer is evaluated for one
+class of the 80. Training with stem and first stage frozen: 523, and three times the heads.
 """
 
 import keras
@@ -25,7 +25,7 @@ def model():
     return build_model(ModelConfig())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [SHAPES[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:])])
 def test_inference(model, shape):
     num_images, height, width = shape
     detect = tf.function(model.detect).get_concrete_function(
@@ -63,8 +63,8 @@ def test_training(model, shape):
         ("resnet18", 11_689_512, 512),
         ("resnet34", 21_797_672, 512),
         ("resnet50", 25_557_032, 2048),
-        ("resnet101", 44_549_160, 2048),
-        ("resnet152", 60_192_808, 2048),
+        pytest.param("resnet101", 44_549_160, 2048, marks=pytest.mark.slow),
+        pytest.param("resnet152", 60_192_808, 2048, marks=pytest.mark.slow),
     ],
 )
 def test_number_of_parameters_of_a_backbone(depth, for_imagenet, features):

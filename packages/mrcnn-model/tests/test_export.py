@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,10 +74,10 @@ def python_path(photos):
             size = [int(h * scale + 0.5), int(w * scale + 0.5)]
             resized.append(np.floor(tf.image.resize(photos[i, :h, :w], size).numpy() + 0.5))
         sizes = np.array([r.shape[:2] for r in resized], np.int32)
-        canvas = np.zeros([len(resized), *(-(-sizes.max(axis=0) // 32) * 32), 3], np.uint8)
-        for image, r in zip(canvas, resized, strict=True):
+        padded = np.zeros([len(resized), *(-(-sizes.max(axis=0) // 32) * 32), 3], np.uint8)
+        for image, r in zip(padded, resized, strict=True):
             image[: r.shape[0], : r.shape[1]] = r
-        found = model.detect(tf.constant(canvas), tf.constant(sizes))
+        found = model.detect(tf.constant(padded), tf.constant(sizes))
         original = np.array([SIZES[i] for i in numbers])
         boxes = found.boxes.numpy() * (original / sizes)[:, np.newaxis, [1, 0, 1, 0]]
         return np.clip(boxes, 0, original[:, np.newaxis, [1, 0, 1, 0]]), found
@@ -118,6 +119,28 @@ def test_exported_models_equal_the_python_path(tmp_path, make_tiny_model, photos
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):
     assert main([str(tmp_path / "gone"), str(tmp_path / "out")]) == 1
     assert "gone does not exist" in capsys.readouterr().err
+
+
+def test_only_new_or_empty_folders_are_written(tmp_path, capsys, make_tiny_model):
+    save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "model.json").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("photos", "file", "checkpoint"):
+        assert main([str(tmp_path / "checkpoint"), str(tmp_path / name)]) == 1
+        assert f"{name} exists already: choose a new or empty folder" in capsys.readouterr().err
+    assert (tmp_path / "photos" / "model.json").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "file", "photos"]
+
+
+def test_an_empty_folder_is_filled(tmp_path, monkeypatch, make_tiny_model):
+    """Without the tracing, which is slow."""
+    save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
+    monkeypatch.setattr(tf.saved_model, "save", lambda _, folder, **__: Path(folder).mkdir())
+    (tmp_path / "out").mkdir()
+    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "out"]
 
 
 def test_resizing_by_hand():

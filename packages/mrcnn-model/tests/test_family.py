@@ -12,7 +12,7 @@ from mrcnn_model.boxes import encode_boxes
 from mrcnn_model.layers.convolution import Conv
 from mrcnn_model.layers.normalization import Norm, batch_norm, group_norm
 from mrcnn_model.layers.resnet import ResNet
-from mrcnn_model.targets.assignment import GroundTruth, rematch_rois
+from mrcnn_model.targets import GroundTruth, rematch_rois
 
 MEMBERS = {
     "cascade": {"cascade": True},
@@ -20,7 +20,7 @@ MEMBERS = {
     "class-agnostic": {"class_agnostic_boxes": True},
     "boxes only": {"masks": False},
     "4 conv + 1 fc, GN": {"box_head_convs": 4, "box_head_fcs": 1, "head_norm": "gn", "fpn_norm": "gn"},
-    "GN of the ancestor": {"box_head_convs": 1, "head_norm": "gn", "fpn_norm": "gn", "gn_after_relu": True},
+    "GN of Tensorpack": {"box_head_convs": 1, "head_norm": "gn", "fpn_norm": "gn", "gn_after_relu": True},
     "sync BN": {"norm": "sync_bn"},
     "frozen BN": {"norm": "frozen_bn", "freeze_at": 2},
     "smooth L1": {"box_loss": "smooth_l1"},
@@ -81,8 +81,9 @@ def test_cascade_stages_refine_and_average(make_tiny_model, make_batch):
     proposals = model.proposals(model.rpn(pyramid), pyramid, sizes, training=False)
     scores, boxes = model.classified_boxes(pyramid, proposals, sizes)
     current, mean = proposals.boxes, 0.0
-    for index, weights in enumerate([[10, 10, 5, 5], [20, 20, 10, 10], [30, 30, 15, 15]]):
-        output = model.classify(pyramid, current, index)
+    by_stage = [[10, 10, 5, 5], [20, 20, 10, 10], [30, 30, 15, 15]]
+    for stage, weights in zip(model.box_stages, by_stage, strict=True):
+        output = stage.classify(pyramid, current)
         mean += tf.nn.softmax(output.logits)[..., 1:] / 3
         side = tf.maximum(current[..., 2:] - current[..., :2], 1e-3)
         deltas = output.deltas[:, :, 0] / np.float32(weights)
@@ -107,9 +108,10 @@ def test_rematching_uses_the_stages_iou():
     )
     sampled = tf.constant([[True, True, False]])
     weights = [20.0, 20.0, 10.0, 10.0]
-    config = ModelConfig()
-    low = rematch_rois(boxes, sampled, gt, config, foreground_iou=0.5, weights=weights)
-    high = rematch_rois(boxes, sampled, gt, config, foreground_iou=0.6, weights=weights)
+    low, high = (
+        rematch_rois(boxes, sampled, gt, crowd_overlap_threshold=9.99, foreground_iou=iou, weights=weights)
+        for iou in (0.5, 0.6)
+    )
     np.testing.assert_array_equal(low.classes, [[2, 0, 0]])
     np.testing.assert_array_equal(high.classes, [[0, 0, 0]])
     np.testing.assert_array_equal(low.sampled, [[True, False, False]])
@@ -201,7 +203,7 @@ def test_frozen_stages_of_a_sync_bn_backbone_keep_their_statistics(make_tiny_mod
     assert model.backbone.stages[0][0].conv1.moving_mean.numpy().any()
 
 
-def test_group_norm_after_relu_is_the_ancestors_order():
+def test_group_norm_after_relu_is_tensorpacks_order():
     policy = keras.DTypePolicy("float32")
     norm = Norm("gn", groups=2, after_relu=True)
     conv = Conv(in_channels=2, out_channels=4, kernel_size=3, norm=norm, relu=True, name="conv", dtype=policy)

@@ -1,8 +1,8 @@
-"""Stage by stage against the outputs of the ancestor, with its weights (shared data, golden_tensorpack).
+"""Stage by stage against the outputs of Tensorpack, with its weights (shared data, golden_tensorpack).
 
 Conventions that differ by choice are set here: proposals of zero area and padding-cell anchors are kept, box deltas are
 clamped at log(544 / 16), and the box loss is L1. The frozen norms are folded, as always. Every stage is compared twice:
-with the ancestor's image alone, and as the second of a batch on its canvas.
+with Tensorpack's image alone, and as the second of a batch of its size.
 """
 
 import importlib.util
@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from mrcnn_model import ModelConfig, build_model, fill_model
 from mrcnn_model.boxes import encode_boxes
-from mrcnn_model.mask_rcnn import normalise_images
+from mrcnn_model.layers.pixels import normalise_images
 from mrcnn_model.structures import Proposals, RoiTargets, Samples
-from mrcnn_model.targets.assignment import AnchorTargets, GroundTruth, anchor_targets
+from mrcnn_model.targets import AnchorTargets, GroundTruth, anchor_targets
 from mrcnn_model.targets.losses import mask_loss
+from mrcnn_model.training import rpn_losses
 from mrcnn_model.weights.tensorpack import TENSORPACK
 
 LEVELS = (2, 3, 4, 5, 6)
@@ -45,11 +46,11 @@ def model(golden):
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["alone", "beside another"])
 def row(request):
-    """Which image of the batch is the ancestor's; it is the last."""
+    """Which image of the batch is Tensorpack's: the last."""
     return request.param
 
 
-def canvas(bgr, row):
+def padded(bgr, row):
     """Pad to multiples of 32 and turn to RGB: images [row + 1, H, W, 3], sizes [row + 1, 2].
 
     An image before it is a smaller piece of the same photograph, upside down.
@@ -76,8 +77,8 @@ def only(row, mask):
 @pytest.fixture(scope="module")
 def inference(model, golden, row):
     """The stages of the photograph, computed once."""
-    images, sizes = canvas(golden["inference"]["image_bgr_uint8"], row)
-    backbone = model.backbone(normalise_images(images, sizes, model.config))
+    images, sizes = padded(golden["inference"]["image_bgr_uint8"], row)
+    backbone = model.backbone(normalise_images(images, sizes, mean=model.config.pixel_mean, std=model.config.pixel_std))
     pyramid = model.fpn(backbone)
     rpn = model.rpn(pyramid)
     proposals = model.proposals(rpn, pyramid, sizes, training=False)
@@ -86,7 +87,7 @@ def inference(model, golden, row):
 
 @pytest.fixture(scope="module")
 def training(model, golden, row):
-    images, sizes = canvas(golden["training"]["image_bgr_float"], row)
+    images, sizes = padded(golden["training"]["image_bgr_float"], row)
     pyramid = model.features(images, sizes)
     return {"images": images, "sizes": sizes, "p": pyramid, "rpn": model.rpn(pyramid)}
 
@@ -147,10 +148,11 @@ def test_roi_align(model, inference, golden, row):
 def test_class_scores_and_decoded_boxes(model, inference, golden, row):
     boxes = batched(golden["inference"]["proposal_boxes_xyxy"], row)
     proposals = Proposals(boxes, tf.zeros(boxes.shape[:2]), tf.ones(boxes.shape[:2], tf.bool))
-    output = model.classify(inference["p"], boxes)
+    (stage,) = model.box_stages
+    output = stage.classify(inference["p"], boxes)
     scores = tf.nn.softmax(output.logits)[row].numpy()
     np.testing.assert_allclose(scores[:256], golden["inference"]["class_scores_first256"], atol=1e-3)
-    _, decoded = model.scored_boxes(output, proposals, inference["sizes"])
+    _, decoded = stage.score(output, proposals, inference["sizes"])
     np.testing.assert_allclose(
         decoded[row, :32].numpy(), golden["inference"]["decoded_boxes_first32"][:, 1:], atol=0.05
     )
@@ -178,8 +180,8 @@ def anchor_index(golden, model, pyramid, kind):
     for level, features in zip(LEVELS, pyramid, strict=True):
         _, height, width, _ = features.shape
         y, x, a = golden["training"][f"anchor_{kind}_p{level}_yxa"].astype(int).reshape(-1, 3).T
-        indices.append(offset + (y * width + x) * model.config.num_anchors + a)
-        offset += height * width * model.config.num_anchors
+        indices.append(offset + (y * width + x) * model.config.anchors.num_anchors + a)
+        offset += height * width * model.config.anchors.num_anchors
     return np.concatenate(indices)
 
 
@@ -195,10 +197,17 @@ def ground_truth(golden, row):
     )
 
 
-def test_foreground_anchors_are_the_ancestors(model, training, golden, row):
+def test_foreground_anchors_are_those_of_tensorpack(model, training, golden, row):
     anchors = model.anchors(training["p"])
     seeds = batched(np.int32([1, 2]), row)
-    targets = anchor_targets(anchors, ground_truth(golden, row), training["sizes"], seeds, model.config)
+    targets = anchor_targets(
+        anchors,
+        ground_truth(golden, row),
+        training["sizes"],
+        seeds,
+        model.config.rpn,
+        crowd_overlap_threshold=model.config.crowd_overlap_threshold,
+    )
     samples = targets.samples
     chosen = samples.indices[row].numpy()[samples.foreground[row].numpy()]
     assert sorted(chosen) == sorted(anchor_index(golden, model, training["p"], "fg"))  # 14 of them: none is left out
@@ -208,7 +217,7 @@ def test_foreground_anchors_are_the_ancestors(model, training, golden, row):
     np.testing.assert_allclose(got, expected[order], atol=1e-4)
 
 
-# An image before the ancestor's has nothing sampled: it adds 0 to a loss, and counts in the mean over images.
+# An image before Tensorpack's has nothing sampled: it adds 0 to a loss, and counts in the mean over images.
 
 
 def test_rpn_losses(model, training, golden, row):
@@ -222,8 +231,11 @@ def test_rpn_losses(model, training, golden, row):
         foreground=only(row, np.arange(256) < len(foreground)),
         sampled=only(row, np.ones(256, bool)),
     )
-    class_loss, box_loss = model.rpn_losses(
-        training["rpn"], model.anchors(training["p"]), AnchorTargets(samples, batched(boxes, row))
+    class_loss, box_loss = rpn_losses(
+        training["rpn"],
+        model.anchors(training["p"]),
+        AnchorTargets(samples, batched(boxes, row)),
+        model.config.rpn,
     )
     np.testing.assert_allclose(class_loss * (row + 1), golden["training"]["rpn_losses.label_loss"], rtol=1e-4)
     np.testing.assert_allclose(box_loss * (row + 1), golden["training"]["rpn_losses.box_loss"], rtol=1e-4)
@@ -231,7 +243,7 @@ def test_rpn_losses(model, training, golden, row):
 
 @pytest.fixture(scope="module")
 def sampled_rois(model, golden, row):
-    """The ancestor's 512 sampled RoIs as RoiTargets."""
+    """Tensorpack's 512 sampled RoIs as RoiTargets."""
     arrays = golden["training"]
     boxes = arrays["sample_fast_rcnn_targets.sampled_proposal_boxes"]
     classes = arrays["sample_fast_rcnn_targets.sampled_labels"].astype(np.int32)
@@ -254,16 +266,17 @@ def sampled_rois(model, golden, row):
 
 
 def test_box_head_on_sampled_rois(model, training, golden, sampled_rois, row):
-    output = model.classify(training["p"], sampled_rois.boxes)
+    (stage,) = model.box_stages
+    output = stage.classify(training["p"], sampled_rois.boxes)
     arrays = golden["training"]
     np.testing.assert_allclose(output.logits[row], arrays["fastrcnn.outputs.class.output"], atol=2e-3)
     np.testing.assert_allclose(output.deltas[row], arrays["fastrcnn.outputs.output_box"], atol=2e-3)
-    class_loss, box_loss = model.box_losses(output, sampled_rois)
+    class_loss, box_loss = stage.losses(output, sampled_rois)
     np.testing.assert_allclose(class_loss * (row + 1), arrays["fastrcnn_losses.label_loss"], rtol=1e-4)
     np.testing.assert_allclose(box_loss * (row + 1), arrays["fastrcnn_losses.box_loss"], rtol=1e-4)
 
 
-def test_mask_loss_on_the_ancestors_targets(model, training, golden, sampled_rois, row):
+def test_mask_loss_on_tensorpacks_targets(model, training, golden, sampled_rois, row):
     targets = golden["training"]["sampled_fg_mask_targets"]
     foreground = np.flatnonzero(sampled_rois.classes[row].numpy() > 0)
     boxes = tf.gather(sampled_rois.boxes, foreground, axis=1)

@@ -27,7 +27,7 @@ MEMBERS = {
     },
     "sync BN": {"norm": "sync_bn"},
     "GN everywhere": GN_HEADS,
-    "GN of the ancestor": {**GN_HEADS, "gn_after_relu": True},
+    "GN of Tensorpack": {**GN_HEADS, "gn_after_relu": True},
     "cascade": {"cascade": True},
     "cascade, GN, GIoU": {**GN_HEADS, "cascade": True, "box_loss": "giou"},
     "class-agnostic": {"class_agnostic_boxes": True},

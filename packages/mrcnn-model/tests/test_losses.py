@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_model import ModelConfig
 from mrcnn_model.boxes import generalized_iou
 from mrcnn_model.structures import RoiTargets
 from mrcnn_model.targets.losses import (
@@ -30,6 +29,10 @@ def rois_of(boxes, classes, deltas):
         tf.zeros(shape, tf.int32),
         tf.ones(shape, tf.bool),
     )
+
+
+def errors_of(deltas, rois, *, loss="huber", weights=UNIT_WEIGHTS):
+    return box_errors(deltas, rois, weights=weights, loss=loss, beta=1 / 9, max_log_scale=4.0)
 
 
 def test_smooth_l1_by_hand():
@@ -61,7 +64,7 @@ def test_box_class_loss_is_a_mean_per_image_then_over_images():
 def test_box_regression_uses_the_boxes_of_the_own_class():
     deltas = tf.constant([[[[7.0] * 4, [1.0] * 4, [3.0] * 4], [[7.0] * 4, [1.0] * 4, [3.0] * 4]]])  # [1, 2, 3, 4]
     rois = rois_of(np.zeros([1, 2, 4], np.float32), [[1, 0]], np.zeros([1, 2, 4], np.float32))
-    errors = box_errors(deltas, rois, UNIT_WEIGHTS, ModelConfig(box_loss="l1"))
+    errors = errors_of(deltas, rois, loss="l1")
     loss = box_regression_loss(errors, rois.classes, rois.sampled)
     np.testing.assert_allclose(loss, 4.0 / 2)  # four errors of 1; two sampled RoIs
 
@@ -78,7 +81,7 @@ def test_box_regression_uses_the_boxes_of_the_own_class():
 def test_class_agnostic_box_losses_by_hand(box_loss, expected):
     deltas = tf.constant([[[[0.5, -2.0, 0.0, 0.0]]]])  # [1, 1, 1, 4]
     rois = rois_of(np.float32([[[0, 0, 1, 1]]]), [[2]], np.zeros([1, 1, 4], np.float32))
-    np.testing.assert_allclose(box_errors(deltas, rois, UNIT_WEIGHTS, ModelConfig(box_loss=box_loss)), [[expected]])
+    np.testing.assert_allclose(errors_of(deltas, rois, loss=box_loss), [[expected]])
 
 
 def test_giou_by_hand():
@@ -95,10 +98,9 @@ def test_giou_loss_compares_decoded_boxes():
     # hull 6.
     deltas = tf.constant([[[[1.0, 0.0, 0.0, 0.0]]]])
     rois = rois_of(np.float32([[[0, 0, 2, 2]]]), [[1]], np.zeros([1, 1, 4], np.float32))
-    config = ModelConfig(box_loss="giou")
     with tf.GradientTape() as tape:
         tape.watch(deltas)
-        errors = box_errors(deltas, rois, [2.0, 2.0, 1.0, 1.0], config)
+        errors = errors_of(deltas, rois, loss="giou", weights=[2.0, 2.0, 1.0, 1.0])
     np.testing.assert_allclose(errors, [[1 - 2 / 6]], rtol=1e-6)
     assert tape.gradient(errors, deltas)[0, 0, 0, 0] > 0  # moving further makes it worse
 
@@ -125,7 +127,7 @@ def test_empty_batches_have_zero_loss_and_zero_gradients():
         tape.watch([logits, deltas, masks])
         total = (
             box_class_loss(logits, classes, nothing)
-            + box_regression_loss(box_errors(deltas, rois, UNIT_WEIGHTS, ModelConfig()), classes, nothing)
+            + box_regression_loss(errors_of(deltas, rois), classes, nothing)
             + mask_loss(masks, masks, nothing)
         )
     assert float(total) == 0.0

@@ -75,7 +75,7 @@ def test_class_wise_nms(num_boxes):
     inputs = tf.constant(boxes), tf.constant(scores)
     options = {"score_threshold": 0.3, "nms_threshold": 0.5, "max_detections": 30}
     got, expected = multiclass_nms(*inputs, **options), mrcnn_ops.multiclass_nms(*inputs, **options)
-    for name in ("valid", "classes", "scores", "boxes"):
+    for name in expected._fields:
         np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
     assert got.valid.numpy().sum() not in (0, 60)
 

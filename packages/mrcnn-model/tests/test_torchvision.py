@@ -14,11 +14,12 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_model import ModelConfig, build_model, fill_model
-from mrcnn_model.weights.filling import export_weights
-from mrcnn_model.weights.torchvision import TORCHVISION
+from mrcnn_model.weights import LAYOUTS, export_weights
+
+TORCHVISION = LAYOUTS["torchvision"]
 
 PYTHON = os.environ.get("MRCNN_TORCH_PYTHON", sys.executable)
-SIZES = [(240, 320), (256, 192)]  # (h, w) on one canvas of 256 x 320
+SIZES = [(240, 320), (256, 192)]  # (h, w) padded to 256 x 320
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,10 +8,20 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
 
-from mrcnn_model import CheckpointError, ModelCard, fill_model, load_model, load_weights, save_model, variable_key
+import mrcnn_model.convert
+from mrcnn_model import (
+    CheckpointError,
+    ModelCard,
+    ModelConfig,
+    fill_model,
+    load_model,
+    load_weights,
+    save_model,
+    variable_key,
+)
 from mrcnn_model.config import BACKBONES
-from mrcnn_model.convert import config_of, main
-from mrcnn_model.weights.filling import LAYOUTS, export_weights, write_arrays
+from mrcnn_model.convert import main, options_of
+from mrcnn_model.weights import LAYOUTS, export_weights, write_arrays
 from mrcnn_model.weights.layout import to_keys
 
 NAMES = {
@@ -112,16 +122,21 @@ GN_HEADS = {"box_head_convs": 2, "box_head_fcs": 1, "head_norm": "gn", "fpn_norm
         ("torchvision", {"norm": "frozen_bn", "backbone": "resnet50", "masks": False}),
     ],
 )
-def test_export_and_import_lose_nothing(tmp_path, make_tiny_model, project, changes):
+def test_export_and_import_lose_nothing(make_tiny_model, project, changes):
     model = randomised(make_tiny_model(**changes))
     arrays = export_weights(model, LAYOUTS[project])
     assert len(arrays) == len(model.variables)
-    for suffix in ("npz", "safetensors"):
-        path = tmp_path / f"weights.{suffix}"
-        write_arrays(path, arrays)
-        other = make_tiny_model(seed=1, **changes)
-        assert load_weights(other, path)[:3] == ([], [], [])
-        assert_same_variables(other, model)
+    other = make_tiny_model(seed=1, **changes)
+    assert fill_model(other, arrays)[:3] == ([], [], [])
+    assert_same_variables(other, model)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_files_hold_what_was_exported(tmp_path, make_tiny_model, suffix):
+    model, other = randomised(make_tiny_model()), make_tiny_model(seed=1)
+    write_arrays(tmp_path / f"weights.{suffix}", export_weights(model, LAYOUTS["tensorpack"]))
+    assert load_weights(other, tmp_path / f"weights.{suffix}")[:3] == ([], [], [])
+    assert_same_variables(other, model)
 
 
 def test_exported_names_are_those_of_the_same_tensorpack_network(make_tiny_model):
@@ -136,12 +151,13 @@ def test_export_names_what_the_other_project_lacks(make_tiny_model):
         export_weights(make_tiny_model(cascade=True), LAYOUTS["torchvision"])
 
 
-@pytest.mark.parametrize("depth", BACKBONES)
-@pytest.mark.parametrize("project", ["tensorpack", "torchvision"])
+@pytest.mark.parametrize(
+    ("project", "depth"), list(zip(["tensorpack", "torchvision"] * len(BACKBONES), BACKBONES, strict=False))
+)
 def test_a_file_says_how_deep_its_backbone_is(make_tiny_model, project, depth):
     model = make_tiny_model(backbone=depth, backbone_width=4, norm="frozen_bn")
     arrays = export_weights(model, LAYOUTS[project])
-    config = config_of(arrays, LAYOUTS[project], num_classes=None, changes={}, source="file")
+    config = ModelConfig(**options_of(arrays, LAYOUTS[project], source="file"))
     names = ("backbone", "backbone_width", "num_classes", "fpn_channels", "rpn_channels", "box_head_channels", "masks")
     assert [getattr(config, name) for name in names] == [getattr(model.config, name) for name in names]
 
@@ -226,7 +242,7 @@ def test_detectron2_has_the_background_last_and_bgr(make_tiny_model):
 def test_another_number_of_classes_is_an_error_or_a_fresh_head(make_tiny_model):
     arrays = export_weights(randomised(make_tiny_model(num_classes=6)), LAYOUTS["tensorpack"])
     model, start = make_tiny_model(), make_tiny_model()
-    with pytest.raises(CheckpointError, match=r"box_head\.deltas\.bias has shape \(24,\); the model expects \(16,\)"):
+    with pytest.raises(CheckpointError, match=r"box_head\.deltas\.bias is for 5 classes, the model has 3.*new_classes"):
         fill_model(make_tiny_model(), arrays)
     report = fill_model(model, arrays, new_classes=True)
     fresh = [
@@ -241,6 +257,30 @@ def test_another_number_of_classes_is_an_error_or_a_fresh_head(make_tiny_model):
         assert (variable_key(v) in fresh) == np.array_equal(values[variable_key(v)], v)
 
 
+@pytest.mark.parametrize("changes", [{}, {"cascade": True}, {"class_agnostic_boxes": True}, {"masks": False}])
+def test_as_many_new_classes_start_fresh_too(tmp_path, make_tiny_model, changes):
+    model, start = make_tiny_model(**changes), make_tiny_model(**changes)
+    save_model(
+        tmp_path, randomised(make_tiny_model(seed=1, **changes)), ModelCard(["a", "b", "c"], [1, 2, 3], 64, 64, [])
+    )
+    report = load_weights(model, tmp_path, new_classes=True)
+    heads = {key.rpartition(".")[0] for key in report.reinitialised}
+    scores = {f"box_head{number}.logits" for number in (1, 2, 3)} if "cascade" in changes else {"box_head.logits"}
+    boxes = set() if {"cascade", "class_agnostic_boxes"} & changes.keys() else {"box_head.deltas"}
+    assert heads == scores | boxes | (set() if "masks" in changes else {"mask_head.logits"})
+    values = {variable_key(v): v.numpy() for v in model.variables}
+    for v in start.variables:
+        assert (variable_key(v) in report.reinitialised) == np.array_equal(values[variable_key(v)], v)
+
+
+def test_arrays_are_stored_under_their_own_names_only(tmp_path, monkeypatch):
+    """NumPy before 2.2 takes every keyword of savez for an array."""
+    stored = {}
+    monkeypatch.setattr(np, "savez", lambda _, **arrays: stored.update(arrays))
+    write_arrays(tmp_path / "weights.npz", {"a": np.zeros(2), "b": np.zeros(3)})
+    assert stored.keys() == {"a", "b"}
+
+
 def test_new_classes_excuse_no_other_shape(make_tiny_model):
     arrays = export_weights(make_tiny_model(box_head_channels=16, num_classes=6), LAYOUTS["tensorpack"])
     with pytest.raises(CheckpointError, match=r"box_head\.deltas\.kernel has shape"):
@@ -250,7 +290,7 @@ def test_new_classes_excuse_no_other_shape(make_tiny_model):
 @pytest.mark.parametrize(("norm", "other"), [("gn", "frozen_bn"), ("sync_bn", "gn")])
 def test_another_kind_of_norm_is_an_error(make_tiny_model, norm, other):
     arrays = export_weights(make_tiny_model(norm=norm), LAYOUTS["tensorpack"])
-    with pytest.raises(CheckpointError, match=r"norm after backbone\.stem, where the model has another kind"):
+    with pytest.raises(CheckpointError, match=r"norm after backbone\.stem; the model has another norm there"):
         fill_model(make_tiny_model(norm=other), arrays)
 
 
@@ -273,7 +313,7 @@ def test_foreign_files_are_refused(tmp_path, make_tiny_model):
         load_weights(model, tmp_path / "text.npz")
     good = tmp_path / "good.npz"
     np.savez_compressed(good, **{"conv0/W": np.random.default_rng(0).random([7, 7, 3, 8], np.float32)})
-    for name, content in {"empty": b"", "torn": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
+    for name, content in {"empty": b"", "short": good.read_bytes()[:500], "damaged": _damaged(good)}.items():
         (tmp_path / f"{name}.npz").write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}.npz cannot be read"):
             load_weights(model, tmp_path / f"{name}.npz")
@@ -302,7 +342,7 @@ def run(capsys, *arguments):
 
 
 def test_a_detector_becomes_a_checkpoint_and_a_file_again(tmp_path, capsys, make_tiny_model, make_batch):
-    changes = {"norm": "frozen_bn", "freeze_at": 2, "backbone": "resnet50", "cascade": True, "num_classes": 5}
+    changes = {"norm": "frozen_bn", "freeze_at": 2, "cascade": True, "num_classes": 5}
     model = randomised(make_tiny_model(**changes))
     for v in model.variables:
         v.assign(v * (0.02 if v.name == "kernel" else 1) if v.name != "moving_variance" else tf.abs(v) + 1)
@@ -449,15 +489,15 @@ def test_what_category_ids_cannot_be(tmp_path, capsys, by_row, make_tiny_model):
     save_model(zero, make_tiny_model(norm="frozen_bn"), ModelCard(["a", "b", "c"], [0, 1, 2], 64, 64, [[64, 64]]))
     for arguments, message in (
         (common, "has 3 classes; the weights are for 8; --by-category-id keeps the rows of these ids"),
-        ((*common, "--by-category-id", "--num-classes=4"), "--by-category-id needs --annotations, which say the ids"),
+        ((*common, "--by-category-id", "--num-classes=4"), "--by-category-id needs --annotations, which has the ids"),
         ((source, "out", "--from=torchvision", "--by-category-id"), "--by-category-id needs --annotations"),
         ((backbone, *common[1:], "--by-category-id"), "backbone.npz holds no layer over classes"),
         (
             (*common[:-1], tmp_path / "far.json", "--by-category-id"),
             "by_row.safetensors has rows 1 to 8 for classes: none for category id 9",
         ),
-        ((*common[:-1], tmp_path / "other.json"), "other.json has no COCO categories with id and name"),
-        ((*common[:-1], source), "has no COCO categories with id and name: UnicodeDecodeError"),
+        ((*common[:-1], tmp_path / "other.json"), "other.json has no COCO categories, each with"),
+        ((*common[:-1], source), "is not a JSON file: UnicodeDecodeError"),
         ((zero, tmp_path / "out.npz", "--to=torchvision", "--by-category-id"), "not different numbers from 1: [0, 1,"),
     ):
         code, output = run(capsys, *arguments)
@@ -520,7 +560,7 @@ def test_group_norms_have_no_names_of_batch_norms(make_tiny_model):
 
 def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_tiny_model):
     """Made of torchvision's names, whose layout it shares but for classes and colours."""
-    model = randomised(make_tiny_model(backbone="resnet50", norm="frozen_bn", num_classes=3))
+    model = randomised(make_tiny_model(backbone="resnet50", backbone_width=4, norm="frozen_bn", num_classes=3))
     arrays = {}
     for name, array in export_weights(model, LAYOUTS["torchvision"]).items():
         for pattern, new in (
@@ -581,8 +621,15 @@ def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_t
             ["rpn.npz", "out", "--from", "detectron2"],
             "rpn.npz holds no variable of a ResNet-FPN model under detectron2's",
         ),
-        (["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"], "ModelConfig has no field nrom"),
-        (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected FIELD=VALUE"),
+        (
+            ["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"],
+            "model.nrom is not an option; did you mean norm?",
+        ),
+        (
+            ["rpn.npz", "out", "--from", "tensorpack", "--set", "anchor_sizes=5"],
+            "model.anchor_sizes is 5; expected a list of numbers",
+        ),
+        (["rpn.npz", "out", "--from", "tensorpack", "--set", "norm"], "--set norm: expected OPTION=VALUE"),
         (["out", "back.npz", "--to", "torchvision"], "checkpoint out does not exist"),
         (["out", "back.npz", "--to", "torchvision", "--num-classes", "4"], "--num-classes: only with --from"),
         (["out", "back.npz", "--to", "torchvision", "--annotations", "a.json"], "--annotations: only with --from"),
@@ -601,3 +648,47 @@ def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments
     assert code == 1
     assert output.err.startswith("error: ")
     assert message in output.err
+
+
+def test_the_command_writes_to_new_names_only(tmp_path, capsys, make_tiny_model):
+    save_model(tmp_path / "ours", make_tiny_model(), ModelCard(["a", "b", "c"], [1, 2, 3], 64, 64, [[64, 64]]))
+    np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(16)})
+    (tmp_path / "mine.npz").write_text("mine")
+    for arguments in ((tmp_path / "rpn.npz", tmp_path / "ours", "--from=tensorpack"),
+                      (tmp_path / "rpn.npz", tmp_path / "mine.npz", "--from=tensorpack"),
+                      (tmp_path / "ours", tmp_path / "mine.npz", "--to=tensorpack")):  # fmt: skip
+        before = (tmp_path / "ours" / "model.safetensors").read_bytes()
+        code, output = run(capsys, *arguments)
+        assert (code, output.out) == (1, "")
+        assert f"{arguments[1]} exists already: choose a new" in output.err
+        assert (tmp_path / "ours" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "mine.npz").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [KeyError("internal"), TypeError("internal"), ValueError("internal")])
+def test_a_fault_of_the_program_is_not_called_one_of_its_user(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(16)})
+    monkeypatch.setattr(mrcnn_model.convert, "build_model", fail)
+    with pytest.raises(type(error), match="internal"):
+        main([str(tmp_path / "rpn.npz"), str(tmp_path / "out"), "--from=tensorpack"])
+
+
+def test_names_of_a_file_are_shown_escaped(tmp_path, capsys):
+    np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(8), "\x1b[31mred": np.zeros(1)})
+    options = ("--set=backbone=resnet18", "--set=rpn_channels=8", "--set=fpn_channels=8", "--set=box_head_channels=8")
+    code, output = run(capsys, tmp_path / "rpn.npz", tmp_path / "out", "--from=tensorpack", *options)
+    assert code == 0, output.err
+    assert "\\x1b[31mred" in output.out
+    assert "\x1b" not in output.out
+
+
+def test_num_classes_as_in_the_file_keep_the_layers(tmp_path, capsys, make_tiny_model):
+    model = randomised(make_tiny_model())
+    write_arrays(tmp_path / "four.npz", export_weights(model, LAYOUTS["tensorpack"]))
+    options = ("--from=tensorpack", "--num-classes=4", "--set=gn_groups=4")
+    code, output = run(capsys, tmp_path / "four.npz", tmp_path / "out", *options)
+    assert code == 0, output.err
+    assert_same_variables(load_model(tmp_path / "out")[0], model)

@@ -1,9 +1,9 @@
 # The CPU kernels as object files, KERNEL_OBJECTS: for the op library (../CMakeLists.txt) and for the C++ tests
-# (../csrc/tests). They know no TensorFlow.
+# (../csrc/tests). They do not depend on TensorFlow.
 set(KERNELS_DIR ${CMAKE_CURRENT_LIST_DIR}/../csrc/cpu)
 
-# Products and sums are never fused behind our back: an IoU must be the same number with and without FMA instructions.
-# Where fusing pays (ROIAlign's sums over channels) the code asks for it.
+# The compiler must not fuse products and sums: an IoU must be the same number with and without FMA instructions. Where
+# fusing is faster (ROIAlign's sums over channels) the code does it explicitly.
 set(KERNEL_FLAGS -std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi)
 
 add_library(kernels OBJECT

@@ -43,7 +43,7 @@ MRCNN_HD static inline int64_t score_index(const DetectionParams& params, int64_
   return (image * params.num_rois + roi) * params.num_classes + class_index;
 }
 
-// A score that is not finite is a fault of the network, not a certain detection.
+// A score that is not finite is a fault of the network, so it is never a detection.
 MRCNN_HD static inline bool may_be_detected(const DetectionParams& params, float score, const Box& box) {
   return score > params.score_threshold && is_finite(score) && is_finite(box);
 }

@@ -77,7 +77,7 @@ MRCNN_HD static inline void from_float(float value, Half* out) {
   } else if (magnitude >= 0x38800000u) {  // normal in half precision
     result = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
   } else {
-    // Adding 0.5 leaves the 10 bits of a subnormal half at the end of the fraction, rounded by the addition itself.
+    // After adding 0.5, the 10 bits of a subnormal half are the last bits of the fraction, rounded by the addition.
     result = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
   }
   out->bits = static_cast<uint16_t>(sign | result);

@@ -8,7 +8,7 @@
 #define MRCNN_HD
 #endif
 
-// Before a loop of few, fixed turns whose arrays shall live in registers.
+// Before a loop with a small, fixed number of turns whose arrays should stay in registers.
 #ifdef __CUDA_ARCH__
 #define MRCNN_UNROLL _Pragma("unroll")
 #else

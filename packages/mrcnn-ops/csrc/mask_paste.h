@@ -9,7 +9,7 @@
 namespace mrcnn {
 
 // The pixels along one axis that a box touches, within an image of `size`: [begin, end). Bounded before the conversion,
-// so that any finite box will do.
+// so that it works for any finite box.
 struct PixelRange {
   int begin, end;
 };
@@ -22,7 +22,7 @@ MRCNN_HD static inline PixelRange touched_pixels(float low, float high, int size
 }
 
 // Where the centre of a pixel lies on the mask, in mask pixels, whose centres are at whole numbers. linear_taps then
-// holds it at the mask's edge, so that a mask of ones fills its box.
+// clamps it to the mask's edge, so that a mask of ones fills its box.
 MRCNN_HD static inline float mask_position(int pixel, float low, float length, int mask_size) {
   return (static_cast<float>(pixel) + 0.5f - low) / length * static_cast<float>(mask_size) - 0.5f;
 }

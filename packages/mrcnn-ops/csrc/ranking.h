@@ -1,5 +1,5 @@
 // Total order over (score, index): higher scores first, at equal scores the lower index. Both packed into one integer,
-// larger is better, so that sorting and selecting compare one word and a tie cannot fall differently on another day.
+// larger is better, so that sorting and selecting compare one word and ties are always decided alike.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-"""Random and broken inputs for every op: each raises an error that names what is wrong, or returns finite values.
+"""Random and broken inputs for every op: each call raises an error that names the input, or returns finite values.
 
-A case follows from its number alone, which is printed before it runs where the process could die of it:
+A case is made from its number alone. The number is printed before the case runs, in case the process crashes:
 
     python fuzz.py --seconds 600 --first 0        as many cases as fit
-    python fuzz.py --case 1234                    one again
+    python fuzz.py --case 1234                    repeats one
 """
 
 import argparse
@@ -178,7 +178,7 @@ REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, ValueError,
 
 
 def run(number: int) -> str:
-    """Run one case; returns what came of it. Any other error than a refusal is a finding."""
+    """Run one case and return its outcome. An error that is not a refusal is a finding."""
     op = OPS[number % len(OPS)]
     try:
         results = op(Case(number))

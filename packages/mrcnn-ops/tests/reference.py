@@ -1,4 +1,4 @@
-"""What the ops compute, written down slowly: one element at a time, straight from the definitions, in NumPy.
+"""What the ops compute, in slow NumPy: one element at a time, straight from the definitions.
 
 N images, R boxes or RoIs per image, L levels, C channels or classes, P output size, A anchors or boxes,
 G ground truths, K crowds or masks, M mask size.
@@ -113,7 +113,7 @@ def iou(a, b):
 
 
 def nms(boxes, order, threshold, max_kept):
-    """Indices into boxes, of those kept, in the given order."""
+    """Return the indices of the boxes that are kept, in the given order."""
     kept = []
     for i in order:
         if len(kept) < max_kept and all(not iou(boxes[i], boxes[j]) > threshold for j in kept):

@@ -11,7 +11,7 @@ from mrcnn_ops import encode_masks
 
 @pytest.fixture(scope="session")
 def encode(reference):
-    """A function (mask, box, height, width) -> bitmap, through the op and the code it wrote."""
+    """A function (mask, box, height, width) -> bitmap: encodes with the op, decodes the result."""
 
     def run(mask, box, height, width, **options):
         counts = encode_masks(

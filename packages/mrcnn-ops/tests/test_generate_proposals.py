@@ -1,4 +1,4 @@
-"""Proposals: by hand, against the twin, against the ancestor's recorded ones, and at the edges."""
+"""Proposals: by hand, against the twin, against Tensorpack's recorded ones, and at the edges."""
 
 import math
 import os
@@ -329,9 +329,9 @@ SHARED_DATA = Path(os.environ.get("MRCNN_SHARED_DATA", Path(__file__).parent / "
 GOLDEN = SHARED_DATA / "golden_tensorpack" / "inference.npz"
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason=f"needs the recorded outputs of the ancestor, {GOLDEN}")
-def test_ancestor():
-    """The same thousand proposals as the ancestor made from the same logits and deltas, with its options."""
+@pytest.mark.skipif(not GOLDEN.is_file(), reason=f"needs the recorded outputs of Tensorpack, {GOLDEN}")
+def test_tensorpack():
+    """The same logits and deltas give the same thousand proposals as in Tensorpack, with its options."""
     golden = np.load(GOLDEN)
     logits, deltas, anchors, level_sizes = [], [], [], []
     for level, stride in enumerate((4, 8, 16, 32, 64), start=2):

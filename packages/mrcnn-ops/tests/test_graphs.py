@@ -106,12 +106,16 @@ WRONG = [
 
 @pytest.mark.parametrize(("op", "name", "change"), WRONG)
 def test_tracing_and_running_name_the_wrong_input_in_the_same_words(rng, op, name, change):
-    """`features[0]`, `logits` and so on are what the other inputs are compared with, so their axes are left alone."""
+    """The axes of `features[0]`, `logits` and so on stay as they are: the other inputs are compared with them."""
     inputs = inputs_of(rng, op)
     position = list(INPUTS[op]).index(name)
     wrong = inputs[position][None] if change == "rank" else tf.concat([inputs[position]] * 2, -1)
     inputs[position] = wrong
-    if (op, name, change) == (match, "boxes", "rank"):  # whether boxes are shared is the wrapper's question
+    if (op, name, change) == (
+        match,
+        "boxes",
+        "rank",
+    ):  # the Python function refuses it
         with pytest.raises(ValueError, match="boxes must have shape"):
             op(*inputs)
         return

@@ -1,7 +1,7 @@
 """The C++ tests of the kernels (csrc/tests), built without TensorFlow: as they are, and under the sanitizers.
 
-`make test-kernels` runs them; by hand, see csrc/tests/CMakeLists.txt. A first build takes half a minute, a later one
-only what changed.
+`make test-kernels` runs them; csrc/tests/CMakeLists.txt says how to run them by hand. The first build takes half a
+minute; later ones compile only what changed.
 """
 
 import os
@@ -39,6 +39,6 @@ def test_kernels(folder, sanitize):
     run("cmake", "-S", SOURCES, "-B", build, f"-DMRCNN_OPS_SANITIZE={sanitize}")
     run("cmake", "--build", build)
     output = run("ctest", "--test-dir", build, "--output-on-failure")
-    # Without this, no program at all would pass too.
+    # Otherwise a build without any test program would pass.
     assert all(source.stem in output for source in SOURCES.glob("*_test.cc"))
     assert "100% tests passed" in output

@@ -1,4 +1,4 @@
-"""The library itself: what it says of its build, which TensorFlow it refuses, and its two sets of instructions."""
+"""The library: information on its build, the TensorFlow versions it refuses, its two instruction sets."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ def test_import_under_another_tensorflow_fails_with_one_line():
 
 
 def test_a_package_that_was_not_built_says_so(tmp_path):
-    with pytest.raises(ImportError, match=r"mrcnn_ops is not built: build_info\.json is in none of"):
+    with pytest.raises(ImportError, match=r"mrcnn_ops is not built: there is no build_info\.json in"):
         load_library([str(tmp_path)])
 
 
@@ -121,7 +121,7 @@ def test_both_instruction_sets_compute_the_same(tmp_path):
         portable = results["portable"][name]
         if name.startswith("exact"):  # boxes, IoUs, masks: the same bits
             np.testing.assert_array_equal(best, portable, err_msg=name)
-        else:  # ROIAlign uses fused multiply-add where there is one, and a half now and then rounds the other way
+        else:  # ROIAlign uses fused multiply-add where available, so a half is sometimes rounded the other way
             np.testing.assert_allclose(best, portable, rtol=1e-2, atol=1e-5, err_msg=name)
             if not name.startswith("float32"):
                 assert np.mean(best != portable) < 0.01, name

@@ -67,7 +67,7 @@ class TestByHand:
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("position", range(4))
-    def test_non_finite_coordinates_disturb_nobody(self, bad, position):
+    def test_a_box_that_is_not_finite_leaves_the_others_alone(self, bad, position):
         boxes = np.tile(np.array([0, 0, 10, 10], np.float32), (9, 1))
         boxes[4, position] = bad
         iou, gt, best, overlap = match(boxes, [[0, 0, 10, 5]], crowds=[[0, 0, 10, 5]])
@@ -79,7 +79,7 @@ class TestByHand:
             assert np.isfinite([iou[4], overlap[4]]).all()
         else:
             assert (iou[4], best[4], overlap[4]) == (0, False, 0)
-        # The same among the ground truths: the good one is matched as if the other were not there.
+        # The same for ground truths: the valid one is matched as if the other did not exist.
         gt_boxes = boxes[3:5]
         iou, gt, best, _ = match([[0, 0, 10, 5]], gt_boxes)
         assert (gt, best) == ([0], [True])

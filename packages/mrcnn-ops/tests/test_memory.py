@@ -1,4 +1,4 @@
-"""Peak memory beyond what was there before the call, in a process of its own: Linux counts it when asked to."""
+"""Peak memory that a call adds, measured in another process by resetting Linux's counter of the peak."""
 
 import os
 import subprocess

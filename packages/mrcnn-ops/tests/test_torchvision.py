@@ -1,6 +1,6 @@
 """Values of torchvision's CPU ops, where there is one: in this environment, or in that of MRCNN_TORCH_PYTHON.
 
-torch runs in a process of its own: its compiler and TensorFlow do not load into one.
+torch runs in another process, because it and TensorFlow cannot be loaded into one.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ aligned = bool(given["aligned"])
 maps = [given[f"map{level}"].permute(0, 3, 1, 2).contiguous().requires_grad_() for level in range(4)]
 rois = [boxes for boxes in given["boxes"]]
 crops = torch.zeros(*given["gradient"].shape[:2], given["gradient"].shape[-1], 7, 7)
-for level, stride in enumerate((4, 8, 16, 32)):  # every box from every level, then the level that is its own
+for level, stride in enumerate((4, 8, 16, 32)):  # every box from every level, then the box's level
     all_crops = roi_align(maps[level], rois, 7, 1 / stride, 2, aligned).unflatten(0, crops.shape[:2])
     crops = torch.where((given["levels"] == level)[:, :, None, None, None], all_crops, crops)
 gradients = torch.autograd.grad(crops, maps, given["gradient"].permute(0, 1, 4, 2, 3))

@@ -8,10 +8,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hydra
 import pytest
+import tensorflow as tf
+from omegaconf import OmegaConf
 
 from mrcnn_data.synthetic import generate_shapes
+from mrcnn_model import Losses
 from mrcnn_train import RunConfig
-from mrcnn_train.config.composition import typed_config
+from mrcnn_train.config.composition import resumed_config, typed_config
+from mrcnn_train.record.window import COUNTS
+from mrcnn_train.training.step import Measured, StepMetrics
 
 Compose = Callable[..., RunConfig]
 
@@ -44,6 +49,25 @@ TINY = (
     "train.deterministic=true",
     "log.every=1",
 )
+
+
+class HollowStep:
+    """Changes nothing, and measures ones: a step that compiles nothing."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        pass
+
+    def __call__(self, batches: object, learning_rate: float, votes: list[bool], data_wait: float) -> StepMetrics:
+        one = tf.constant(1.0)
+        measured = Measured(Losses(*[one] * 5), one, dict.fromkeys(COUNTS, one))
+        return StepMetrics(measured, one, tf.ones(len(votes)), tf.constant([data_wait]))
+
+
+@pytest.fixture
+def hollow_step(monkeypatch: pytest.MonkeyPatch) -> type:
+    """Let runs do hollow steps."""
+    monkeypatch.setattr("mrcnn_train.training.loop.TrainStep", HollowStep)
+    return HollowStep
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +103,17 @@ def compose() -> Compose:
 @pytest.fixture(scope="session")
 def tiny_overrides(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*TINY, f"data.root={shapes}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}"]
+
+
+@pytest.fixture(scope="session")
+def resume(compose: Compose) -> Callable[..., RunConfig]:
+    """Make the config of `resume=RUN_DIR` with overrides, as the command does."""
+
+    def resume_run(run_dir: Path, *overrides: str) -> RunConfig:
+        composed = OmegaConf.structured(compose(f"resume={run_dir}", *overrides))
+        return resumed_config(composed, [override.split("=")[0] for override in overrides])
+
+    return resume_run
 
 
 @pytest.fixture

@@ -17,16 +17,17 @@ import tensorflow as tf
 
 from mrcnn_data import Batch
 from mrcnn_model import MaskRCNN, build_model
-from mrcnn_train import RunConfig, loop
+from mrcnn_train import RunConfig
 from mrcnn_train.app import main
 from mrcnn_train.config.composition import typed_config
-from mrcnn_train.config.options import model_config
+from mrcnn_train.config.values import model_config
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import launched_place
-from mrcnn_train.training.data import make_loader, open_train
+from mrcnn_train.training import scoring
+from mrcnn_train.training.datasets import make_loader, open_train
 from mrcnn_train.training.evaluation import Evaluation
 from mrcnn_train.training.optimizer import Optimizer, Sgd
-from mrcnn_train.training.step import TrainStep
+from mrcnn_train.training.step import Measured, TrainStep
 
 STEPS = 5
 
@@ -128,9 +129,9 @@ def compare_wire(overrides: Sequence[str]) -> None:
 def spoil_gradients() -> None:
     honest = TrainStep._gradients
 
-    def infinite(self: TrainStep, inputs: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        gradients, metrics = honest(self, inputs)
-        return [gradients[0] / 0.0, *gradients[1:]], metrics
+    def infinite(self: TrainStep, inputs: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], Measured]:
+        gradients, measured = honest(self, inputs)
+        return [gradients[0] / 0.0, *gradients[1:]], measured
 
     TrainStep._gradients = infinite
 
@@ -143,7 +144,7 @@ def spoil_scores() -> None:
 
 
 def reach_target() -> None:
-    loop._reaches = lambda options, scored: True
+    scoring.reaches = lambda target, scored: True
 
 
 def stop_moving(how: Callable[[], None]) -> Callable[[], None]:

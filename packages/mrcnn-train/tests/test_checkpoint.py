@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint, variable_key
-from mrcnn_train.config.options import model_config
+from mrcnn_train.config.values import model_config
 from mrcnn_train.errors import SaveError
 from mrcnn_train.training import checkpoint as checkpoint_module
 from mrcnn_train.training.checkpoint import (
-    TrainerState,
+    CheckpointState,
     best_name,
     complete_checkpoints,
     mark_best,
@@ -48,16 +48,16 @@ class Parts:
             momentum.assign(np.full(momentum.shape, seed + number / 64, np.float32))
 
     def save(self, checkpoints: Path, step: int) -> Path:
-        state = TrainerState(step, seed=0, global_batch=2, epoch=step / 6, learning_rate=0.1, elapsed_seconds=1.5)
+        state = CheckpointState(step, seed=0, global_batch=2, epoch=step / 6, learning_rate=0.1, elapsed_seconds=1.5)
         return save_checkpoint(checkpoints, model=self.model, card=CARD, optimizer=self.optimizer, state=state)
 
     def arrays(self) -> list[np.ndarray]:
         return [v.numpy() for v in (*self.model.variables, *self.momenta)]
 
 
-@pytest.fixture
-def parts(tiny) -> Parts:
-    return Parts(tiny(), seed=1)
+@pytest.fixture(scope="module")
+def parts(compose, tiny_overrides) -> Parts:
+    return Parts(compose(*tiny_overrides), seed=1)
 
 
 def test_round_trip(parts: Parts, tiny, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_round_trip(parts: Parts, tiny, tmp_path: Path) -> None:
     restore_checkpoint(folder, model=other.model, optimizer=other.optimizer)
     for ours, theirs in zip(parts.arrays(), other.arrays(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert read_state(folder) == TrainerState(3, 0, 2, 0.5, 0.1, 1.5)
+    assert read_state(folder) == CheckpointState(3, 0, 2, 0.5, 0.1, 1.5)
     assert load_model(folder)[1] == CARD
 
 
@@ -107,7 +107,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(parts: Parts, tmp_path: P
 
     with monkeypatch.context() as patched:
         patched.setattr(Path if stage == "rename" else checkpoint_module, stage, fail)
-        with pytest.raises(SaveError, match=r"step-00000004 .*no space left.*the last whole one is .*step-00000003"):
+        with pytest.raises(SaveError, match=r"step-00000004 .*no space left.*the last complete one is .*step-00000003"):
             parts.save(tmp_path, 4)
     assert list(tmp_path.glob("partial-*")) == []  # a full disk is not filled further
     assert complete_checkpoints(tmp_path) == [good]

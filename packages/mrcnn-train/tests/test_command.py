@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_eval import GroundTruthError
+from mrcnn_data import CocoDataset
+from mrcnn_data.synthetic import generate_shapes
+from mrcnn_eval import CocoEvaluator, GroundTruthError
 from mrcnn_train.app import main
+from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import known_experiments
-from mrcnn_train.config.options import check
 
 
 class Outcome:
@@ -73,14 +75,25 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "optimizer.drop_epochs=[1]"], ["drop_epochs", "drop_fractions"]),
         (["+experiment=demo", "data.buckets=[[100,100]]"], ["data.buckets", "32"]),
         (["+experiment=demo", "data.augmentation.crop_size=100"], ["crop_size", "32"]),
-        (["+experiment=demo", "data.augmentation.horizontal_flip=2"], ["horizontal_flip", "probability"]),
+        (
+            ["+experiment=demo", "data.augmentation.crop_size=64"],
+            ["data.buckets=[[160, 160]]", "crop_size=64", "drop one of them", "data.buckets=null"],
+        ),
+        (["+experiment=demo", "model.new_classes=true"], ["model.new_classes", "model.weights"]),
+        (["+experiment=demo", "data.changed=yes"], ["data.changed", "refuse, accept"]),
+        (["+experiment=small", "data.train=[]", "data.root=x"], ["data.train", "training needs a split"]),
+        (
+            ["+experiment=small", "data.val_annotations=[a,b]", "data.val_images=c", "data.root=x"],
+            ["data.val_annotations", "2 files and 1 folders"],
+        ),
+        (["+experiment=demo", "data.augmentation.horizontal_flip=2"], ["horizontal_flip", "between 0 and 1"]),
         (["+experiment=demo", "data.augmentation.hue=0.7"], ["data.augmentation.hue", "0.5"]),
         (["+experiment=demo", "data.augmentation.brightness=-1"], ["data.augmentation.brightness"]),
-        (["+experiment=demo", "data.augmentation.copy_paste=3"], ["data.augmentation.copy_paste", "probability"]),
+        (["+experiment=demo", "data.augmentation.copy_paste=3"], ["data.augmentation.copy_paste", "between 0 and 1"]),
         (["+experiment=demo", "data.augmentation.scale_range=[2,1]"], ["data.augmentation.scale_range"]),
         (["+experiment=demo", "data.augmentation.contrast=x"], ["data.augmentation.contrast", "'x'"]),
         (["+experiment=demo", "data.repeat_threshold=2"], ["data.repeat_threshold", "0 to 1"]),
-        (["+experiment=demo", "data.on_error=ignore"], ["data.on_error", "'ignore'", "'raise' or 'skip'"]),
+        (["+experiment=demo", "data.on_error=ignore"], ["data.on_error", "'ignore'", "one of raise, skip"]),
         (["+experiment=demo", "precision=fp16"], ["precision", "'fp16'", "mixed_float16, mixed_bfloat16"]),
         (["+experiment=demo", "optimizer.name=adam"], ["optimizer.name", "'adam'", "sgd, lars, novograd"]),
         (["+experiment=demo", "optimizer.decay=cosine"], ["optimizer.decay=cosine", "optimizer.drop_fractions=[]"]),
@@ -157,7 +170,7 @@ def test_missing_weights(command, shapes: Path) -> None:
 
 def test_a_bucket_that_holds_no_image(command, shapes: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "data.buckets=[[32,32]]")
-    assert_refused(outcome, "none holds an image")
+    assert_refused(outcome, "data.buckets=[[32, 32]]", "holds an image resized to 256 x 256")
 
 
 def test_a_bucket_that_holds_no_validation_image(command, shapes: Path) -> None:
@@ -167,16 +180,21 @@ def test_a_bucket_that_holds_no_validation_image(command, shapes: Path) -> None:
 
 
 def test_ground_truth_that_cannot_be_scored(command, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, **options: object) -> None:
-        raise GroundTruthError(f"{path}: image id 7 is used twice")
+    def refuse(dataset: CocoDataset) -> None:
+        raise GroundTruthError(f"{dataset.name}: image id 7 is used twice")
 
-    monkeypatch.setattr("mrcnn_train.training.data.CocoEvaluator", refuse)
+    monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", refuse)
     assert_refused(command("+experiment=small", f"data.root={shapes}"), "instances_val.json", "image id 7")
 
 
 def test_ground_truth_that_can_be_scored_is_read_before_training(command, shapes: Path, monkeypatch) -> None:
     read = []
-    monkeypatch.setattr("mrcnn_train.training.data.CocoEvaluator", lambda path, **options: read.append(path.name))
+
+    def note(dataset: CocoDataset) -> CocoEvaluator:
+        read.append(dataset.annotation_path.name)
+        return CocoEvaluator(dataset)
+
+    monkeypatch.setattr("mrcnn_train.training.datasets.CocoEvaluator", note)
     assert command("+experiment=small", f"data.root={shapes}", "dry_run=true").exit_code == 0
     assert read == ["instances_val.json"]
 
@@ -232,9 +250,11 @@ def test_a_launcher_of_another_size(command, shapes: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os._exit", ended.append)
     monkeypatch.setenv("HOROVOD_RANK", "1")
     monkeypatch.setenv("HOROVOD_SIZE", "2")
+    monkeypatch.setenv("HOROVOD_LOCAL_RANK", "1")
+    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "2")
     outcome = command("+experiment=small", f"data.root={shapes}", "launch.processes=4")
     assert ended == [2]
-    assert "process 1: launch asks for 4 processes, and a launcher has started 2" in outcome.err
+    assert "process 1: launch asks for 4 processes, but a launcher has started 2" in outcome.err
 
 
 def test_multirun_gives_every_job_a_process(command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +279,51 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert outcome.exit_code == 0
     assert "WARNING" in outcome.err
     assert "frozen_bn" in outcome.err
+
+
+def test_a_folder_of_the_users_does_not_become_a_run(command, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.md").write_text("my thesis")
+    outcome = command("+experiment=small", f"data.root={shapes}", "run.dir=mine")
+    assert_refused(outcome, "run.dir=", "mine holds files that are not of a run", "empty folder")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.md"]
+    assert (tmp_path / "mine" / "report.md").read_text() == "my thesis"
+
+
+@pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val"])
+def test_shapes_are_not_drawn_over_data_of_the_users(command, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"my own")
+    outcome = command("+experiment=demo", "data.root=mine", "dry_run=true")
+    assert_refused(outcome, "data.root=", "holds data that data.synthetic did not draw", "data.synthetic=null")
+    assert path.read_bytes() == b"my own"
+    assert sum(one.is_file() for one in (tmp_path / "mine").rglob("*")) == 1
+
+
+def test_an_interrupted_drawing_is_done_again(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["+experiment=demo", "data.synthetic.train=2", "data.synthetic.val=1", "dry_run=true"]
+
+    def interrupt(root: Path, **options: object) -> None:
+        generate_shapes(root, **options)
+        (root / "annotations" / "instances_val.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mrcnn_train.training.synthetic.generate_shapes", interrupt)
+        assert command(*options).exit_code == 130
+    outcome = command(*options)
+    assert outcome.exit_code == 0, outcome.err
+    assert "Drawing" in outcome.out
+
+
+def test_errors_escape_names_from_files(command, small_root: Path) -> None:
+    path = small_root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "a\x1b[2J\u202eb"
+    path.write_text(json.dumps(content))
+    outcome = command("+experiment=small", f"data.root={small_root}")
+    assert_refused(outcome, "a\\x1b[2J\\u202eb")
 
 
 def test_demo_draws_its_data_once(command, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from mrcnn_data import CocoDataset, DatasetError
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train import RunConfig
-from mrcnn_train.runner import make_paths_absolute, open_data
-from mrcnn_train.training.data import open_train, open_val
+from mrcnn_train.config.resolving import resolve
+from mrcnn_train.training.datasets import open_data, open_train, open_val
 
 
 @pytest.fixture
@@ -55,13 +55,20 @@ def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: 
     return [line.partition(":")[2].strip() for line in lines if line.startswith("check:")]
 
 
+def test_ignored_objects_are_not_required_and_the_plan_says_so(config, root: Path, capsys) -> None:
+    open_data(config, rank=0, size=1).loader.close()
+    assert "evaluation:" not in capsys.readouterr().out
+    edit_annotations(root, "val", ignore=1)
+    open_data(config, rank=0, size=1).loader.close()
+    assert "leaves them out: 1" in capsys.readouterr().out
+
+
 def test_the_second_run_reads_no_annotation_file(config, monkeypatch) -> None:
     first = open_train(config.data)
-    assert open_val(config.data, first) is not None
+    assert open_val(config.data, first)
     forbid(monkeypatch, "mrcnn_data.annotations.cache.read_annotations")
     train = open_train(config.data)
-    val = open_val(config.data, train)
-    assert val is not None
+    ((_, val),) = open_val(config.data, train)
     assert is_mapped(train)
     assert is_mapped(val)
     assert train.num_objects().tolist() == first.num_objects().tolist()
@@ -73,7 +80,7 @@ def test_explicit_paths_are_cached_too(config, root: Path, tmp_path: Path) -> No
         setattr(config.data, f"{split}_images", str(root / split))
     config.data.root = None
     assert is_mapped(open_train(config.data))
-    assert is_mapped(open_val(config.data, open_train(config.data)))
+    assert is_mapped(open_val(config.data, open_train(config.data))[0].dataset)
     assert len(list((tmp_path / "cache").glob("*.columns"))) == 2
 
 
@@ -81,9 +88,9 @@ def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -
     """As the ranks of a job do; each reads annotations out of it."""
     code = (
         "import sys; from mrcnn_train.config.options import DataOptions\n"
-        "from mrcnn_train.training.data import open_train, open_val\n"
+        "from mrcnn_train.training.datasets import open_train, open_val\n"
         "data = DataOptions(root=sys.argv[1], train='train', val='val', cache_dir=sys.argv[2])\n"
-        "train = open_train(data); val = open_val(data, train)\n"
+        "train = open_train(data); ((_, val),) = open_val(data, train)\n"
         "print([[d.annotations.classes.flags.writeable, d.num_objects().tolist(), str(d.instances(0).segmentations)]"
         " for d in (train, val)])"
     )
@@ -101,11 +108,9 @@ def test_the_cache_lies_below_the_folder_of_the_launch(compose, monkeypatch, tmp
     """Absolute in the config that is saved: a run that is resumed from elsewhere finds it."""
     monkeypatch.chdir(tmp_path)
     config = compose("+experiment=small", "data.root=data")
-    make_paths_absolute(config)
-    assert config.data.cache_dir == str(tmp_path / "outputs" / "annotation-cache")
+    assert resolve(config).data.cache_dir == str(tmp_path / "outputs" / "annotation-cache")
     config.data.cache_dir = None
-    make_paths_absolute(config)
-    assert config.data.cache_dir is None
+    assert resolve(config).data.cache_dir is None
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(config, tmp_path: Path, capsys) -> None:
@@ -154,6 +159,17 @@ def test_image_files_that_are_skipped_are_told(config, root: Path, capsys) -> No
     assert val_line.startswith("val: dropped: 1 x image file missing (image 2): skipped")
 
 
+def test_what_is_not_scored_is_told(config, root: Path, capsys) -> None:
+    edit_annotations(root, "val", ignore=1)
+    edit_annotations(root, "train", ignore=1)
+    open_data(config, rank=0, size=1).loader.close()
+    out = capsys.readouterr().out
+    assert (
+        "instances_val.json: objects with `ignore` that need not be found, because training leaves them out: 1" in out
+    )
+    assert out.count("need not be found") == 1
+
+
 def test_only_rank_0_checks(config, root: Path, capsys) -> None:
     (root / "train" / "000003.png").write_bytes(b"")
     config.train.global_batch = 4
@@ -180,6 +196,6 @@ def test_what_was_found_in_data_that_is_gone_is_forgotten(config, root: Path, ca
 
 
 def test_many_objects_are_announced(config, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mrcnn_train.training.data.MANY_OBJECTS", 1)
+    monkeypatch.setattr("mrcnn_train.training.datasets.MANY_OBJECTS", 1)
     announced, _ = check_lines(capsys, config)
     assert announced.endswith("objects in 18 images ...")

@@ -3,20 +3,21 @@
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from mrcnn_train import ConfigError
-from mrcnn_train.config.options import asked_processes, check
+from mrcnn_train.config.checks import check
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import PeerLostError
-from mrcnn_train.job.distributed import Processes, connect, is_of_horovod, peer_errors
+from mrcnn_train.job.distributed import EXCHANGE, Processes, RankStart, connect, is_of_exchange
 from mrcnn_train.job.launch import run_here
 from mrcnn_train.job.place import Place
-from mrcnn_train.training.data import make_loader, open_train
+from mrcnn_train.training.datasets import make_loader, open_train
 
 
 def test_a_single_process_gets_back_what_it_gives() -> None:
@@ -45,7 +46,8 @@ class PretendedPair(Processes):
         self._other = other
 
     def gather(self, value):
-        return [value, self._other] if self.rank == 0 else [self._other, value]
+        other = ("ConfigError: theirs", None) if self._other else (None, None)
+        return [value, other] if self.rank == 0 else [other, value]
 
 
 @pytest.mark.parametrize(("rank", "other_failed", "raised"), [(0, True, ConfigError), (1, True, PeerLostError)])
@@ -63,14 +65,29 @@ def test_a_process_that_did_not_fail_ends_without_a_message() -> None:
     assert str(caught.value) == ""
 
 
-def test_whose_error_it_is() -> None:
-    assert is_of_horovod(RuntimeError("Horovod has been shut down"))
-    assert not is_of_horovod(RuntimeError("out of memory"))
-    assert not is_of_horovod(ConfigError("horovod is not installed"))
-    with pytest.raises(PeerLostError), peer_errors():
-        raise RuntimeError("HorovodAllreduce failed")
-    with pytest.raises(ValueError, match="other"), peer_errors():
-        raise ValueError("other")
+@pytest.mark.parametrize(
+    ("error", "is_peer"),
+    [
+        (RuntimeError("Horovod has been shut down. This was caused by an exception on one of the ranks"), True),
+        (tf.errors.UnknownError(None, None, "{{function_node f}} HorovodAllreduce failed"), True),
+        (tf.errors.UnknownError(None, None, f"Detected at node '{EXCHANGE}.gradient0'"), True),
+        (tf.errors.UnknownError(None, None, "[/src/gloo/transport/tcp/pair.cc:598] Connection closed by peer"), True),
+        (RuntimeError("out of memory"), False),
+        (ConfigError("horovod is not installed"), False),
+        (FileNotFoundError(2, "No such file", "/horovod-runs/7/curves.png"), False),
+        (RuntimeError("/horovod-runs/7 cannot be read"), False),
+        (tf.errors.NotFoundError(None, None, "/horovod-runs/7/tensorboard; No such file or directory"), False),
+        (tf.errors.ResourceExhaustedError(None, None, "/horovod-runs/7: No space left on device"), False),
+    ],
+)
+def test_whose_error_it_is(error: Exception, is_peer: bool) -> None:
+    """A path with the word in it is no sign of another process."""
+    assert is_of_exchange(error) == is_peer
+
+
+def test_a_single_process_has_no_peers() -> None:
+    with pytest.raises(RuntimeError, match="horovod-runs"), Processes().peer_errors():
+        raise RuntimeError("HorovodAllreduce: /horovod-runs/7")
 
 
 def test_a_step_that_processes_cannot_share(tiny) -> None:
@@ -114,8 +131,8 @@ def no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that do not talk need no Horovod to be started."""
 
     @contextlib.contextmanager
-    def numbers(size: int) -> Iterator[list[dict[str, str]]]:
-        yield [{"RANK": str(rank)} for rank in range(size)]
+    def numbers(counts: list[int], addresses: list[str]) -> Iterator[tuple[int, list[RankStart]]]:
+        yield 1, [RankStart(0, {"RANK": str(rank)}) for rank in range(sum(counts))]
 
     monkeypatch.setattr("mrcnn_train.job.launch.rendezvous", numbers)
 
@@ -130,14 +147,14 @@ def no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_exit_code_of_a_job(no_rendezvous, capfd, body: str, exit_code: int, words: str) -> None:
     code = f"import os, sys; rank = int(os.environ['RANK']); {body}"
-    assert run_here([sys.executable, "-c", code], count=2) == exit_code
+    assert run_here(["-c", code], count=2) == exit_code
     assert words in capfd.readouterr().err
 
 
 def test_who_hangs_when_another_failed_is_killed(no_rendezvous, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.setattr("mrcnn_train.job.launch.GRACE", 0.5)
     code = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '0' else time.sleep(600)"
-    assert run_here([sys.executable, "-c", code], count=2) == 3
+    assert run_here(["-c", code], count=2) == 3
     assert "process 1 did not end" in capfd.readouterr().err
 
 
@@ -145,6 +162,7 @@ def test_sigterm_reaches_all_processes(no_rendezvous, monkeypatch: pytest.Monkey
     code = (
         "import os, pathlib, signal, sys, time; mark = os.environ['RANK'] + '-ended'\n"
         "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(mark).touch(), sys.exit(143)))\n"
+        "from mrcnn_train.job.link import follow_launcher; follow_launcher()\n"
         "pathlib.Path(os.environ['RANK']).touch()\n"
         "time.sleep(600)"
     )
@@ -157,5 +175,5 @@ def test_sigterm_reaches_all_processes(no_rendezvous, monkeypatch: pytest.Monkey
             sent.append(os.kill(os.getpid(), signal.SIGTERM))
 
     monkeypatch.setattr("mrcnn_train.job.launch.time.sleep", sleep_and_terminate)
-    assert run_here([sys.executable, "-c", code], count=2) == 143
+    assert run_here(["-c", code], count=2) == 143
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "0-ended", "1-ended"}

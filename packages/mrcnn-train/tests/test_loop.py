@@ -1,4 +1,4 @@
-"""The loop around steps and evaluations that cost nothing: background, targets, full disks, profiles, votes."""
+"""The loop around steps and evaluations that cost nothing: when things are due, targets, full disks, votes."""
 
 import errno
 import time
@@ -19,11 +19,11 @@ from mrcnn_train.job.votes import StopVotes
 from mrcnn_train.record.metrics_log import read_rows
 from mrcnn_train.record.progress import ProgressDisplay
 from mrcnn_train.record.run_record import RunRecord, Scored
-from mrcnn_train.record.window import COUNTS, EpochMeter
+from mrcnn_train.record.window import EpochMeter
 from mrcnn_train.training.checkpoint import save_checkpoint
+from mrcnn_train.training.due import Cadence, Due, what_is_due
 from mrcnn_train.training.evaluation import CONTACT_SHEET, Evaluation
-from mrcnn_train.training.loop import _reaches
-from mrcnn_train.training.step import LOSS_NAMES
+from mrcnn_train.training.scoring import reaches
 
 
 def result_of(box_ap: float, mask_ap: float) -> SimpleNamespace:
@@ -32,30 +32,18 @@ def result_of(box_ap: float, mask_ap: float) -> SimpleNamespace:
     )
 
 
-class HollowStep:
-    """Changes nothing, and measures ones."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        pass
-
-    def __call__(self, batches: object, learning_rate: float, stop_flags: list[bool]) -> dict[str, tf.Tensor]:
-        names = (*LOSS_NAMES, *COUNTS, "total", "gradient_norm", *(f"stop{i}" for i in range(len(stop_flags))))
-        return {name: tf.constant(1.0) for name in names}
-
-
 @pytest.fixture
-def hollow(monkeypatch: pytest.MonkeyPatch, tiny):
+def hollow(monkeypatch: pytest.MonkeyPatch, hollow_step, tiny):
     """Compose runs of six steps whose evaluations, after steps 3 and 6, find box AP 0.4 and mask AP 0.3."""
 
-    def score(self: Evaluation, evaluator: None, run_dir: Path, *, step: int) -> SimpleNamespace:
+    def score(self: Evaluation, evaluators: list, run_dir: Path, *, step: int) -> dict[str, SimpleNamespace]:
         time.sleep(0.01)
         cv2.imwrite(str(run_dir / CONTACT_SHEET), np.zeros((4, 4, 3), np.uint8))
-        return result_of(0.4, 0.3)
+        return {"val": result_of(0.4, 0.3)}
 
-    monkeypatch.setattr("mrcnn_train.training.loop.TrainStep", HollowStep)
-    monkeypatch.setattr(Evaluation, "detect", lambda self, progress: None)
+    monkeypatch.setattr(Evaluation, "detect", lambda self, progress: [])
     monkeypatch.setattr(Evaluation, "score", score)
-    monkeypatch.setattr(ProgressDisplay, "tables", lambda self, result: None)
+    monkeypatch.setattr(ProgressDisplay, "tables", lambda self, results: None)
     return lambda *overrides: tiny("eval.every_epochs=0.5", *overrides)
 
 
@@ -105,7 +93,7 @@ def test_target_ends_the_run(hollow, tmp_path: Path, monkeypatch, capsys, is_in_
     [((0.4, None), True), ((0.41, None), False), ((0.4, 0.3), True), ((0.4, 0.31), False), ((None, None), False)],
 )
 def test_targets(target: tuple[float | None, float | None], reached: bool) -> None:
-    assert _reaches(StopOptions(*target), Scored(3, result_of(0.4, 0.3))) == reached
+    assert reaches(StopOptions(*target), Scored(3, {"val": result_of(0.4, 0.3)})) == reached
 
 
 def test_profile_of_some_steps(hollow, tmp_path: Path) -> None:
@@ -132,8 +120,51 @@ def test_a_full_disk_is_one_line(hollow, monkeypatch, where: str) -> None:
         "curves": ("draw_curves", lambda *args: fill_up()),
     }[where]
     monkeypatch.setattr(f"mrcnn_train.record.run_record.{target}", replacement)
-    with pytest.raises(SaveError, match=r"run cannot be written: No space left on device; resume=.* from step-0000000"):
+    with pytest.raises(
+        SaveError, match=r"run cannot be written: No space left on device; resume=.* continues from step-0000000"
+    ):
         run(hollow("checkpoint.every_steps=1"))
+
+
+# Six steps an epoch in 20 steps; every 5 steps a log line, every 4 a checkpoint, every 2 epochs an evaluation.
+CADENCE = Cadence(total_steps=20, log_steps=5, save_steps=4, save_epochs=None, evaluates=True, evaluate_epochs=2.0)
+
+
+def due_after(done: int, cadence: Cadence = CADENCE, *, is_first: bool = False, has_to_stop: bool = False) -> Due:
+    before, after = (done - 1) / 6, done / 6
+    return what_is_due(
+        done, cadence, epoch_before=before, epoch_after=after, is_first=is_first, has_to_stop=has_to_stop
+    )
+
+
+@pytest.mark.parametrize(
+    ("due", "expected"),
+    [
+        (due_after(1), Due(log=False, log_epoch=False, save=False, evaluate=False, stop=False)),
+        (due_after(1, is_first=True), Due(log=True, log_epoch=False, save=False, evaluate=False, stop=False)),
+        (due_after(5), Due(log=True, log_epoch=False, save=False, evaluate=False, stop=False)),
+        (due_after(6), Due(log=False, log_epoch=True, save=False, evaluate=False, stop=False)),
+        (due_after(8), Due(log=True, log_epoch=False, save=True, evaluate=False, stop=False)),
+        (due_after(12), Due(log=True, log_epoch=True, save=True, evaluate=True, stop=False)),
+        (due_after(12, has_to_stop=True), Due(log=True, log_epoch=True, save=True, evaluate=False, stop=True)),
+        (due_after(20), Due(log=True, log_epoch=False, save=True, evaluate=True, stop=True)),
+        (due_after(20, has_to_stop=True), Due(log=True, log_epoch=False, save=True, evaluate=False, stop=True)),
+        (
+            due_after(12, CADENCE._replace(evaluates=False)),
+            Due(log=True, log_epoch=True, save=True, evaluate=False, stop=False),
+        ),
+        (
+            due_after(3, CADENCE._replace(save_epochs=0.5)),
+            Due(log=True, log_epoch=False, save=True, evaluate=False, stop=False),
+        ),
+        (
+            due_after(20, CADENCE._replace(evaluate_epochs=None)),
+            Due(log=True, log_epoch=False, save=True, evaluate=True, stop=True),
+        ),
+    ],
+)
+def test_what_is_due(due: Due, expected: Due) -> None:
+    assert due == expected
 
 
 def test_throughput_of_an_epoch() -> None:
@@ -149,8 +180,8 @@ def votes_of(size: int) -> tuple[StopVotes, StopSignals]:
     return StopVotes(Processes(Place(0, size)), stop), stop
 
 
-def shares(*values: float) -> dict[str, tf.Tensor]:
-    return {f"stop{number}": tf.constant(value) for number, value in enumerate(values)}
+def shares(*values: float) -> tf.Tensor:
+    return tf.constant(values, tf.float32)
 
 
 def test_a_single_process_obeys_at_once() -> None:
@@ -166,9 +197,7 @@ def test_many_obey_what_all_have_heard_one_step_later() -> None:
     votes, stop = votes_of(2)
     stop.received = 15  # this process alone knows
     assert votes.mine() == [True, False, False]
-    metrics = shares(0.5, 0, 0) | {"total": tf.constant(1.0)}
-    votes.count(metrics)
-    assert metrics.keys() == {"total"}
+    votes.count(shares(0.5, 0, 0))
     assert votes.signal is None
     votes.count(shares(0.5, 0, 0))
     assert votes.signal == 15

@@ -1,7 +1,6 @@
 """Which process this is under each launcher, and which cores and GPU it takes."""
 
 import ctypes
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrcnn_train import ConfigError
-from mrcnn_train.job.devices import check_gpus_differ, gpu_uuid, limit_to_local_cpus, own_gpu
+from mrcnn_train.job.devices import check_gpus_differ, gpu_uuid, own_gpu
 from mrcnn_train.job.place import Place, check_alone, launched_place, tasks_per_node
 
 # Seen in tasks of Slurm 22.05: `srun -N 2 -n 3`, the task of the second node.
@@ -97,18 +96,6 @@ def test_one_process_in_a_slurm_job_of_several() -> None:
     check_alone({"SLURM_JOB_ID": "7"})
     check_alone({})
     check_alone(SRUN)
-
-
-def test_cores_of_a_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[int]] = []
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: given.append(cores))
-    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
-    assert given == [[2, 3]]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})  # bound by the launcher
-    limit_to_local_cpus(Place(5, 8, local_rank=1, local_size=4))
-    assert given == [[2, 3]]
 
 
 def test_own_gpu() -> None:

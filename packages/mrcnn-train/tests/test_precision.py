@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_model import Losses
 from mrcnn_train import DivergedError, run
 from mrcnn_train.record.metrics_log import read_rows
 from mrcnn_train.record.window import Window
 from mrcnn_train.training.loss_scale import MAXIMUM, MINIMUM, LossScale
+from mrcnn_train.training.step import Measured, StepMetrics
 
 
 def numbers(scale: LossScale) -> tuple[float, int, int]:
@@ -31,13 +33,22 @@ def test_loss_scale_stays_in_its_range(initial: float, is_finite: bool, last: fl
     assert float(scale.scale) == last
 
 
-def metrics(**values: float) -> dict[str, tf.Tensor]:
-    names = ("rpn_class", "rpn_box", "box_class", "box_reg", "mask", "total", "gradient_norm")
-    counts = ("valid_proposals", "foreground_anchors", "foreground_rois")
-    return {name: tf.constant(v) for name, v in (dict.fromkeys((*names, *counts), 1.0) | values).items()}
+def metrics(
+    *,
+    mask: float = 1.0,
+    total: float = 1.0,
+    gradient_norm: float = 1.0,
+    loss_scale: float | None = None,
+    skipped_steps: float | None = None,
+) -> StepMetrics:
+    one = tf.constant(1.0)
+    counts = dict.fromkeys(("valid_proposals", "foreground_anchors", "foreground_rois"), one)
+    measured = Measured(Losses(one, one, one, one, tf.constant(mask)), tf.constant(total), counts)
+    scaling = [None if value is None else tf.constant(value) for value in (loss_scale, skipped_steps)]
+    return StepMetrics(measured, tf.constant(gradient_norm), tf.zeros(3), tf.zeros(1), *scaling)
 
 
-def window_of(*steps: dict[str, tf.Tensor]) -> Window:
+def window_of(*steps: StepMetrics) -> Window:
     window = Window(images_per_step=2, gather=lambda ids: [ids, [7]])
     for number, one in enumerate(steps, start=1):
         window.add(number, one, learning_rate=0.1, image_ids=[5])
@@ -60,7 +71,7 @@ def test_skipped_steps_are_no_divergence() -> None:
         metrics(mask=np.nan, total=np.nan, loss_scale=16.0, skipped_steps=1.0),  # the loss itself overflows
     ],
 )
-def test_divergence_names_the_images_of_all_processes(spoilt: dict[str, tf.Tensor]) -> None:
+def test_divergence_names_the_images_of_all_processes(spoilt: StepMetrics) -> None:
     with pytest.raises(DivergedError, match=r"step 1: (gradient_norm|mask) is (inf|nan), .*images 5, 7;"):
         window_of(spoilt).read()
 
@@ -89,10 +100,10 @@ def test_half_precision_follows_float32(tiny, tmp_path) -> None:
 
 def test_forced_overflow_is_skipped_and_counted(tiny, tmp_path, monkeypatch) -> None:
     """At a scale of 2^31 float16 overflows; every such step halves it and leaves the weights alone."""
-    monkeypatch.setattr("mrcnn_train.training.start.LossScale", lambda: LossScale(initial=2.0**31))
-    assert run(tiny("precision=mixed_float16", "data.val=null", "log.every=1")) == 0
+    monkeypatch.setattr("mrcnn_train.training.state.LossScale", lambda: LossScale(initial=2.0**31))
+    assert run(tiny("precision=mixed_float16", "data.val=null", "train.max_steps=3")) == 0
     rows = train_rows(tmp_path / "run")
-    assert [row["skipped_steps"] for row in rows][:3] == [1, 2, 3]
-    assert [row["loss_scale"] for row in rows][:3] == [2.0**31, 2.0**30, 2.0**29]
-    assert all("gradient_norm" not in row for row in rows[:3])
+    assert [row["skipped_steps"] for row in rows] == [1, 2, 3]
+    assert [row["loss_scale"] for row in rows] == [2.0**31, 2.0**30, 2.0**29]
+    assert all("gradient_norm" not in row for row in rows)
     assert all(np.isfinite(row["total"]) for row in rows)

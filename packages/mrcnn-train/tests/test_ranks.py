@@ -93,12 +93,12 @@ def furthest(one: Path, other: Path) -> float:
 
 @pytest.mark.parametrize("norm", ["gn", "sync_bn"])
 def test_two_processes_equal_one(two: list[str], norm: str, capfd) -> None:
-    exit_code = run_here([sys.executable, ONE_OF_TWO, "compare", *two, f"model.norm={norm}"], count=2)
+    exit_code = run_here([ONE_OF_TWO, "compare", *two, f"model.norm={norm}"], count=2)
     assert exit_code == 0, capfd.readouterr()
 
 
 def test_float16_on_the_wire(two: list[str], capfd) -> None:
-    assert run_here([sys.executable, ONE_OF_TWO, "wire", *two], count=2) == 0, capfd.readouterr()
+    assert run_here([ONE_OF_TWO, "wire", *two], count=2) == 0, capfd.readouterr()
 
 
 def test_resume_with_another_number_of_processes(two: list[str], tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_unreadable_image_in_the_loader_of_one_process(two: list[str], shapes: P
 
 
 def test_infinite_gradient_in_one_process(two: list[str], tmp_path: Path, capfd) -> None:
-    command = [sys.executable, ONE_OF_TWO, "gradients", *two, f"run.dir={tmp_path / 'run'}"]
+    command = [ONE_OF_TWO, "gradients", *two, f"run.dir={tmp_path / 'run'}"]
     assert run_here(command, count=2) == 1
     error = capfd.readouterr().err
     assert error.count("diverged at step 1: gradient_norm is inf") == 1
@@ -168,7 +168,7 @@ def test_infinite_gradient_in_one_process(two: list[str], tmp_path: Path, capfd)
 
 
 def test_infinite_gradient_in_one_process_is_skipped_with_a_loss_scale(two: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, ONE_OF_TWO, "gradients", *two, f"run.dir={tmp_path / 'run'}"]
+    command = [ONE_OF_TWO, "gradients", *two, f"run.dir={tmp_path / 'run'}"]
     options = ["precision=mixed_float16", "train.max_steps=3", "data.val=null"]
     assert run_here([*command, *options], count=2) == 0
     rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
@@ -176,7 +176,7 @@ def test_infinite_gradient_in_one_process_is_skipped_with_a_loss_scale(two: list
 
 
 def test_evaluator_that_raises(two: list[str], tmp_path: Path, capfd) -> None:
-    command = [sys.executable, ONE_OF_TWO, "scores", *two, f"run.dir={tmp_path / 'run'}", "eval.every_epochs=1"]
+    command = [ONE_OF_TWO, "scores", *two, f"run.dir={tmp_path / 'run'}", "eval.every_epochs=1"]
     assert run_here([*command, "eval.background=true"], count=2) == 1
     error = capfd.readouterr().err
     assert "no scores today" in error
@@ -186,7 +186,7 @@ def test_evaluator_that_raises(two: list[str], tmp_path: Path, capfd) -> None:
 
 def hang(fault: str, options: list[str], run_dir: Path) -> int:
     """Run a job of which process 1 hangs in its third step."""
-    command = [sys.executable, ONE_OF_TWO, fault, *options, f"run.dir={run_dir}", "train.max_steps=100000"]
+    command = [ONE_OF_TWO, fault, *options, f"run.dir={run_dir}", "train.max_steps=100000"]
     exit_code = run_here(command, count=2)
     assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")][-1] == 2
     return exit_code
@@ -213,7 +213,7 @@ def test_a_process_that_does_not_come_ends_the_job(two: list[str], tmp_path: Pat
 
 @pytest.mark.parametrize("is_in_background", [True, False])
 def test_target_that_rank_0_sees_ends_both(two: list[str], tmp_path: Path, capfd, is_in_background: bool) -> None:
-    command = [sys.executable, ONE_OF_TWO, "target", *two, f"run.dir={tmp_path / 'run'}", "train.max_steps=100000"]
+    command = [ONE_OF_TWO, "target", *two, f"run.dir={tmp_path / 'run'}", "train.max_steps=100000"]
     options = ["eval.every_epochs=1", f"eval.background={is_in_background}", "stop_at.box_ap=0.5"]
     assert run_here([*command, *options], count=2) == 0
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("target reached: box AP 0.5")]

@@ -1,5 +1,8 @@
 """Whole runs of a tiny network, in this process: what they leave, and that stopping and going on changes nothing."""
 
+import contextlib
+import copy
+import dataclasses
 import json
 import math
 import os
@@ -9,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from mrcnn_data import DatasetError
 from mrcnn_model import load_model, variable_key
 from mrcnn_train import ConfigError, DivergedError, RunConfig, run
-from mrcnn_train.config.composition import resumed_config
+from mrcnn_train.config.resolving import resolve
 from mrcnn_train.record.metrics_log import read_rows
-from mrcnn_train.runner import new_run_dir
+from mrcnn_train.record.run_dir import open_run_dir
 from mrcnn_train.training.step import TrainStep
 
 
@@ -42,30 +44,28 @@ def finished(compose, tiny_overrides, tmp_path_factory) -> Path:
 def stop_after(monkeypatch: pytest.MonkeyPatch):
     """Send this process a signal while the step of this number (from 1) runs, as a scheduler would."""
 
-    def install(step: int, number: int) -> None:
-        update, calls = TrainStep.__call__, []
+    def install(step: int, number: int, step_class: type = TrainStep) -> None:
+        update, calls = step_class.__call__, []
 
-        def update_and_signal(self, batches, learning_rate, stop_flags):
+        def update_and_signal(self, batches, learning_rate, votes, **options):
             calls.append(1)
             if len(calls) == step:
                 os.kill(os.getpid(), number)
-            return update(self, batches, learning_rate, stop_flags)
+            return update(self, batches, learning_rate, votes, **options)
 
-        monkeypatch.setattr(TrainStep, "__call__", update_and_signal)
+        monkeypatch.setattr(step_class, "__call__", update_and_signal)
 
     return install
-
-
-def resume(compose, run_dir: Path, *overrides: str) -> RunConfig:
-    """Config of `resume=RUN_DIR` with overrides, as the command makes it."""
-    composed = OmegaConf.structured(compose(f"resume={run_dir}", *overrides))
-    return resumed_config(composed, [override.split("=")[0] for override in overrides])
 
 
 def test_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
+        ".lock",
+        ".mrcnn-outputs.sha256",
         "config.yaml",
+        "environment.json",
+        "finished.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
@@ -77,7 +77,10 @@ def test_files(finished: Path) -> None:
     }
     assert checkpoints_of(finished)[-2:] == ["step-00000004", "step-00000006"]
     assert (finished / "checkpoints" / "best").read_text().strip() in checkpoints_of(finished)
-    assert sorted(p.name for p in (finished / "evaluation").iterdir()) == ["step-00000003.json", "step-00000006.json"]
+    assert sorted(p.name for p in (finished / "evaluation").glob("step-*")) == [
+        "step-00000003.json",
+        "step-00000006.json",
+    ]
     assert "AP50" in (finished / "ap_table.txt").read_text()
     for picture in ("contact_sheet.png", "curves.png"):
         assert (finished / picture).read_bytes().startswith(b"\x89PNG")
@@ -160,7 +163,73 @@ def test_a_run_directory_is_not_overwritten(finished: Path, tiny) -> None:
         run(tiny(f"run.dir={finished}"))
 
 
-def test_stop_and_resume_equal_the_straight_run(finished: Path, compose, tiny, tmp_path: Path, stop_after) -> None:
+def test_a_config_can_be_run_twice(hollow_step, compose, tiny_overrides, tmp_path: Path, monkeypatch) -> None:
+    """Relative paths are those of each launch; what the run resolves stays out of the caller's config."""
+    data = next(option for option in tiny_overrides if option.startswith("data.root=")).partition("=")[2]
+    config = compose(*tiny_overrides, "data.root=here", "data.val=null", "run.dir=run", "train.max_steps=1")
+    before = copy.deepcopy(config)
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "here").symlink_to(data)
+        monkeypatch.chdir(tmp_path / folder)
+        assert run(config) == 0
+        assert config == before
+        assert rows_of(tmp_path / folder / "run", "train")
+    config.resume = "run"
+    assert run(config) == 0
+    assert config.resume == "run"
+
+
+def test_the_config_of_a_run_is_frozen(tiny) -> None:
+    config = resolve(tiny())
+    for options, name in ((config, "resume"), (config.data, "cache_dir"), (config.model, "weights")):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+            setattr(options, name, None)
+
+
+@pytest.fixture
+def changeable(hollow_step, tiny, shapes: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Run directory and data of a run of two steps; a test may change the data."""
+    root = Path(shutil.copytree(shapes, tmp_path / "data"))
+    assert run(tiny(f"data.root={root}", "data.val=null", "data.cache_dir=null", "train.max_steps=2")) == 0
+    return tmp_path / "run", root
+
+
+def edit_train(root: Path, change) -> None:
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["images"].pop(3), r"12 images with \d+ objects at the checkpoint, 11 images with"),
+        (
+            lambda content: content["annotations"].pop(3),
+            r"12 images with \d+ objects at the checkpoint, 12 images with",
+        ),
+        (lambda content: content["annotations"][3].update(bbox=[1, 1, 9, 9]), "still 12 images with .*not the same"),
+        (lambda content: content["images"].reverse(), "still 12 images with .*not the same"),
+    ],
+)
+def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, change, words: str) -> None:
+    run_dir, root = changeable
+    edit_train(root, change)
+    if "11 images" in words:
+        ids = {image["id"] for image in json.loads((root / "annotations/instances_train.json").read_text())["images"]}
+        edit_train(root, lambda c: c.update(annotations=[a for a in c["annotations"] if a["image_id"] in ids]))
+    with pytest.raises(ConfigError, match=rf"resume=.*{words}.*data\.changed=accept"):
+        run(resume(run_dir, "train.max_steps=3"))
+    capsys.readouterr()
+    assert run(resume(run_dir, "train.max_steps=3", "data.changed=accept")) == 0
+    assert "the training data changed since the checkpoint" in capsys.readouterr().out
+    assert "changed: refuse" in (run_dir / "config.yaml").read_text()  # accepted this time only
+    assert run(resume(run_dir, "train.max_steps=4")) == 0  # the new checkpoint is of the new data
+
+
+def test_stop_and_resume_equal_the_straight_run(finished: Path, resume, tiny, tmp_path: Path, stop_after) -> None:
     stop_after(3, signal.SIGTERM)  # when an evaluation is due
     assert run(tiny("eval.every_epochs=0.5")) == 143
     run_dir = tmp_path / "run"
@@ -170,7 +239,7 @@ def test_stop_and_resume_equal_the_straight_run(finished: Path, compose, tiny, t
     # What was logged after the last checkpoint will be done again, and a kill may tear the last line.
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "train", "step": 4, "total": 9.0, "minutes": 9.0}) + '\n{"kind": "tr')
-    assert run(resume(compose, run_dir)) == 0
+    assert run(resume(run_dir)) == 0
 
     straight, resumed = rows_of(finished, "train"), rows_of(run_dir, "train")
     assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
@@ -191,8 +260,8 @@ def test_stop_and_resume_equal_the_straight_run(finished: Path, compose, tiny, t
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 
 
-def test_interrupt_saves_and_exits_with_130(tiny, tmp_path: Path, stop_after, capsys) -> None:
-    stop_after(1, signal.SIGINT)
+def test_interrupt_saves_and_exits_with_130(hollow_step, tiny, tmp_path: Path, stop_after, capsys) -> None:
+    stop_after(1, signal.SIGINT, step_class=hollow_step)
     assert run(tiny("data.max_gt=1")) == 130
     assert checkpoints_of(tmp_path / "run") == ["step-00000001"]
     out = capsys.readouterr().out
@@ -200,17 +269,17 @@ def test_interrupt_saves_and_exits_with_130(tiny, tmp_path: Path, stop_after, ca
     assert "left out of the training batches: " in out
 
 
-def test_resume_of_a_finished_run_only_reports(finished: Path, compose, capsys) -> None:
+def test_resume_of_a_finished_run_does_nothing(finished: Path, resume, capsys) -> None:
     before = (finished / "metrics.jsonl").read_text()
-    assert run(resume(compose, finished)) == 0
+    assert run(resume(finished)) == 0
     assert (finished / "metrics.jsonl").read_text() == before
-    assert str(finished / "ap_table.txt") in capsys.readouterr().out
+    assert "has finished after 6 steps: nothing is left to do" in capsys.readouterr().out
 
 
-def test_resume_with_more_steps_keeps_the_old_config(finished: Path, compose, tmp_path: Path) -> None:
+def test_resume_with_more_steps_keeps_the_old_config(finished: Path, hollow_step, resume, tmp_path: Path) -> None:
     run_dir = tmp_path / "longer"
     shutil.copytree(finished, run_dir)
-    assert run(resume(compose, run_dir, "train.max_steps=7", "data.val=null")) == 0
+    assert run(resume(run_dir, "train.max_steps=7", "data.val=null")) == 0
     assert [row["step"] for row in rows_of(run_dir, "train")] == [1, 2, 3, 4, 5, 6, 7]
     assert "max_steps: 7" in (run_dir / "config.yaml").read_text()
     (kept,) = run_dir.glob("config-until-*.yaml")
@@ -218,38 +287,37 @@ def test_resume_with_more_steps_keeps_the_old_config(finished: Path, compose, tm
 
 
 @pytest.mark.parametrize("override", ["model.fpn_channels=32", "train.seed=3", "train.global_batch=4", "run.dir=/x"])
-def test_resume_refuses_what_would_make_it_another_run(finished: Path, compose, override: str) -> None:
+def test_resume_refuses_what_would_make_it_another_run(finished: Path, resume, override: str) -> None:
     with pytest.raises(ConfigError, match=override.split("=")[0]):
-        resume(compose, finished, override)
+        resume(finished, override)
 
 
-def test_resume_without_a_checkpoint(finished: Path, compose, tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint(finished: Path, resume, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((finished / "config.yaml").read_text())
     with pytest.raises(ConfigError, match="no complete checkpoint"):
-        run(resume(compose, tmp_path))
+        run(resume(tmp_path))
 
 
-def test_fine_tuning_starts_at_step_zero_from_the_weights(finished: Path, tiny, tmp_path: Path, capsys) -> None:
-    config = tiny(f"model.weights={finished}", "train.max_steps=1", "optimizer.base_lr=1e-12", "data.val=null")
+def test_fine_tuning_starts_at_step_zero_from_the_weights(
+    finished: Path, hollow_step, tiny, tmp_path: Path, capsys
+) -> None:
+    config = tiny(f"model.weights={finished}", "train.max_steps=1", "data.val=null")
     assert run(config) == 0
     assert [row["step"] for row in rows_of(tmp_path / "run", "train")] == [1]
     source, _ = load_model(finished)
     tuned, card = load_model(tmp_path / "run")
     assert card.val_split is None
     for one, other in zip(source.variables, tuned.variables, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert "variables filled" in capsys.readouterr().out
     assert (tmp_path / "run" / "weights.txt").read_text().startswith("0 not in the file")
 
 
-def test_every_weight_that_did_not_fit_is_listed(tiny, tmp_path: Path, capsys) -> None:
+def test_every_weight_that_did_not_fit_is_listed(finished: Path, hollow_step, tiny, tmp_path: Path, capsys) -> None:
     """A backbone alone, of which one array is missing, with five arrays of something else."""
-    assert run(tiny("train.max_steps=1", "data.val=null")) == 0
     arrays = {f"extra{number}/W": np.zeros(1, np.float32) for number in range(5)}
-    stem = next(v for v in load_model(tmp_path / "run")[0].variables if variable_key(v) == "backbone.stem.kernel")
+    stem = next(v for v in load_model(finished)[0].variables if variable_key(v) == "backbone.stem.kernel")
     np.savez(tmp_path / "backbone.npz", **arrays, **{"conv0/W": stem.numpy()})
-    shutil.rmtree(tmp_path / "run")
-    capsys.readouterr()
     assert run(tiny(f"model.weights={tmp_path / 'backbone.npz'}", "train.max_steps=1", "data.val=null")) == 0
     out = capsys.readouterr().out
     assert "weights: 1 of" in out
@@ -262,13 +330,13 @@ def test_every_weight_that_did_not_fit_is_listed(tiny, tmp_path: Path, capsys) -
 
 @pytest.mark.parametrize("is_resumed", [False, True])
 def test_run_directory_that_cannot_be_written(
-    finished: Path, compose, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
+    finished: Path, resume, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
 ) -> None:
     def refuse(path: Path, config: RunConfig) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    config = resume(compose, finished) if is_resumed else tiny()
-    monkeypatch.setattr("mrcnn_train.runner.save_config", refuse)
+    config = resume(finished, "train.max_steps=7") if is_resumed else tiny()
+    monkeypatch.setattr("mrcnn_train.record.run_dir.save_config", refuse)
     run_dir = finished if is_resumed else tmp_path / "run"
     with pytest.raises(ConfigError, match=rf"{run_dir} cannot be written: Permission denied"):
         run(config)
@@ -279,7 +347,9 @@ def test_runs_of_the_same_second_have_directories_of_their_own(compose, tmp_path
     monkeypatch.setattr("time.strftime", lambda form: "now")
     config = compose("+experiment=demo")
     monkeypatch.setattr(Path, "exists", lambda path: False)  # the other run makes its directory just after this look
-    assert [new_run_dir(config).name for _ in range(3)] == ["now", "now_2", "now_3"]
+    with contextlib.ExitStack() as stack:
+        names = [stack.enter_context(open_run_dir(config)).name for _ in range(3)]
+    assert names == ["now", "now_2", "now_3"]
 
 
 def test_weights_of_other_classes(finished: Path, tiny, shapes: Path, tmp_path: Path) -> None:
@@ -292,9 +362,32 @@ def test_weights_of_other_classes(finished: Path, tiny, shapes: Path, tmp_path: 
         for s in ("train", "val")
         for what, p in (("annotations", tmp_path / f"{s}.json"), ("images", shapes / s))
     ]
-    with pytest.raises(ConfigError, match=r"model\.weights=.* has 6 classes, the training data has 7"):
+    with pytest.raises(
+        ConfigError, match=r"model\.weights=.* has 6 classes, the training data has 7: model\.new_classes=true"
+    ):
         run(tiny(f"model.weights={finished}", *paths))
     assert not (tmp_path / "run").exists()
+
+
+def test_new_classes_start_the_layers_over_classes_fresh(
+    finished: Path, hollow_step, tiny, shapes: Path, tmp_path: Path, capsys
+) -> None:
+    content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    content["categories"].append({"id": 99, "name": "hexagon"})
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    paths = [f"data.train_annotations={tmp_path / 'train.json'}", f"data.train_images={shapes / 'train'}"]
+    options = [f"model.weights={finished}", "model.new_classes=true", "data.val=null", "train.max_steps=1"]
+    assert run(tiny(*paths, *options)) == 0
+    assert "of other classes, start fresh: box_head.deltas.bias" in capsys.readouterr().out
+    source, tuned = (
+        {variable_key(v): v.numpy() for v in load_model(path)[0].variables} for path in (finished, tmp_path / "run")
+    )
+    fresh = {key for key in source if source[key].shape != tuned[key].shape}
+    assert "box_head.logits.kernel" in fresh
+    for key in source.keys() - fresh:
+        np.testing.assert_array_equal(source[key], tuned[key], err_msg=key)
+    listed = (tmp_path / "run" / "weights.txt").read_text()
+    assert all(key in listed for key in fresh)
 
 
 def test_divergence_names_step_loss_and_images(tiny, tmp_path: Path) -> None:
@@ -342,7 +435,9 @@ def test_loss_falls(tiny, tmp_path: Path) -> None:
     assert "best" not in {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
 
 
-def test_a_model_without_masks(compose, tiny_overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_masks(
+    hollow_step, compose, tiny_overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_dir = tmp_path / "run"
     assert run(compose(*tiny_overrides, f"run.dir={run_dir}", "model.masks=false", "train.max_steps=2")) == 0
     out = capsys.readouterr().out

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import known_experiments
-from mrcnn_train.config.options import check
 from mrcnn_train.config.plan import describe_rates, make_plan
 from mrcnn_train.config.schedule import crosses, learning_rate, make_schedule, steps_of_epochs
 
@@ -216,7 +216,7 @@ def test_fractions_count_from_the_actual_end(compose) -> None:
         (12_000, "0.00333 at step 0, 0.01 from step 1000, 0.001 from step 8000, 0.0001 from step 10000"),
         (
             9_000,
-            "0.00333 at step 0, 0.01 from step 1000, 0.001 from step 8000; the run ends before it drops at step 10000",
+            "0.00333 at step 0, 0.01 from step 1000, 0.001 from step 8000; the run ends before the drop at step 10000",
         ),
         (
             501,

@@ -73,12 +73,6 @@ def test_variables_of_horovod() -> None:
     assert values["HOROVOD_GLOO_IFACE"] == "eth1"
 
 
-def test_interface() -> None:
-    assert slurm.interface_towards("127.0.0.1", {"eth0": ["10.0.0.1"], "lo": ["127.0.0.1"]}) == ("lo", "127.0.0.1")
-    with pytest.raises(ConfigError, match="HOROVOD_GLOO_IFACE"):
-        slurm.interface_towards("127.0.0.1", {"eth0": ["10.0.0.1"]})
-
-
 def test_a_name_without_an_address() -> None:
     with pytest.raises(ConfigError, match=r"node nowhere\.invalid"):
         slurm.resolve("nowhere.invalid")

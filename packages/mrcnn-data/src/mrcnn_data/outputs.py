@@ -1,7 +1,7 @@
-"""Write the files that commands leave: whole or not at all, and never over a file that the product did not write.
+"""Write output files completely or not at all, and never over a file that the product did not write.
 
 Each folder that a command writes into keeps `.mrcnn-outputs.sha256`: a line "SHA-256  NAME" for each file written, as
-`sha256sum -c` reads it. A later run replaces a file only where its content is still one of those lines.
+`sha256sum -c` reads it. A later run replaces a file only if one of these lines still describes its content.
 """
 
 from __future__ import annotations
@@ -20,33 +20,37 @@ LEDGER = ".mrcnn-outputs.sha256"
 
 
 class OutputError(ValueError):
-    """An output that would replace a file of the user's, or that cannot be written; the message names it."""
+    """An output that would replace a file of the user, or that cannot be written; the message names it."""
 
 
 def check_outputs(paths: Iterable[str | PathLike[str]]) -> None:
-    """Raise before the work is done where a file to be written exists and was not written by this product.
+    """Raise before the work is done if a file to be written exists and was not written by this product.
 
     Raises:
         OutputError: naming the first such file.
     """
-    ledgers: dict[Path, set[tuple[str, str]]] = {}
+    ledgers: dict[Path, bytes] = {}
     for path in map(Path, paths):
-        ledger = ledgers.setdefault(path.parent, _read_ledger(path.parent))
-        _require_ours(path, ledger)
+        if os.path.lexists(path):
+            if path.parent not in ledgers:
+                ledgers[path.parent] = _read_ledger(path.parent)
+            _require_ours(path, ledgers[path.parent])
 
 
 def write_output(path: str | PathLike[str], content: bytes) -> None:
     """Write a file in one step; its folder must exist.
 
     Args:
-        path: may exist where an earlier call wrote it and nothing changed it since.
+        path: may exist if an earlier call wrote it and nothing has changed it since.
+        content: of the file.
 
     Raises:
-        OutputError: the file exists and is not one that this product wrote, or the disk refuses.
+        OutputError: the file exists and was not written by this product, or the disk refuses.
     """
     path = Path(path)
-    _require_ours(path, _read_ledger(path.parent))
     existed = os.path.lexists(path)
+    if existed:
+        _require_ours(path, _read_ledger(path.parent))
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".partial", dir=path.parent)
         partial = Path(name)
@@ -54,24 +58,34 @@ def write_output(path: str | PathLike[str], content: bytes) -> None:
             with open(descriptor, "wb") as file:
                 file.write(content)
             partial.chmod(0o666 & ~_umask())
-            with open(path.parent / LEDGER, "a", encoding="utf-8", errors="surrogateescape") as ledger:
-                ledger.write(f"{hashlib.sha256(content).hexdigest()}  {_ledger_name(path)}\n")
+            with open(path.parent / LEDGER, "ab") as ledger:
+                ledger.write(_ledger_line(path, content))
             if existed:
                 partial.replace(path)
             else:
-                os.link(partial, path)  # fails where another process wrote the file meanwhile
+                _move_without_replacing(partial, path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{visible(str(path))} cannot be written: {error.strerror}") from error
 
 
-def _require_ours(path: Path, ledger: set[tuple[str, str]]) -> None:
-    if not os.path.lexists(path):
-        return
+def _move_without_replacing(partial: Path, path: Path) -> None:
+    """Give a complete file its name; raise FileExistsError if another process took the name meanwhile."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, such as FAT or a mounted bucket
+        with open(path, "xb"):
+            pass
+        partial.replace(path)
+
+
+def _require_ours(path: Path, ledger: bytes) -> None:
     if not path.is_symlink() and path.is_file():
         with contextlib.suppress(OSError):
-            if (hashlib.sha256(path.read_bytes()).hexdigest(), _ledger_name(path)) in ledger:
+            if b"\n" + _ledger_line(path, path.read_bytes()) in b"\n" + ledger:
                 return
     raise OutputError(
         f"{visible(str(path))} exists and was not written by this command, or was changed since: "
@@ -79,17 +93,16 @@ def _require_ours(path: Path, ledger: set[tuple[str, str]]) -> None:
     )
 
 
-def _read_ledger(folder: Path) -> set[tuple[str, str]]:
-    """Return (SHA-256, name) of the files written into a folder."""
+def _read_ledger(folder: Path) -> bytes:
     try:
-        lines = (folder / LEDGER).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        return (folder / LEDGER).read_bytes()
     except OSError:
-        return set()
-    return {(digest, name) for digest, _, name in (line.partition("  ") for line in lines) if name}
+        return b""
 
 
-def _ledger_name(path: Path) -> str:
-    return path.name.replace("\\", "\\\\").replace("\n", "\\n")
+def _ledger_line(path: Path, content: bytes) -> bytes:
+    name = os.fsencode(path.name.replace("\\", "\\\\").replace("\n", "\\n"))
+    return hashlib.sha256(content).hexdigest().encode() + b"  " + name + b"\n"
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""Show text that comes from files: names, paths and ids are data, and must not steer a terminal or a reader."""
+"""Show text that comes from files: names, paths and ids are data, and must not control a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ def visible(text: object, *, limit: int = 300) -> str:
     r"""Return text for one line of output: control and direction characters as escapes, the middle of long text cut.
 
     Args:
-        text: of any type; `str` is applied.
-        limit: most characters that are kept; of longer text the beginning and the end stay.
+        text: of any type; it is converted by `str`.
+        limit: of longer text only about this many characters are kept, from the beginning and the end.
 
     Returns:
-        Text without line breaks: `visible("a\x1b[2J")` is `a\\x1b[2J`.
+        Text without line breaks:
+
+        >>> print(visible("a\x1b[2J\nb"))
+        a\x1b[2J\nb
     """
     whole = str(text)
     if len(whole) > limit:

@@ -1,26 +1,37 @@
 """Detections in, COCO AP out: evaluation, reports and pictures.
 
-Importing this package does not import TensorFlow; what runs a model lies in `mrcnn_eval.inference.dataset`.
+Importing this package does not import TensorFlow; `mrcnn_eval.inference`, which runs models, does.
 """
 
-from mrcnn_eval.scoring.classes import class_difference
-from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult
-from mrcnn_eval.scoring.ground_truth import GroundTruthError
-from mrcnn_eval.scoring.image_results import ResultsError
-from mrcnn_eval.scoring.ranks import RankError, merge_images, shares_of_all
-from mrcnn_eval.scoring.summary import Measures
+from mrcnn_eval.scoring import (
+    CocoEvaluator,
+    EvalResult,
+    GroundTruth,
+    GroundTruthError,
+    Measures,
+    OtherRankError,
+    RankError,
+    ResultsError,
+    class_difference,
+    load_ground_truth,
+    merge_images,
+    shares_of_all,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CocoEvaluator",
     "EvalResult",
+    "GroundTruth",
     "GroundTruthError",
     "Measures",
+    "OtherRankError",
     "RankError",
     "ResultsError",
     "__version__",
     "class_difference",
+    "load_ground_truth",
     "merge_images",
     "shares_of_all",
 ]

@@ -5,24 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from mrcnn_eval.options import DEFAULT_BATCH_SIZE, UsageError, check_options, parse_options
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
+from mrcnn_data import DatasetError, OutputError, visible
+from mrcnn_eval.command.options import MAX_MESSAGE, UsageError, check_options, parse_options
+from mrcnn_eval.report.comparison import ComparisonError, read_other_run
+from mrcnn_eval.scoring import GroundTruthError, ResultsError
 
-if TYPE_CHECKING:
-    from mrcnn_data import CocoDataset
-    from mrcnn_eval.inference.dataset import DetectFunction
-    from mrcnn_eval.mistakes.comparison import OtherRun
-    from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult, IouType
-    from mrcnn_model import MaskRCNN, ModelCard
-
-PICTURE_SCORE = 0.5  # AP counts every detection; a picture that shows them all shows nothing
+BAD_INPUT = (UsageError, DatasetError, GroundTruthError, ResultsError, ComparisonError, OutputError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,24 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
     """
-    from mrcnn_data import DatasetError
-    from mrcnn_eval.mistakes.comparison import ComparisonError, read_other_run
-    from mrcnn_eval.scoring.ground_truth import GroundTruthError
-    from mrcnn_eval.scoring.image_results import ResultsError
-
-    logging.basicConfig(format="mrcnn-eval: %(levelname)s: %(message)s", level=logging.WARNING)
+    _log_one_line_each()
     arguments = parse_options(argv)
     try:
         check_options(arguments)
-        other = None if arguments.compare is None else read_other_run(arguments.compare)  # before hours of inference
-        if arguments.results is not None:
-            score_results_file(arguments, other)
-        elif arguments.images is not None:
-            predict_pictures(arguments)
-        else:
-            score_checkpoint(arguments, other)
-    except (UsageError, DatasetError, GroundTruthError, ResultsError, ComparisonError) as error:
-        print(f"mrcnn-eval: error: {error}", file=sys.stderr)
+        _run(arguments)
+    except BAD_INPUT as error:
+        print(f"mrcnn-eval: error: {visible(error, limit=MAX_MESSAGE)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mrcnn-eval: interrupted", file=sys.stderr)
@@ -59,278 +38,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) -> None:
-    """Score a results JSON without a model; with `--image-dir`, draw pictures too."""
-    from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.images is not None:
+        from mrcnn_eval.command.prediction import predict_pictures
 
-    results = _read_results(arguments.results)
-    if arguments.score_threshold is not None:
-        results = [entry for entry in results if not _scores_below(entry, arguments.score_threshold)]
-    keys = {"bbox": "bbox", "segm": "segmentation"}
-    # COCO's own results files hold boxes or masks, not both: what the file has is what is scored.
-    held = [iou_type for iou_type in IOU_TYPES if any(keys[iou_type] in entry for entry in results)]
-    iou_types = held or IOU_TYPES
-    _check_comparable(other, iou_types)
-    evaluator = CocoEvaluator(
-        arguments.annotations,
-        max_dets=arguments.max_dets or 100,
-        backend=arguments.backend or "hotcoco",
-        iou_types=iou_types,
-        honor_ignore=arguments.honor_ignore,
-    )
-    evaluator.add_results(results)
-    output = _made(arguments.output or arguments.results.parent / "evaluation")
-    settings = {"results": str(arguments.results), "score_threshold": arguments.score_threshold}
-    settings |= {"annotations": str(arguments.annotations), "backend": evaluator.backend}
-    settings |= {"honor_ignore": arguments.honor_ignore}
-    _write(
-        evaluator, evaluator.evaluate(), arguments, other, output=output, images=arguments.image_dir, settings=settings
-    )
+        predict_pictures(arguments)
+        return
+    from mrcnn_eval.command.scoring import score_checkpoint, score_results_file
+
+    other = None if arguments.compare is None else read_other_run(arguments.compare)  # before hours of inference
+    if arguments.results is not None:
+        score_results_file(arguments, other)
+    else:
+        score_checkpoint(arguments, other)
 
 
-def _check_comparable(other: OtherRun | None, iou_types: Sequence[IouType]) -> None:
-    """Find out before hours of inference that `--compare` names a run without numbers of these kinds."""
-    if other is not None:
-        from mrcnn_eval.mistakes.comparison import shared_kinds
-
-        shared_kinds(other, iou_types)
+def _log_one_line_each() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("mrcnn-eval: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
-def _scores_below(entry: dict[str, Any], threshold: float) -> bool:
-    score = entry.get("score")
-    return isinstance(score, Real) and score < threshold  # the evaluator names an entry whose score is no number
+class _OneLine(logging.Formatter):
+    """Formats a log record as one line, with text from files escaped."""
 
-
-def _read_results(path: Path) -> list[dict[str, Any]]:
-    import msgspec
-
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{path}: not a COCO results file: {error}") from error
-
-
-def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
-    """Run a checkpoint over a data set and score it."""
-    from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES
-
-    model, card = _load(arguments.checkpoint)
-    dataset = _open_dataset(arguments, card)
-    check_classes(dataset, card, checkpoint=arguments.checkpoint)
-    _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
-    output = _made(arguments.output or arguments.checkpoint / "evaluation")  # before hours of inference
-    _apply_limits(model, arguments)
-    from mrcnn_eval.inference.dataset import detect_dataset
-
-    with _progress_bar() as progress:
-        evaluator = detect_dataset(
-            model,
-            dataset,
-            buckets=[(height, width) for height, width in card.buckets],
-            short_edge=card.short_edge,
-            max_size=card.max_size,
-            batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
-            limit=arguments.limit,
-            max_dets=arguments.max_dets,
-            backend=arguments.backend or "hotcoco",
-            honor_ignore=arguments.honor_ignore,
-            progress=progress,
-            detect=_detect_function(model, arguments.tta),
-        )
-    settings = {
-        "checkpoint": str(arguments.checkpoint),
-        "annotations": str(dataset.annotation_path),
-        "images": str(dataset.image_dir),
-        "limit": arguments.limit,
-        "score_threshold": model.config.score_threshold,
-        "detections_per_image": model.config.detections_per_image,
-        "short_edge": card.short_edge,
-        "max_size": card.max_size,
-        "tta": arguments.tta,
-        "backend": evaluator.backend,
-        "honor_ignore": arguments.honor_ignore,
-    }
-    result = evaluator.evaluate(image_ids=evaluator.image_results)
-    _write(evaluator, result, arguments, other, output=output, images=Path(dataset.image_dir), settings=settings)
-
-
-def predict_pictures(arguments: argparse.Namespace) -> None:
-    """Run a checkpoint over pictures; write what it finds as one JSON and draw it over each picture."""
-    from rich.console import Console
-
-    from mrcnn_eval.inference.predictions import (
-        find_pictures,
-        nothing_shown,
-        opened_pictures,
-        prediction_table,
-        write_predictions,
-    )
-
-    pictures = find_pictures(arguments.images)
-    model, card = _load(arguments.checkpoint)
-    output = _made(arguments.output or arguments.checkpoint / "predictions")
-    _apply_limits(model, arguments)
-
-    from mrcnn_eval.inference.dataset import detect_dataset
-
-    with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
-        with _progress_bar() as progress:
-            evaluator = detect_dataset(
-                model,
-                dataset,
-                buckets=[(height, width) for height, width in card.buckets],
-                short_edge=card.short_edge,
-                max_size=card.max_size,
-                batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
-                progress=progress,
-                detect=_detect_function(model, arguments.tta),
-            )
-        shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
-        names = write_predictions(output, evaluator, dataset, score_threshold=shown_from)
-    console = Console()
-    console.print(prediction_table(evaluator, score_threshold=shown_from))
-    hint = nothing_shown(evaluator, score_threshold=shown_from, model_threshold=model.config.score_threshold)
-    if hint is not None:
-        console.print(hint, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:
-    if arguments.score_threshold is not None:
-        model.config.score_threshold = arguments.score_threshold
-    if arguments.max_dets is not None:
-        model.config.detections_per_image = arguments.max_dets
-
-
-def _detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFunction | None:
-    """Return what detects with the views asked for, None for the model's own way."""
-    if tta is None:
-        return None
-    from mrcnn_eval.inference.tta import augmented_detect, views
-
-    try:
-        scales = [view for view in tta if isinstance(view, float)]
-        return augmented_detect(model, views(flip="flip" in tta, scales=scales))
-    except ValueError as error:
-        raise UsageError(f"--tta: {error}") from error
-
-
-def _load(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
-    if not checkpoint.exists():  # before TensorFlow, which takes its time
-        raise UsageError(f"checkpoint {checkpoint} does not exist")
-    import_tensorflow_quietly()
-    try:
-        from mrcnn_model import CheckpointError, load_model
-    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
-        raise UsageError(str(error)) from error
-    try:
-        return load_model(checkpoint)
-    except CheckpointError as error:
-        raise UsageError(str(error)) from error
-
-
-def _open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
-    from mrcnn_data import CocoDataset
-
-    if arguments.annotations is not None:
-        return CocoDataset.open(arguments.annotations, arguments.image_dir)
-    chosen = arguments.data_root is not None or arguments.split is not None
-    if not chosen and card.annotations is not None and card.images is not None:
-        return CocoDataset.open(Path(card.annotations), Path(card.images))
-    root, split = arguments.data_root or card.data_root, arguments.split or card.val_split
-    if root is None:
-        raise UsageError(
-            "the checkpoint does not say where its data is: give --data-root, or --annotations and --image-dir"
-        )
-    if split is None:
-        raise UsageError("the checkpoint does not name a validation split: give --split")
-    return CocoDataset.from_root(Path(root), split)
-
-
-def check_classes(dataset: CocoDataset, card: ModelCard, *, checkpoint: Path) -> None:
-    """Require that the classes of the data set are the checkpoint's, by id and name.
-
-    Raises:
-        UsageError: naming the first difference.
-    """
-    from mrcnn_eval.scoring.classes import class_difference
-
-    difference = class_difference(
-        (dataset.category_ids, dataset.class_names),
-        (card.category_ids, card.class_names),
-        reference="the checkpoint",
-    )
-    if difference is not None:
-        raise UsageError(f"{dataset.annotation_path} does not fit {checkpoint}: it has {difference}")
-
-
-def _made(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {directory}: cannot be made: {error.strerror}") from error
-    try:
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError as error:
-        raise UsageError(f"--output {directory}: cannot be written to: {error.strerror}") from error
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("images")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _write(
-    evaluator: CocoEvaluator,
-    result: EvalResult,
-    arguments: argparse.Namespace,
-    other: OtherRun | None,
-    *,
-    output: Path,
-    images: Path | None,
-    settings: dict[str, Any],
-) -> None:
-    from rich.console import Console
-
-    from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
-
-    metrics = metrics_content(result, settings=settings)
-    write_json(output / "metrics.json", metrics)
-    write_results(output / "detections.json", evaluator.results())
-    write_ap_table(output / "ap_table.txt", result)
-    names = ["metrics.json", "detections.json", "ap_table.txt"]
-    console = Console()
-    console.print(ap_tables(result))
-    comparison = None
-    if other is not None:
-        from mrcnn_eval.mistakes.comparison import compare, comparison_content, comparison_table
-
-        comparison = compare(evaluator, metrics, other)
-        write_json(output / "comparison.json", comparison_content(comparison))
-        names.append("comparison.json")
-        console.print(comparison_table(comparison))
-        for note in comparison.notes:
-            console.print(f"Not the same conditions. {note}", soft_wrap=True, highlight=False, markup=False)
-    if images is not None:
-        from mrcnn_eval.report.pictures import draw_contact_sheet
-
-        draw_contact_sheet(output / "contact_sheet.png", evaluator, images, score_threshold=PICTURE_SCORE)
-        names.append("contact_sheet.png")
-    if arguments.report:
-        from mrcnn_eval.report.html import write_html_report
-
-        write_html_report(
-            output / "report.html", evaluator, result, metrics=metrics, images=images, comparison=comparison
-        )
-        names.append("report.html")
-    console.print(f"Written to {output}: {', '.join(names)}", soft_wrap=True, highlight=False, markup=False)
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), limit=MAX_MESSAGE)

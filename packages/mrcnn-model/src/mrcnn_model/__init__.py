@@ -1,10 +1,15 @@
-"""Mask R-CNN on TensorFlow and Keras 3: the network, its losses, its checkpoints, and weights from elsewhere."""
+"""Mask R-CNN on TensorFlow and Keras 3: the network, its losses, its checkpoints, and weights of other projects.
+
+Importing this package does not import TensorFlow; the first use of a name that needs it does.
+"""
 
 from typing import TYPE_CHECKING
 
-from mrcnn_model.config import ModelConfig
+from mrcnn_model.config import PRECISIONS, ModelConfig, OptionError
+from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
+    from mrcnn_model.building import build_model
     from mrcnn_model.checkpoint import (
         CheckpointError,
         ModelCard,
@@ -14,20 +19,51 @@ if TYPE_CHECKING:
         save_model,
         variable_key,
     )
-    from mrcnn_model.mask_rcnn import MaskRCNN, build_model
-    from mrcnn_model.structures import Detections, Losses
+    from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
+    from mrcnn_model.export.portable import PORTABLE_OPS
+    from mrcnn_model.flops import count_flops
+    from mrcnn_model.mask_rcnn import MaskRCNN
+    from mrcnn_model.structures import Detections, Losses, Proposals
     from mrcnn_model.weights.filling import WeightsReport, fill_model, load_weights
 
+_MODULES = {
+    "building": ("build_model",),
+    "checkpoint": (
+        "CheckpointError",
+        "ModelCard",
+        "load_model",
+        "read_card",
+        "resolve_checkpoint",
+        "save_model",
+        "variable_key",
+    ),
+    "detection_ops": ("COMPILED_OPS", "DetectionOps"),
+    "export.portable": ("PORTABLE_OPS",),
+    "flops": ("count_flops",),
+    "mask_rcnn": ("MaskRCNN",),
+    "structures": ("Detections", "Losses", "Proposals"),
+    "weights.filling": ("WeightsReport", "fill_model", "load_weights"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
 __all__ = [
+    "COMPILED_OPS",
+    "PORTABLE_OPS",
+    "PRECISIONS",
     "CheckpointError",
+    "DetectionOps",
     "Detections",
     "Losses",
     "MaskRCNN",
     "ModelCard",
     "ModelConfig",
+    "OptionError",
+    "Proposals",
     "WeightsReport",
     "build_model",
+    "count_flops",
     "fill_model",
+    "import_tensorflow_quietly",
     "load_model",
     "load_weights",
     "read_card",
@@ -36,26 +72,9 @@ __all__ = [
     "variable_key",
 ]
 
-_HOMES = {
-    "CheckpointError": "checkpoint",
-    "ModelCard": "checkpoint",
-    "load_model": "checkpoint",
-    "read_card": "checkpoint",
-    "resolve_checkpoint": "checkpoint",
-    "save_model": "checkpoint",
-    "variable_key": "checkpoint",
-    "Detections": "structures",
-    "Losses": "structures",
-    "MaskRCNN": "mask_rcnn",
-    "build_model": "mask_rcnn",
-    "WeightsReport": "weights.filling",
-    "fill_model": "weights.filling",
-    "load_weights": "weights.filling",
-}
-
 
 def __getattr__(name: str) -> object:
-    """Import TensorFlow only when something that needs it is asked for: `ModelConfig` alone takes milliseconds."""
+    """Import the module of a name that needs TensorFlow."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mrcnn_model' has no attribute {name!r}")
     import importlib

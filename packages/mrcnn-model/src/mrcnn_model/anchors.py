@@ -13,10 +13,13 @@ def cell_anchors(size: float, ratios: Sequence[float], *, rounded: bool = False)
     Args:
         size: square root of every anchor's area, pixels.
         ratios: height / width of each.
-        rounded: to whole pixels, halves to even.
+        rounded: round to whole pixels, halves to even.
 
     Returns:
         float32 [len(ratios), 4], (x1, y1, x2, y2).
+
+    >>> cell_anchors(16, [1.0, 4.0]).tolist()
+    [[-8.0, -8.0, 8.0, 8.0], [-4.0, -16.0, 4.0, 16.0]]
     """
     half = [(0.5 * size / math.sqrt(r), 0.5 * size * math.sqrt(r)) for r in ratios]
     anchors = np.array([(-w, -h, w, h) for w, h in half], np.float32)
@@ -34,7 +37,7 @@ def level_anchors(
 ) -> tf.Tensor:
     """Lay the anchors of one level over its feature map: position (y, x) is centred on (x * stride, y * stride).
 
-    Computed from ranges in the graph, not stored in it: at 800x1344 they are 4 MB a bucket.
+    They are computed in the graph, not stored in it: at 800 x 1344 they are 4 MB for each bucket.
 
     Returns:
         float32 [height * width * len(ratios), 4], pixels of the resized image; row-major, ratios innermost.

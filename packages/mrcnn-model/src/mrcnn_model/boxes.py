@@ -15,7 +15,7 @@ def encode_boxes(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float])
         weights: of (dx, dy, dw, dh).
 
     Returns:
-        float32 [..., 4]; finite whatever the boxes.
+        float32 [..., 4]; finite for all boxes.
     """
     x, y, w, h = _centre_form(boxes)
     anchor_x, anchor_y, anchor_w, anchor_h = _centre_form(anchors)
@@ -51,7 +51,7 @@ def clip_boxes(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
 
 
 def boxes_inside(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Say which anchors lie wholly inside each image.
+    """Return which anchors lie wholly inside each image.
 
     Args:
         boxes: float32 [A, 4].
@@ -66,13 +66,13 @@ def boxes_inside(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
 
 
 def generalized_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Compare boxes pair by pair (Rezatofighi et al. 2019): IoU minus the share of the hull that neither covers.
+    """Compare boxes pair by pair (Rezatofighi et al. 2019): IoU minus the share of the hull outside their union.
 
     Args:
         boxes, others: float32 [..., 4].
 
     Returns:
-        float32 [...], from -1 (far apart) to 1 (equal); finite whatever the boxes.
+        float32 [...], from -1 (far apart) to 1 (equal); finite for all boxes.
     """
     low, high = tf.maximum(boxes[..., :2], others[..., :2]), tf.minimum(boxes[..., 2:], others[..., 2:])
     hull_low, hull_high = tf.minimum(boxes[..., :2], others[..., :2]), tf.maximum(boxes[..., 2:], others[..., 2:])

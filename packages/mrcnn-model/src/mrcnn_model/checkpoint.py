@@ -1,41 +1,47 @@
-"""A checkpoint directory: `model.safetensors` and `model.json`, which say by themselves what the model is.
+"""A checkpoint directory: `model.safetensors` holds the weights, `model.json` everything else that a model needs.
 
-`model.json` holds the architecture, the classes, the preprocessing and where the data of the run was, so that a model
-can be used without the program that trained it.
+That is the architecture, the classes, the preprocessing and where the data of the run was. So a model can be used
+without the program that trained it.
 """
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from mrcnn_model.config import ModelConfig
-from mrcnn_model.mask_rcnn import COMPILED_OPS, DetectionOps, MaskRCNN, build_model
+from mrcnn_model.building import build_model
+from mrcnn_model.config import ModelConfig, OptionError
+from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
+from mrcnn_model.mask_rcnn import MaskRCNN
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
-FORMAT = 1
+FORMAT = 2  # of model.json: the options are grouped by part; in format 1 they are flat
+READABLE_FORMATS = (1, FORMAT)
+PARTIAL = ".partial"  # ends the name of a file that is being written
+OURS = {"written_by": "mrcnn_model"}  # in the weights file's own header
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, torn or of another shape; the message names it."""
+    """A checkpoint or weights file that is missing, damaged, or does not fit; the message names it."""
 
 
 @dataclass
 class ModelCard:
-    """What a model needs around its weights.
+    """What belongs to a model besides architecture and weights.
 
     Attributes:
         class_names: of the contiguous classes 1..C-1.
-        category_ids: of the same classes, as in the annotation file.
+        category_ids: of the same classes, from the annotation file.
         short_edge, max_size: to which an image is resized before detection, pixels.
-        buckets: the canvases (h, w) it is padded to.
+        buckets: sizes (h, w) to which it is padded.
         data_root, train_split, val_split: where the data of the run was, in the layout ROOT/annotations, ROOT/SPLIT.
         annotations, images: validation file and folder, where they were given explicitly.
     """
@@ -53,12 +59,14 @@ class ModelCard:
 
 
 def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
-    """Write a model into a directory, which is made if it is missing.
+    """Write a model into a directory, which is made if it is missing; other files in it stay as they are.
 
-    The weights come first and `model.json` last, so a directory with `model.json` is complete.
+    Both files are written beside their final names. Then an old `model.json` goes, and the new files take their names,
+    `model.json` last. So a directory with `model.json` always holds the weights that belong to it.
 
     Raises:
         ValueError: the card's classes contradict the model's.
+        CheckpointError: the directory has a `model.json` or `model.safetensors` that is not a checkpoint's.
     """
     if len(card.class_names) != model.config.num_classes - 1 or len(card.category_ids) != len(card.class_names):
         raise ValueError(
@@ -66,11 +74,51 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
             f"the model has {model.config.num_classes - 1}"
         )
     directory = Path(directory)
+    weights_file, card_file = directory / WEIGHTS_FILE, directory / CARD_FILE
+    _require_replaceable(weights_file, card_file)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {variable_key(v): np.ascontiguousarray(v.numpy()) for v in model.variables}
-    save_file(arrays, directory / WEIGHTS_FILE)
     content = {"format": FORMAT, "model": dataclasses.asdict(model.config), "card": dataclasses.asdict(card)}
-    (directory / CARD_FILE).write_text(json.dumps(content, indent=1))
+    new_weights, new_card = (file.with_name(file.name + PARTIAL) for file in (weights_file, card_file))
+    save_file(arrays, new_weights, metadata=OURS)
+    new_card.write_text(json.dumps(content, indent=1))
+    card_file.unlink(missing_ok=True)
+    new_weights.replace(weights_file)
+    new_card.replace(card_file)
+
+
+def _require_replaceable(weights_file: Path, card_file: Path) -> None:
+    """Allow what this function wrote before, complete or cut short."""
+    weights_are_ours = not os.path.lexists(weights_file) or _header(weights_file) == OURS
+    if not (_is_card(card_file) if os.path.lexists(card_file) else weights_are_ours):
+        raise CheckpointError(
+            f"{card_file.parent} has a {CARD_FILE} or {WEIGHTS_FILE} that is not a checkpoint: choose another directory"
+        )
+
+
+def _is_card(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text()).keys() >= {"format", "model", "card"}
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _header(path: Path) -> dict[str, str] | None:
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata()
+    except (OSError, SafetensorError):
+        return None
+
+
+def require_new_folder(path: Path) -> None:
+    """Require that a folder to write is not there yet, or is empty.
+
+    Raises:
+        CheckpointError: it is there with something in it, or it is a file.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise CheckpointError(f"{path} exists already: choose a new or empty folder")
 
 
 def load_model(
@@ -82,7 +130,7 @@ def load_model(
         precision, ops: see `build_model`.
 
     Raises:
-        CheckpointError: nothing there, or not a complete checkpoint.
+        CheckpointError: there is no complete checkpoint.
     """
     directory = resolve_checkpoint(path)
     config, card = read_card(directory)
@@ -103,27 +151,34 @@ def read_card(directory: Path) -> tuple[ModelConfig, ModelCard]:
     """Read `model.json` of a checkpoint directory.
 
     Raises:
-        CheckpointError: it is missing, is not JSON, or is of another version.
+        CheckpointError: it is missing, is not a model card, or is of a newer format.
     """
     path = Path(directory) / CARD_FILE
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise CheckpointError(f"{path} is of format {content['format']}; this version reads format {FORMAT}")
-        return ModelConfig(**content["model"]), ModelCard(**content["card"])
+        content: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: not a checkpoint directory") from None
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a model card: {type(error).__name__}: {error}") from error
+    parts = [content.get(name) for name in ("model", "card")] if isinstance(content, dict) else []
+    if not parts or not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(f'{path} is not a model card: expected an object with "format", "model" and "card"')
+    if content.get("format") not in READABLE_FORMATS:
+        raise CheckpointError(
+            f"{path} is of format {content.get('format')!r}; this version reads "
+            f"{' and '.join(map(str, READABLE_FORMATS))}"
+        )
+    try:
+        return ModelConfig.from_json(content["model"]), ModelCard(**content["card"])
+    except (OptionError, TypeError) as error:  # TypeError: a field of the card that is missing or unknown
+        raise CheckpointError(f"{path} is not a model card of this version: {error}") from error
 
 
 def read_weights(directory: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a checkpoint directory by key.
 
     Raises:
-        CheckpointError: the file is missing or torn.
+        CheckpointError: the file is missing or damaged.
     """
     path = Path(directory) / WEIGHTS_FILE
     try:
@@ -133,13 +188,13 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint that a path means.
+    """Find the checkpoint at a path.
 
-    A directory with `model.json` is one. A run directory means `checkpoints/NAME`, where the text file
-    `checkpoints/best` holds NAME, else the newest `checkpoints/step-*`.
+    A directory with `model.json` is a checkpoint itself. In a run directory it is `checkpoints/NAME`, where NAME is the
+    text in the file `checkpoints/best`; without that file, the newest `checkpoints/step-*`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     path = Path(path)
     if (path / CARD_FILE).is_file():
@@ -159,7 +214,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def variable_key(variable: keras.Variable) -> str:
-    """The name of a variable in a checkpoint: "backbone.stage1.block0.conv1.kernel"."""
+    """Return the name of a variable in a checkpoint, such as "backbone.stage1.block0.conv1.kernel"."""
     return str(variable.path).replace("/", ".")
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of a graph: what its convolutions and matrix products multiply and add."""
+"""Count the arithmetic of a graph: the multiplications and additions of convolutions and matrix products."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,8 @@ def count_flops(graph: tf.Graph) -> int:
 
     Args:
         graph: of a concrete function with static shapes: `function.get_concrete_function(...).graph`. Functions that it
-            calls are not entered. What no output depends on is not counted, such as the gradient of a frozen layer.
+            calls are not entered. Ops without influence on an output are not counted, such as the gradient of a frozen
+            layer.
 
     Raises:
         ValueError: a shape is not static; the message names the op.
@@ -23,7 +24,7 @@ def count_flops(graph: tf.Graph) -> int:
 
 
 def needed_ops(ops: Iterable[Any]) -> set[Any]:
-    """Some ops of a graph and those that they depend on: whose outputs they take, and that must have run before."""
+    """Return the given ops and all ops that they depend on, by data or by control dependencies."""
     waiting = list(ops)
     seen = set(waiting)
     while waiting:
@@ -37,7 +38,7 @@ def needed_ops(ops: Iterable[Any]) -> set[Any]:
 
 def _flops(op: Any) -> int:
     if op.type in CONVOLUTIONS:
-        # Whichever way data flows, each output of the forward convolution costs kh * kw * C_in multiply-adds.
+        # Forward and backward, each output of the forward convolution costs kh * kw * C_in multiply-adds.
         forward = op.outputs[0] if op.type == "Conv2D" else op.inputs[2]
         kernel = op.outputs[0] if op.type == "Conv2DBackpropFilter" else op.inputs[1]
         return 2 * _size(op, forward.shape) * _size(op, kernel.shape[:3])

@@ -1,4 +1,4 @@
-"""Import TensorFlow without its chatter on stderr, for commands whose one line of error has to be seen."""
+"""Import TensorFlow without its log lines on stderr, so that a command's own messages are seen."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def import_tensorflow_quietly() -> None:
-    """Import TensorFlow; whoever sets TF_CPP_MIN_LOG_LEVEL sees its messages from that level up."""
+    """Import TensorFlow without its log lines; with TF_CPP_MIN_LOG_LEVEL set, that level holds instead."""
     if LOG_LEVEL in os.environ:
         import tensorflow
     else:
         os.environ[LOG_LEVEL] = "3"
-        # Without CUDA drivers TensorFlow 2.21 logs four lines before its log level is in force (cudart_stub.cc).
+        # Without CUDA drivers TensorFlow 2.21 logs four lines before its log level takes effect (cudart_stub.cc).
         with _stderr_held():
             import tensorflow  # noqa: F401
 
 
 @contextlib.contextmanager
 def _stderr_held() -> Iterator[None]:
-    """Keep what C++ code writes to stderr, and let it out only if an exception ends the block."""
+    """Hold back what C++ code writes to stderr; write it out if an exception ends the block."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -1,4 +1,4 @@
-"""The groups of tensors that pass between the stages.
+"""The groups of tensors that pass between the stages of the network.
 
 Shapes: N images, A anchors over all levels, R proposals, S sampled RoIs, D detections, M mask edge.
 Boxes are float32 (x1, y1, x2, y2) in pixels of the resized image.
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class RpnOutput(NamedTuple):
-    """What the region proposal network says of every anchor, level after level, row-major, ratios innermost."""
+    """Output of the region proposal network for every anchor: level after level, row-major, ratios innermost."""
 
     logits: tf.Tensor  # float32 [N, A]
     deltas: tf.Tensor  # float32 [N, A, 4]
@@ -25,7 +25,7 @@ class Proposals(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Which candidates an image trains on; foreground first."""
+    """The candidates that an image trains on; foreground first."""
 
     indices: tf.Tensor  # int32 [N, S] into the candidates; 0 where not sampled
     foreground: tf.Tensor  # bool [N, S]
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
 
 
 class RoiTargets(NamedTuple):
-    """Sampled RoIs and what the heads should say of them; foreground first."""
+    """Sampled RoIs and their targets; foreground first."""
 
     boxes: tf.Tensor  # float32 [N, S, 4]
     classes: tf.Tensor  # int32 [N, S], 0 = background or not sampled
@@ -53,7 +53,7 @@ class Losses(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What the model found, best first, at most D an image."""
+    """The objects found, best first, at most D an image."""
 
     boxes: tf.Tensor  # float32 [N, D, 4]
     scores: tf.Tensor  # float32 [N, D]

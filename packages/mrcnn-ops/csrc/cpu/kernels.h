@@ -1,6 +1,6 @@
-// The kernels whose speed lies in vector instructions. They exist once per instruction set; kernels() gives the best
-// that this processor has. Pointers are to dense row-major arrays; scratch is passed in; nothing is allocated, nothing
-// throws.
+// The kernels that are fast because of vector instructions. They exist once per instruction set; kernels() gives the
+// best one for this processor. Pointers are to dense row-major arrays; scratch is passed in; nothing is allocated,
+// nothing throws.
 #pragma once
 
 #include <cstddef>
@@ -58,8 +58,8 @@ struct Kernels {
                 int* best_gt, float* crowd_overlap, float* gt_best_iou, float* scratch);
 
   // Marks those of the same boxes whose IoU with some ground truth is the greatest over all boxes, and above 0.
-  // gt_best_iou: what `match` gave for these boxes; gt_best_iou_overall: the greatest of all calls. Ground truths that
-  // have their best box elsewhere cost nothing.
+  // gt_best_iou: what `match` gave for these boxes; gt_best_iou_overall: the greatest of all calls. Ground truths
+  // whose best box is elsewhere cost nothing.
   void (*mark_best)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count,
                     const float* gt_best_iou, const float* gt_best_iou_overall, bool* is_best_for_gt);
 };

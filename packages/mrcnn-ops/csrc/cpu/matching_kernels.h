@@ -2,7 +2,7 @@
 // simd_kernels.cc.
 //
 // No matrix of boxes by ground truths is stored. IoUs are computed twice where that is needed (match, then mark_best),
-// by the same code, so that the second pass may compare for equality.
+// by the same code, so the second pass can compare for equality.
 #pragma once
 
 #include "../matching.h"

@@ -29,7 +29,7 @@ class StreamingTop {
 
   static int64_t capacity(int64_t wanted) { return 2 * wanted; }
 
-  // False for NaN and -infinity, and for scores that the best so far exclude.
+  // False for NaN, for -infinity, and for scores below the `wanted` best so far.
   bool may_enter(float score) const { return score > bound_; }
 
   void push(float score, uint32_t index) {
@@ -45,7 +45,7 @@ class StreamingTop {
     std::nth_element(buffer_, buffer_ + wanted_ - 1, buffer_ + count_, std::greater<Ranked>());
     count_ = wanted_;
     const uint32_t ordered = static_cast<uint32_t>(buffer_[wanted_ - 1] >> 32);
-    // An equal score that comes later has a higher index and loses the tie, so the comparison may be strict.
+    // Of equal scores the first one wins, and later ones have higher indices, so the comparison may be strict.
     bound_ = bits_to_float(ordered ^ (ordered >> 31 ? 0x80000000u : 0xffffffffu));
   }
 

@@ -1,4 +1,4 @@
-// What the backward pass of ROIAlign needs to know before its tiles run: the footprint of every box, and the tiles.
+// What the backward pass of ROIAlign needs before its tiles run: the footprint of every box, and the tiles.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 // Compiled once per instruction set (CMakeLists.txt), with MRCNN_ISA as its name. Everything here has internal linkage,
-// and no template of the standard library is instantiated: the linker may not hand AVX2 code to the portable build.
+// and no template of the standard library is instantiated: otherwise the linker could put AVX2 code into the portable
+// build.
 #include "matching_kernels.h"
 #include "nms_kernels.h"
 #include "roi_align_kernels.h"

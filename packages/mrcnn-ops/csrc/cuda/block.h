@@ -1,11 +1,11 @@
-// A thread block as the grid's bodies see it, in two forms: DeviceBlock is one on a GPU, HostBlock walks through the
-// threads of one in a loop. The body of a kernel is written once, as a function over either, and the tests of the host
-// run what the GPU runs, but for the hardware's own barriers and atomics.
+// A thread block, in two forms: DeviceBlock is one on a GPU, HostBlock runs the threads of one in a loop. The body of a
+// kernel is written once, as a function over either. So the tests on the host run the code of the GPU; only its
+// barriers and atomics differ.
 //
 // A body is a sequence of regions, `block.for_each_thread([&](int thread) {...})`, with a barrier at the end of each.
-// Within a region no thread may read what another one writes. Outside of regions all threads compute the same: a value
-// of shared memory is read there through `block.uniform`, which has a barrier of its own, because the next region may
-// overwrite it.
+// Within a region no thread may read what another one writes. Outside of regions all threads compute the same: there,
+// a value in shared memory is read through `block.uniform`, which adds a barrier, because the next region may overwrite
+// the value.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ class DeviceBlock {
 
   __device__ explicit DeviceBlock(unsigned char* shared_memory) : shared_memory_(shared_memory) {}
 
-  // Functions are declared for the host too, because bodies are; there they are never called.
+  // Declared for the host too, as the bodies are, but never called there.
   MRCNN_HD int num_threads() const {
 #ifdef __CUDA_ARCH__
     return static_cast<int>(blockDim.x);
@@ -52,7 +52,7 @@ class DeviceBlock {
 
   MRCNN_HD unsigned char* shared_memory() const { return shared_memory_; }
 
-  // One State per thread that lives from region to region: registers here.
+  // One State per thread, kept from region to region: here in registers.
   template <class State, int kThreads>
   class PerThread {
    public:
@@ -68,7 +68,7 @@ class DeviceBlock {
 
 #endif  // __CUDACC__
 
-// The order in which a HostBlock walks through its threads must not matter.
+// The order in which a HostBlock runs its threads must not matter.
 enum class ThreadOrder { kAscending, kDescending, kShuffled };
 
 class HostBlock {

@@ -23,7 +23,7 @@ class HostGrid {
   void run_blocks(const Body& body, int64_t num_units) {
     const size_t bytes = body.shared_bytes();
     for (int64_t i = 0; i < num_units; ++i) {
-      std::vector<uint64_t> shared(bytes / 8 + 1, 0xa5a5a5a5a5a5a5a5u);  // shared memory starts as anything
+      std::vector<uint64_t> shared(bytes / 8 + 1, 0xa5a5a5a5a5a5a5a5u);  // shared memory starts with arbitrary values
       HostBlock block(Body::kThreads, order_, reinterpret_cast<unsigned char*>(shared.data()));
       body(block, order_ == ThreadOrder::kAscending ? i : num_units - 1 - i);
     }

@@ -58,7 +58,7 @@ struct MatchBlock {
       const Box gt = shared.gt_boxes[i];
       const float overlap = iou(match->box, match->area, gt, area(gt));
       keep_better(overlap, first_gt + i, &match->best_iou, &match->best_gt);
-      // Another thread may be about to raise it: then this one's atomic is superfluous, no more.
+      // If another thread is about to raise it, this atomic is only superfluous.
       if (overlap > shared.best_iou[i]) atomic_max(shared.best_iou + i, overlap);
     }
   }

@@ -23,7 +23,7 @@ MRCNN_HD static inline int count_bits(uint64_t bits) {
 #endif
 }
 
-// What NMS leaves of every list, best first.
+// The boxes that NMS keeps of every list, best first.
 struct KeptLists {
   Ranked* ranked;  // [U, row]
   Box* boxes;      // [U, row]
@@ -44,7 +44,7 @@ struct NmsBatch {
 };
 
 // Sorting by counting: the place of a candidate is the number of better ones. As many steps as comparisons of a matrix,
-// but all in parallel, and ranks are unique, so no two meet.
+// but all in parallel; ranks are unique, so no two candidates get the same place.
 struct SortByRank {
   NmsBatch batch;
 
@@ -105,7 +105,7 @@ struct FillSuppression {
 };
 
 // A block walks through one list, 64 boxes at a time: the first thread decides which of them stay, then all threads
-// strike out what those suppress later on.
+// mark the later boxes that those suppress.
 struct KeepBest {
   static constexpr int kThreads = 256;
   static constexpr int kRowsPerThread = 8;

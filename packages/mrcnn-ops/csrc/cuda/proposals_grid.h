@@ -25,8 +25,8 @@ struct FillOrders {
 };
 
 // The best of a level, in any order: a block per image and level finds, digit by digit from the highest, the rank of
-// the last one that is selected. Usually two or three of the six digits do, because then all that share the digits so
-// far are wanted; ties of logits are decided by the digits of the index.
+// the last one that is selected. Usually two or three of the six digits are enough, because then all ranks that share
+// the digits so far are selected. The digits of the index decide ties of logits.
 struct SelectTop {
   static constexpr int kThreads = 1024;
   static constexpr int kDigits = 6;

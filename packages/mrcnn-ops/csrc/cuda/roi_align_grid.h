@@ -15,7 +15,7 @@ struct FeatureMaps {
   T* levels[kMaxLevels];  // each [N, H, W, C]
 };
 
-// The taps of one row of bins, in shared memory: those of its P columns and, as last, those of the row itself.
+// The taps of one row of bins, in shared memory: those of its P columns and, last, those of the row itself.
 struct BinRowTaps {
   Tap* taps;    // [P + 1, 2 * S]
   int* counts;  // [P + 1]
@@ -387,7 +387,7 @@ void roi_align_gather_on(Grid& grid, const RoiAlignParams& params, const T* grad
   }
 }
 
-// Where the sums are made: in the output itself if that is float32.
+// Where sums are added up: in the output itself if it is float32.
 inline float* sums_of(float* output, float*) { return output; }
 template <class T>
 float* sums_of(T*, float* scratch) {

@@ -13,8 +13,8 @@ class HostMachine {
  public:
   explicit HostMachine(ThreadOrder order) : order_(order) {}
 
-  // Aligned as memory of a device is, so that whole vectors of channels are read; not a byte longer than it has to be,
-  // so that a sanitizer sees what reaches beyond; at first filled with anything.
+  // Aligned like device memory, so that whole vectors of channels are read; not a byte longer than necessary, so that a
+  // sanitizer sees any access beyond the end; filled with arbitrary values at first.
   template <class T>
   class Array {
    public:

@@ -2,7 +2,7 @@
 // thread by thread (cuda_grid_test.cc), or on a GPU (bench/gpu_check). It has
 //
 //   template <class T> Array<T>   memory of the machine, with data()
-//   upload(vector) -> Array, allocate<T>(count) -> Array of anything, download(Array) -> vector
+//   upload(vector) -> Array, allocate<T>(count) -> Array, not initialised, download(Array) -> vector
 //   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms  as cuda/kernels.h has them,
 //       less stream and scratch
 #pragma once
@@ -78,7 +78,7 @@ inline std::vector<Box> lattice_boxes(Random& random, int64_t count) {
   return boxes;
 }
 
-// What no program should hand over, and some does.
+// Invalid input that some programs pass all the same.
 inline std::vector<Box> edge_boxes() {
   return {{0, 0, 0, 0},
           {10, 10, 10, 30},
@@ -119,7 +119,7 @@ std::vector<T> random_values(Random& random, int64_t count) {
 
 // ---- comparison ----
 
-// Places whose bits differ; NaNs are alike.
+// Counts the places whose bits differ; all NaNs are equal.
 template <class T>
 int64_t count_different(const std::vector<T>& a, const std::vector<T>& b) {
   int64_t different = 0;
@@ -349,7 +349,7 @@ inline std::vector<ProposalCase> proposal_cases() {
   cases.back().anchors = mixed_boxes(random, 2300, 200.0f);
   cases.push_back(proposal_case("all outside", random, {500}, 1, 100, 100, 100));
   for (Box& box : cases.back().anchors) box = {1000, 1000, 1010, 1010};
-  cases.push_back(proposal_case("as the ancestor: empty boxes, padding", random, {1500, 200}, 2, 600, 300, 500));
+  cases.push_back(proposal_case("Tensorpack's rule: empty boxes, padding", random, {1500, 200}, 2, 600, 300, 500));
   cases.back().params.keep_empty = cases.back().params.keep_padding_anchors = true;
   cases.push_back(proposal_case("at least 20 pixels, threshold 0", random, {1500, 200}, 2, 600, 300, 500));
   cases.back().params.min_size = 20.0f;

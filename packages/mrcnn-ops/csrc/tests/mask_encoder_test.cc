@@ -19,7 +19,7 @@ std::string encode(const std::vector<float>& mask, int size, const Box& box, int
   return counts;
 }
 
-// COCO's own rule, the other way: [height * width], columns first.
+// Decodes by COCO's rule: [height * width], columns first.
 std::vector<int> decode_counts(const std::string& counts) {
   std::vector<int64_t> runs;
   std::vector<int> pixels;

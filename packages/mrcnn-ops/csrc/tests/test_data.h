@@ -32,7 +32,7 @@ inline std::vector<const Kernels*> instruction_sets() {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Just as many bytes as asked for, so that the address sanitizer sees the first one too many.
+// Exactly as many bytes as requested, so that the address sanitizer sees an access one byte beyond.
 inline std::unique_ptr<char[]> exact_scratch(size_t bytes) { return std::unique_ptr<char[]>(new char[bytes]); }
 
 using Random = std::mt19937;
@@ -65,13 +65,13 @@ inline std::vector<Box> grid_boxes(Random& random, int count) {
 
 inline std::vector<Box> odd_boxes() {
   return {
-      {0, 0, 0, 0},                  // a point
-      {5, 5, 5, 9},                  // no width
-      {20, 20, 4, 4},                // inverted
-      {20, 4, 4, 20},                // inverted in x
-      {-50, -50, -20, -20},          // outside
-      {1e6f, 1e6f, 2e6f, 2e6f},      // far outside
-      {-1e6f, -1e6f, 1e6f, 1e6f},    // huge
+      {0, 0, 0, 0},                    // a point
+      {5, 5, 5, 9},                    // no width
+      {20, 20, 4, 4},                  // inverted
+      {20, 4, 4, 20},                  // inverted in x
+      {-50, -50, -20, -20},            // outside
+      {1e6f, 1e6f, 2e6f, 2e6f},        // far outside
+      {-1e6f, -1e6f, 1e6f, 1e6f},      // huge
       {-3e38f, -3e38f, 3e38f, 3e38f},  // its size is infinite
       {3e38f, 0, -3e38f, 1},
       {kNan, 0, 9, 9},

@@ -1,4 +1,4 @@
-// What the C++ tests need of a test framework: TEST, three expectations, main. Each test program includes this once.
+// A minimal test framework: TEST, three expectations, main. Each test program includes it once.
 #pragma once
 
 #include <cmath>
@@ -48,8 +48,8 @@ inline void expect_near(const char* file, int line, const char* what, double act
 
 }  // namespace mrcnn
 
-#define TEST(name)                                              \
-  static void name();                                           \
+#define TEST(name)                                             \
+  static void name();                                          \
   static const mrcnn::Registration name##_is_run(#name, name); \
   static void name()
 

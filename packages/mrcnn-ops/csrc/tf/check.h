@@ -1,4 +1,5 @@
-// What every op file needs of TensorFlow, and input checks: one line that names the input, what is expected, what came.
+// What every op file needs from TensorFlow, and input checks: one line with the name of the input, what is expected
+// and what was given.
 #pragma once
 
 #include <string>
@@ -24,8 +25,8 @@ using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-// Shapes are written as "[N, A, 4]": letters match anything and say what the axis is, numbers match themselves. Here, the
-// numbers, and -1 for letters.
+// Shapes are written as "[N, A, 4]": letters match anything and say what the axis is, numbers match themselves. Here,
+// the numbers, and -1 for letters.
 inline std::vector<int64_t> sizes_of(const std::string& shape) {
   std::vector<int64_t> sizes;
   for (size_t at = 1; at < shape.size() - 1; at = shape.find_first_of(",]", at) + 2) {
@@ -52,8 +53,8 @@ inline absl::Status check_axis(const std::string& name, int axis, int64_t size, 
   return InvalidArgument(name, " must have ", expected, " on axis ", axis, ", as ", of, " has, got ", size);
 }
 
-// The two checks for shape functions: as far as shapes are known when a graph is traced, with the same words. `shape`
-// gets what is known of the input, its rank at least.
+// The same two checks for shape functions, with the same messages, as far as shapes are known when a graph is traced.
+// `shape` receives what is known of the input: at least its rank.
 inline absl::Status infer_shape(InferenceContext* context, int input, const std::string& name,
                                 const std::string& expected, ShapeHandle* shape) {
   const std::vector<int64_t> sizes = sizes_of(expected);
@@ -67,7 +68,7 @@ inline absl::Status infer_shape(InferenceContext* context, int input, const std:
   return matches ? absl::OkStatus() : not_of_shape(name, expected, context->DebugString(context->input(input)));
 }
 
-// `expected` is what is known of that axis elsewhere, and knows more afterwards where this input does.
+// `expected` is the size of that axis as other inputs have it; it is filled in where only this input has a size.
 inline absl::Status infer_axis(InferenceContext* context, const std::string& name, const ShapeHandle& shape, int axis,
                                DimensionHandle* expected, const char* of) {
   const DimensionHandle size = context->Dim(shape, axis);
@@ -80,8 +81,7 @@ inline absl::Status infer_axis(InferenceContext* context, const std::string& nam
 // Kernels count boxes, anchors and pixels in int; tensors beyond that are refused.
 inline absl::Status check_size(const char* name, const Tensor& tensor) {
   if (tensor.NumElements() <= (int64_t{1} << 31) - 1) return absl::OkStatus();
-  return InvalidArgument(name, " has ", tensor.NumElements(),
-                                             " elements, more than this op counts (2^31 - 1)");
+  return InvalidArgument(name, " has ", tensor.NumElements(), " elements, more than this op counts (2^31 - 1)");
 }
 
 inline const tensorflow::DeviceBase::CpuWorkerThreads& workers(OpKernelContext* context) {

@@ -1,4 +1,4 @@
-// What the ops need of TensorFlow to launch CUDA kernels: the stream, scratch memory, errors. Empty where the library
+// What the ops need from TensorFlow to launch CUDA kernels: the stream, scratch memory, errors. Empty where the library
 // is built without CUDA.
 #pragma once
 

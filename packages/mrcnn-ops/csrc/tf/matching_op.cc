@@ -130,8 +130,8 @@ class CpuMatchBoxesOp : public MatchBoxesOp {
           });
     };
 
-    // Every block notes the best IoU it has for each ground truth; the greatest of these does not depend on who was
-    // first.
+    // Every block writes its best IoU for each ground truth; the greatest of these does not depend on the order of the
+    // blocks.
     std::vector<float> block_best(num_images * blocks_per_image * num_gt), best(num_images * num_gt);
     const auto valid_of = [&](int64_t first) {
       return inputs.boxes_valid == nullptr ? nullptr : inputs.boxes_valid + first;

@@ -49,7 +49,7 @@ REGISTER_OP("MrcnnGenerateProposals")
 
 namespace {
 
-// Fills in where each level's anchors begin, and at last where they end.
+// Fills in where each level's anchors begin and, last, where all of them end.
 absl::Status add_levels(const Tensor& level_sizes, ProposalParams* params) {
   const int64_t num_levels = level_sizes.NumElements();
   if (num_levels > kMaxProposalLevels) {
@@ -179,7 +179,7 @@ class CudaGenerateProposalsOp : public GenerateProposalsOp {
   }
 };
 
-// level_sizes decides what is launched, so the host must know them.
+// level_sizes decides what is launched, so it must be in host memory.
 REGISTER_KERNEL_BUILDER(Name("MrcnnGenerateProposals").Device(DEVICE_GPU).HostMemory("level_sizes"),
                         CudaGenerateProposalsOp);
 #endif

@@ -45,8 +45,8 @@ REGISTER_OP("MrcnnMultilevelRoiAlign")
       return absl::OkStatus();
     });
 
-// The feature maps' values play no part in their gradient, so only their shapes are passed: the maps themselves may be
-// freed.
+// The gradient does not depend on the values of the feature maps, so only their shapes are passed: TensorFlow may free
+// the maps.
 REGISTER_OP("MrcnnMultilevelRoiAlignGrad")
     .Input("gradient: T")
     .Input("boxes: float")
@@ -313,7 +313,7 @@ class CudaMultilevelRoiAlignGradOp : public MultilevelRoiAlignGradOp<T> {
   bool deterministic_;
 };
 
-// The shapes of the maps decide what is launched, so the host must know them.
+// The shapes of the maps decide what is launched, so they must be in host memory.
 #define REGISTER_CUDA_ROI_ALIGN(TENSORFLOW_TYPE, KERNEL_TYPE)                                                      \
   REGISTER_KERNEL_BUILDER(Name("MrcnnMultilevelRoiAlign").Device(DEVICE_GPU).TypeConstraint<TENSORFLOW_TYPE>("T"), \
                           CudaMultilevelRoiAlignOp<KERNEL_TYPE>);                                                  \

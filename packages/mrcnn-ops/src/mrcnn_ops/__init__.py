@@ -1,4 +1,4 @@
-"""Compiled TensorFlow ops for Mask R-CNN, for the CPU."""
+"""Compiled TensorFlow ops for Mask R-CNN: CPU kernels of all of them, CUDA kernels of all but `encode_masks`."""
 
 from mrcnn_ops.detections import NmsDetections, multiclass_nms
 from mrcnn_ops.library import build_info

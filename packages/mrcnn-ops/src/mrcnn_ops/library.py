@@ -1,4 +1,4 @@
-"""The compiled op library: found, checked against the running TensorFlow, loaded once."""
+"""Find the compiled op library, check that it fits the running TensorFlow, and load it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import tensorflow as tf
 
 
 def _find(name: str, folders: Iterable[str]) -> Path:
-    """Return the built file `name`; an editable install keeps built files in another folder than the sources."""
+    """Return the path of the built file `name`. An editable install keeps it in another folder than the sources."""
     folders = list(folders)
     for folder in folders:
         if (path := Path(folder) / name).is_file():
             return path
-    raise ImportError(f"mrcnn_ops is not built: {name} is in none of {', '.join(folders)}; install the package again")
+    raise ImportError(f"mrcnn_ops is not built: there is no {name} in {', '.join(folders)}; install the package again")
 
 
 def check_tensorflow(built_for: str, running: str) -> None:
-    """Refuse a TensorFlow whose minor version is not the one the library was compiled against (its C++ ABI differs).
+    """Check that the running TensorFlow has the minor version the library was built for: the C++ ABI differs otherwise.
 
     Raises:
         ImportError: one line with both versions and what to do.
@@ -38,7 +38,7 @@ def load_library(folders: Iterable[str]) -> tuple[Any, dict[str, str]]:
     """Load the op library from the first of `folders` that holds it.
 
     Returns:
-        The module of raw ops, and what is known of the build.
+        The module of raw ops, and what `build_info` returns.
     """
     folders = list(folders)
     build: dict[str, str] = json.loads(_find("build_info.json", folders).read_text())
@@ -54,11 +54,15 @@ raw_ops, _build = load_library(sys.modules["mrcnn_ops"].__path__)
 
 
 def build_info() -> dict[str, str]:
-    """Tell how the op library was built, and what it found.
+    """Return how the op library was built, and which CPU instructions it uses.
 
     Returns:
         `version` of the package, `tensorflow` it was built for, `compiler`, `cuda` ("none", or the version of CUDA and
-        the architectures that there are GPU kernels for), `processor`, `build_type`, and the `instruction_set` ("avx2"
-        or "portable") that this process uses.
+        the GPU architectures of the kernels), `processor`, `build_type`, and the `instruction_set` of this process
+        ("avx2" or "portable").
+
+    Examples:
+        >>> build_info()["tensorflow"].startswith("2.21.")
+        True
     """
     return dict(_build)

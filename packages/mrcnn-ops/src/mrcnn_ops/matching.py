@@ -1,4 +1,4 @@
-"""Matching of boxes (anchors, or RoIs) with ground truths.
+"""Matching of boxes (anchors or RoIs) with ground truths.
 
 N images, A boxes per image, G ground truths, K crowds.
 """
@@ -13,15 +13,15 @@ from mrcnn_ops.library import raw_ops
 
 
 class BoxMatches(NamedTuple):
-    """What each box has to do with the ground truths of its image.
+    """The best ground truth of each box, and the overlap with crowds.
 
     Fields:
         best_iou: float32 [N, A], greatest IoU with a ground truth.
-        best_gt: int32 [N, A], that ground truth; the lowest index at equal IoU, so the first valid one where all are 0.
-            -1 where the image has no ground truth or the box is not valid.
-        is_best_for_gt: bool [N, A], no other box has a greater IoU with some ground truth, and that IoU is above 0.
+        best_gt: int32 [N, A], the index of that ground truth. At equal IoU the lowest index, so the first valid one
+            where all IoUs are 0. -1 if the image has no ground truth or the box is not valid.
+        is_best_for_gt: bool [N, A], whether for some ground truth this box has the greatest IoU of all boxes, above 0.
             Several boxes may tie.
-        crowd_overlap: float32 [N, A], greatest share of the box's own area that lies within one crowd box.
+        crowd_overlap: float32 [N, A], greatest share of the box's area that lies inside one crowd box.
     """
 
     best_iou: Any
@@ -40,21 +40,27 @@ def match_boxes(
 ) -> BoxMatches:
     """Find for every box its best ground truth, and for every ground truth its best boxes (Faster R-CNN section 3.1.2).
 
-    No A x G matrix is stored, whatever A and G. No gradient.
+    Memory does not grow with A x G. There is no gradient.
 
     Args:
         boxes: float32 [A, 4], the same for all images, or [N, A, 4]; (x1, y1, x2, y2) in pixels of the resized image.
         gt_boxes: float32 [N, G, 4], in the same frame.
         gt_valid: bool [N, G], False for padding.
-        crowd_boxes: float32 [N, K, 4]; an all-zero row is padding.
-        boxes_valid: bool [N, A]; the others get IoU 0, ground truth -1, no crowd, and are best for nothing. None: all
-            valid.
+        crowd_boxes: float32 [N, K, 4]; a row of zeros is padding.
+        boxes_valid: bool [N, A]. A box that is not valid gets IoU 0, ground truth -1, crowd overlap 0, and is never
+            the best of a ground truth. None: all boxes are valid.
 
     Returns:
         `BoxMatches`. A box with a NaN coordinate overlaps nothing. A, G or K = 0 are allowed.
 
     Raises:
         InvalidArgumentError: shapes do not fit; the message names the input.
+
+    Examples:
+        >>> anchors = [[0.0, 0, 10, 10], [0.0, 0, 10, 5], [50.0, 50, 60, 60]]
+        >>> matches = match_boxes(anchors, [[[0.0, 0, 10, 10]]], [[True]], tf.zeros([1, 0, 4]))
+        >>> matches.best_iou.numpy().tolist(), matches.is_best_for_gt.numpy().tolist()
+        ([[1.0, 0.5, 0.0]], [[True, False, False]])
     """
     boxes = tf.convert_to_tensor(boxes, tf.float32)
     if boxes.shape.rank not in (2, 3):

@@ -26,37 +26,44 @@ def multilevel_roi_align(
     canonical_size: float = 224.0,
     deterministic: bool = False,
 ) -> Any:
-    """Crop every box from the level of the pyramid that suits its size, resampled to P x P (Mask R-CNN section 3).
+    """Crop each box from the pyramid level that fits its size, and resample it to P x P bins (Mask R-CNN section 3).
 
     A box of area a is read from level floor(canonical_level + log2(sqrt(a) / canonical_size + 1e-6)), clamped to the
-    levels there are (FPN section 4.2). A bin is the mean of sampling_ratio x sampling_ratio bilinear samples. A sample
-    more than one pixel off the map counts as 0, a nearer one takes the value at the edge, as in torchvision.
+    existing levels (FPN section 4.2). A bin is the mean of sampling_ratio x sampling_ratio bilinear samples. A sample
+    that is more than one pixel outside the map counts as 0; a nearer one takes the value at the edge, as in
+    torchvision.
 
-    The gradient flows to `features` only. On the CPU it is bitwise reproducible whatever the number of threads, because
-    every pixel is summed by one thread in the order of boxes; on a GPU if `deterministic`.
+    Only `features` get a gradient. On the CPU it has the same bits for any number of threads, because one thread adds
+    up a pixel in the order of the boxes; on a GPU only with `deterministic=True`.
 
     Args:
-        features: L tensors [N, Hl, Wl, C], finest first; float32, float16 or bfloat16, all alike. Sums are made in
+        features: L tensors [N, Hl, Wl, C], finest first, all of one type: float32, float16 or bfloat16. Sums are
             float32.
-        boxes: float32 [N, R, 4], (x1, y1, x2, y2) in pixels of the resized image. An inverted box is read mirrored.
+        boxes: float32 [N, R, 4], (x1, y1, x2, y2) in pixels of the resized image. An inverted box gives a
+            mirrored crop.
         strides: L numbers, pixels of the image per pixel of the map.
         output_size: P, 1 to 64.
         sampling_ratio: samples per bin and axis, 1 to 8.
-        aligned: pixel i of a map has its centre at (i + 0.5) * stride. False is the rule of the first implementations:
-            the half pixel is forgotten and a box is at least one pixel of the map wide and high.
-        min_level: number of the first level, 2 for a stride of 4.
+        aligned: True: pixel i of a map has its centre at (i + 0.5) * stride. False, the rule of the first
+            implementations: the centre is at i * stride, and a box is at least one map pixel wide and high.
+        min_level: number of the first level: 2 for stride 4.
         canonical_level: the level of a box of canonical_size x canonical_size.
         canonical_size: pixels of the resized image.
-        deterministic: the gradient is bitwise the same every time on a GPU too, where otherwise atomics add it up in
-            any order. `tf.config.experimental.enable_op_determinism` has the same effect. On the CPU it always is:
-            there, both values give the same result.
+        deterministic: True: the gradient has the same bits in every run on a GPU too, where atomics otherwise add it
+            up in any order. `tf.config.experimental.enable_op_determinism` has the same effect. No effect on a CPU.
 
     Returns:
-        [N, R, P, P, C] in the dtype of the features. Zeros for a box with a NaN or infinite coordinate, and for a box
-        on an empty map. R = 0 gives an empty tensor, and a gradient of zeros.
+        [N, R, P, P, C] in the dtype of the features. The crop is all zeros if a coordinate is NaN or infinite, or if
+        the map is empty. With R = 0 it is an empty tensor, and the gradient is zero.
 
     Raises:
         InvalidArgumentError: shapes or attributes do not fit; the message names the input.
+
+    Examples:
+        >>> columns = tf.reshape(tf.range(8.0), [1, 1, 8, 1]) + tf.zeros([1, 8, 8, 1])  # the value is the column
+        >>> crops = multilevel_roi_align([columns], [[[2.0, 2, 6, 6]]], strides=[1], output_size=2)
+        >>> crops.numpy()[0, 0, :, :, 0].tolist()  # bins centred at x = 3 and 5: pixel centres are at x + 0.5
+        [[2.5, 4.5], [2.5, 4.5]]
     """
     return raw_ops.mrcnn_multilevel_roi_align(
         features=list(features),

@@ -1,4 +1,4 @@
-"""Training of Mask R-CNN: configuration, loop, checkpoints. The command is `python -m mrcnn_train`.
+"""Train Mask R-CNN: options, loop, checkpoints. The command is `python -m mrcnn_train`.
 
 Importing this package does not import TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""The command: compose, check, run, or start the processes that do.
+"""The command: compose the options, then run, or start the processes that run.
 
 Exit codes: 0; 1 diverged, or the disk is full; 2 bad input; 3 another process failed; 130 and 143 stopped by a signal.
 """
@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mrcnn_data import DatasetError
+from mrcnn_data import DatasetError, visible
 from mrcnn_eval import GroundTruthError, RankError, ResultsError
+from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import (
     CONFIG_NAME,
     CONFIG_PATH,
@@ -26,9 +27,12 @@ from mrcnn_train.config.composition import (
     launched_config,
     refuse_dashes,
 )
-from mrcnn_train.config.options import RunConfig, asked_processes, check
+from mrcnn_train.config.options import RunConfig
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError, DivergedError, PeerLostError, SaveError
+from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.launch import launch, run_job
+from mrcnn_train.job.link import follow_launcher
 from mrcnn_train.job.place import Place, launched_place
 
 EXIT_FAILED = 1
@@ -37,16 +41,20 @@ EXIT_SIGNAL = 128  # plus the number of the signal
 EXIT_INTERRUPTED = 130
 
 
-def main() -> int:
-    """Run the command with the arguments of the process; what is wrong with them is one line on stderr."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through instead of printing pages of its own
-    exit_codes: list[int] = []  # of the jobs, one or, with --multirun, several
+def main(*, preflight: bool = False) -> int:
+    """Run the command with the arguments of the process; mistakes in them are one line on stderr.
+
+    Args:
+        preflight: check the hosts and processes of the job in place of training.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing long texts
+    exit_codes: list[int] = []  # of the jobs: one, or several with --multirun
 
     @hydra.main(version_base=HYDRA_VERSION_BASE, config_path=CONFIG_PATH, config_name=CONFIG_NAME)
     def run_composed(composed: DictConfig) -> None:
         if any(code > EXIT_SIGNAL for code in exit_codes):
-            return  # a signal means all jobs
-        exit_codes.append(_job(composed))
+            return  # a signal ends all jobs
+        exit_codes.append(_job(composed, preflight=preflight))
 
     try:
         refuse_dashes(sys.argv[1:])
@@ -58,21 +66,23 @@ def main() -> int:
     return max(exit_codes, default=0)
 
 
-def _job(composed: DictConfig) -> int:
-    # Everything is caught in here: Hydra announces what leaves its function with lines of its own.
+def _job(composed: DictConfig, *, preflight: bool) -> int:
+    # Everything is caught here, because Hydra adds lines to exceptions that leave its function.
     place = Place()
+    follow_launcher()
     try:
         place = launched_place()
-        exit_code = _run_or_start(launched_config(composed), place)
+        run_or_start = _start_or_check if preflight else _start_or_run
+        exit_code = run_or_start(composed, place)
     except (ConfigError, DatasetError, GroundTruthError, ResultsError) as error:
         exit_code = _fail(str(error), EXIT_BAD_INPUT, place)
-    except DivergedError as error:  # on all processes, and rank 0 says it
+    except DivergedError as error:  # on all processes: rank 0 prints it
         exit_code = _fail(str(error) if place.rank == 0 else "", EXIT_FAILED, place)
     except SaveError as error:
         exit_code = _fail(str(error), EXIT_FAILED, place)
     except (PeerLostError, RankError) as error:
         exit_code = _fail(str(error), EXIT_PEER_LOST, place)
-    except KeyboardInterrupt:  # pressed twice, or before the run could note it
+    except KeyboardInterrupt:  # pressed twice, or before the run handles signals
         exit_code = _fail("interrupted", EXIT_INTERRUPTED, place)
     except Exception:
         if place.size == 1:
@@ -80,31 +90,69 @@ def _job(composed: DictConfig) -> int:
         traceback.print_exc()
         exit_code = _fail("the error above ends the job", EXIT_FAILED, place)
     if exit_code and place.size > 1:
-        # Not sys.exit: on its way out Horovod would wait for processes that are gone.
+        # Not sys.exit, because Horovod would then wait for processes that are gone.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
     return exit_code
 
 
-def _run_or_start(config: RunConfig, place: Place) -> int:
-    if is_multirun():  # TensorFlow keeps memory and settings until its process ends
-        if place.size > 1:
-            raise ConfigError("--multirun starts jobs one by one: give launch.processes in place of a launcher")
-        return run_job(job_arguments())
-    if place.size == 1 and not config.dry_run:
-        processes = asked_processes(config.launch)
-        if processes > 1 or config.launch.hosts is not None:
-            check(config, processes=processes)
-            return launch(config.launch, sys.argv[1:])
-    from mrcnn_train.runner import run
+def _start_or_run(composed: DictConfig, place: Place) -> int:
+    from mrcnn_train.runner import meet, number_of_processes, run
 
+    if place.size > 1:
+        if is_multirun():
+            raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
+        number_of_processes(composed.launch, place)  # before the processes meet
+        processes = meet(place, bind_cores=composed.distributed.bind_cores)
+        return run(_config_of_rank_0(composed, processes), processes)
+    config = launched_config(composed)
+    if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
+        return run_job(job_arguments())
+    if not config.dry_run and _has_to_start(config):
+        return launch(config.launch, sys.argv[1:])
     return run(config)
 
 
+def _start_or_check(composed: DictConfig, place: Place) -> int:
+    from mrcnn_train.preflight.checking import preflight, probe_hosts
+    from mrcnn_train.runner import meet
+
+    if place.size > 1:
+        processes = meet(place, bind_cores=composed.distributed.bind_cores)
+        return preflight(_config_of_rank_0(composed, processes, needs_experiment=False), processes)
+    config = launched_config(composed, needs_experiment=False)
+    if config.launch.hosts is not None:
+        probe_hosts(config)
+    if _has_to_start(config):
+        return launch(config.launch, sys.argv[1:], module="mrcnn_train.preflight")
+    return preflight(config, meet(place))
+
+
+def _config_of_rank_0(composed: DictConfig, processes: Processes, *, needs_experiment: bool = True) -> RunConfig:
+    """Compose on rank 0 alone: only its host needs the directory of a run that goes on."""
+
+    def compose() -> RunConfig | None:
+        return launched_config(composed, needs_experiment=needs_experiment) if processes.rank == 0 else None
+
+    config = processes.together(compose)
+    config = processes.broadcast(config)
+    assert config is not None
+    return config
+
+
+def _has_to_start(config: RunConfig) -> bool:
+    processes = asked_processes(config.launch)
+    if processes == 1 and config.launch.hosts is None:
+        return False
+    check(config, processes=processes)
+    return True
+
+
 def _fail(message: str, exit_code: int, place: Place | None = None) -> int:
-    """Print an error in one line, and which process has it; an empty one was printed by another process."""
+    """Print an error in one line, with the process that has it; an empty one was printed by another process."""
     if message:
         who = f"process {place.rank}: " if place is not None and place.size > 1 else ""
-        print(f"mrcnn_train: error: {who}{' '.join(message.split())}", file=sys.stderr, flush=True)
+        line = visible(" ".join(message.split()), limit=4000)
+        print(f"mrcnn_train: error: {who}{line}", file=sys.stderr, flush=True)
     return exit_code

@@ -1,19 +1,19 @@
-"""What ends a run with one line instead of a traceback."""
+"""Errors that end a run with one line instead of a traceback."""
 
-EXIT_PEER_LOST = 3  # of a process that ended because another one did
+EXIT_PEER_LOST = 3  # of a process that ended because another one failed
 
 
 class ConfigError(ValueError):
-    """A request that cannot be carried out: the message names the option and what is wrong, in one line."""
+    """An option that cannot work, or input that does not fit; one line that names it and says what to do."""
 
 
 class DivergedError(RuntimeError):
-    """A loss that is not finite: the message names step, loss and images, in one line."""
+    """A loss that is not finite; one line that names step, loss and images."""
 
 
 class PeerLostError(RuntimeError):
-    """Another process of the job ended or froze: whatever happened, it happened there first."""
+    """Another process of the job failed or froze first; the cause is told there."""
 
 
 class SaveError(RuntimeError):
-    """The run directory cannot be written any more; checkpoints written before are whole."""
+    """The run directory cannot be written any more; earlier checkpoints are complete."""

@@ -3,172 +3,149 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from mrcnn_data import CocoDataset, TrainLoader
-from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
-from mrcnn_train.config.composition import SAVED_CONFIG, save_config
-from mrcnn_train.config.options import RunConfig, asked_processes, check
-from mrcnn_train.config.plan import Plan, describe_plan, make_plan
+from mrcnn_model import import_tensorflow_quietly
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, read_end
+from mrcnn_train.config.options import LaunchOptions, RunConfig
+from mrcnn_train.config.resolving import resolve
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.distributed import Processes, connect
-from mrcnn_train.job.place import launched_place
+from mrcnn_train.job.place import Place, launched_place
 from mrcnn_train.job.signals import StopSignals
-from mrcnn_train.training.data import check_data, check_evaluation, draw_synthetic, make_loader, open_train, open_val
-
-if TYPE_CHECKING:
-    from mrcnn_train.training.start import Trainer
-
-PATH_OPTIONS = ("root", "train_annotations", "train_images", "val_annotations", "val_images", "cache_dir")
+from mrcnn_train.record.environment import process_facts, write_environment
+from mrcnn_train.record.run_dir import check_run_dir, open_run_dir
+from mrcnn_train.training.datasets import RunData, open_data
+from mrcnn_train.training.synthetic import draw_synthetic
 
 
-class Data(NamedTuple):
-    """The data sets of a run, and what follows from them."""
+def run(config: RunConfig, processes: Processes | None = None) -> int:
+    """Train as a config says, alone or as one of the processes that a launcher started.
 
-    plan: Plan
-    described: str  # the plan, as printed
-    loader: TrainLoader
-    train: CocoDataset
-    val: CocoDataset | None
-
-
-def run(config: RunConfig) -> int:
-    """Do what a config asks for, alone or as one of the processes that a launcher started.
+    Args:
+        config: stays as it is. On many processes, that of rank 0 counts.
+        processes: of the job, where they have met already.
 
     Returns:
-        The exit code: 0, or 128 + signal where one ended the run.
+        The exit code: 0, or 128 + signal if one ended the run.
 
     Raises:
         ConfigError, DatasetError: an option cannot work, the run cannot start, or an image cannot be read.
-        GroundTruthError: the validation split cannot be scored against.
+        GroundTruthError: a validation set cannot be scored against.
         DivergedError: a loss is not finite.
         SaveError: the run directory cannot be written any more.
-        PeerLostError: another process of the job ended; without a message where that one has said all there is.
+        PeerLostError: another process of the job ended; without a message if that process has told the cause.
     """
-    place = launched_place()
-    asked = asked_processes(config.launch)
-    if place.size > 1 and asked not in (1, place.size):
-        raise ConfigError(f"launch asks for {asked} processes, and a launcher has started {place.size}")
-    size = max(place.size, asked)
-    check(config, processes=size)
-    make_paths_absolute(config)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopSignals())
-        if place.rank > 0:  # what there is to say, rank 0 says
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
+    place = launched_place() if processes is None else processes.place
+    size = number_of_processes(config.launch, place)
+    config = resolve(config, processes=size)
+    with StopSignals() as stop, _quiet_unless_first(place):
         if config.dry_run:
-            if config.data.cache_dir is not None and not Path(config.data.cache_dir).is_dir():
-                config.data.cache_dir = None  # one that is there saves the time of reading; none is left behind
             if place.rank == 0:
-                draw_synthetic(config.data)
-                open_data(config, rank=0, size=size).loader.close()
+                _prepare_folders(config)
+                _open(config, rank=0, size=size).loader.close()
             return 0
-        if place.size > 1:
-            import_tensorflow_quietly()  # Horovod needs it at once; one process first says what is wrong with its input
-        processes = connect(place)
-        processes.together(lambda: draw_synthetic(config.data) if place.rank == 0 else None)
-        data = processes.together(lambda: open_data(config, rank=place.rank, size=place.size))
+        if processes is None:
+            processes = meet(place, bind_cores=config.distributed.bind_cores)
+        config = processes.broadcast(config)
+        processes.together(lambda: _prepare_folders(config) if place.rank == 0 else None)
+        data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
         with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
             signals = [number for number in processes.gather(stop.received) if number is not None]
             if signals:  # while the data were checked
                 return 128 + signals[0]
-            exit_code = _run_with_tensorflow(config, data, processes=processes, stop=stop)
-            # Launchers kill the others when the first one ends on a signal: not before rank 0 has written everything.
-            processes.barrier()
+            if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
+                return 0
+            exit_code = _train(config, data, processes=processes, stop=stop)
+            processes.barrier()  # launchers kill the others when one ends on a signal: rank 0 must have written all
         return exit_code
 
 
-def open_data(config: RunConfig, *, rank: int, size: int) -> Data:
-    """Open and check the data of one process of so many, and print what the run is going to do."""
-    train = open_train(config.data)
-    val = open_val(config.data, train)
-    loader = make_loader(config.data, config.train, train, rank=rank, num_ranks=size)
-    plan = make_plan(config, num_images=loader.num_images, processes=size)
-    described = describe_plan(config, plan, train=train, val=val, canvases=list(loader.canvases))
-    print(described, flush=True)
-    check_weights(config, warn=rank == 0)
-    if rank == 0:
-        check_data(config.data, train, val)
-    if val is not None:
-        check_evaluation(config.data, config.eval, val)
-    return Data(plan, described, loader, train, val)
-
-
-def _run_with_tensorflow(config: RunConfig, data: Data, *, processes: Processes, stop: StopSignals) -> int:
-    import_tensorflow_quietly()
-    try:
-        from mrcnn_train.record.disk import disk_errors
-        from mrcnn_train.training.loop import train_loop
-        from mrcnn_train.training.start import prepare, share
-    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
-        raise ConfigError(str(error)) from error
-    trainer = processes.together(lambda: prepare(config, train=data.train, val=data.val, processes=processes))
-    trainer = share(trainer, processes)
-    made = processes.together(lambda: _make_run_dir(config, trainer) if processes.rank == 0 else None)
-    run_dir = processes.broadcast(made)
-    assert run_dir is not None
-    print(f"{'run directory:':17} {run_dir}\nthe first step compiles the network: it takes longer", flush=True)
-    with disk_errors(run_dir):
-        return train_loop(
-            config,
-            data.plan,
-            data.loader,
-            described_plan=data.described,
-            trainer=trainer,
-            val=data.val,
-            run_dir=run_dir,
-            processes=processes,
-            stop=stop,
-        )
-
-
-def _make_run_dir(config: RunConfig, trainer: Trainer) -> Path:
-    from mrcnn_train.training.initial_weights import write_weights_report
-
-    run_dir = resumed_run_dir(config) or new_run_dir(config)
-    if trainer.weights_report is not None:
-        write_weights_report(run_dir, trainer.weights_report)
-    return run_dir
-
-
-def make_paths_absolute(config: RunConfig) -> None:
-    """Paths are typed relative to the folder of the launch; a run may be resumed or evaluated from another."""
-    for name in PATH_OPTIONS:
-        path = getattr(config.data, name)
-        if path is not None:
-            setattr(config.data, name, _absolute(path))
-    if config.model.weights is not None:
-        config.model.weights = _absolute(config.model.weights)
-    if config.resume is not None:
-        config.resume = _absolute(config.resume)
-    if config.run.dir is not None:
-        config.run.dir = _absolute(config.run.dir)
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))  # shells leave the ~ of option=~/x as it is
-
-
-def check_weights(config: RunConfig, *, warn: bool = True) -> None:
-    """Find out about missing weights before the model is made.
+def meet(place: Place, *, bind_cores: bool = True) -> Processes:
+    """Join the other processes of the job; a single process has no others.
 
     Raises:
-        ConfigError: the file that model.weights names does not exist.
+        ConfigError, PeerLostError: see `connect`.
     """
+    if place.size > 1:
+        import_tensorflow_quietly()  # Horovod needs it; a single process checks its input first
+    return connect(place, bind_cores=bind_cores)
+
+
+def _has_finished(config: RunConfig, data: RunData) -> bool:
+    """Say so if the run that is resumed has nothing left to do.
+
+    Raises:
+        ConfigError: it has done more steps than it is now asked for.
+    """
+    if config.resume is None:
+        return False
+    run_dir, total = Path(config.resume), data.plan.total_steps
+    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
+    done = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    if done > total:
+        raise ConfigError(
+            f"resume={run_dir}: the run has done {done} steps, and is now asked for {total}: give train.max_steps or "
+            f"train.epochs for more than {done} steps, or start a new run with model.weights={checkpoints[-1]}"
+        )
+    end = read_end(run_dir)
+    is_target = end is not None and end.target != "" and end.target == describe_target(config.stop_at)
+    if end is None or end.step != done or (done < total and not is_target):
+        return False
+    print(
+        f"the run in {run_dir} has finished after {done} steps: nothing is left to do. train.max_steps or train.epochs "
+        "for more steps continues it",
+        flush=True,
+    )
+    return True
+
+
+def number_of_processes(launch: LaunchOptions, place: Place) -> int:
+    """Return how many processes the job has, from its launcher or from what `launch` asks for.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    asked = asked_processes(launch)
+    if place.size > 1 and asked not in (1, place.size):
+        raise ConfigError(f"launch asks for {asked} processes, but a launcher has started {place.size}")
+    return max(place.size, asked)
+
+
+@contextlib.contextmanager
+def _quiet_unless_first(place: Place) -> Iterator[None]:
+    """Drop what is printed on all processes but rank 0."""
+    if place.rank == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _prepare_folders(config: RunConfig) -> None:
+    if config.resume is None:
+        check_run_dir(config)
+    draw_synthetic(config.data)
+
+
+def _open(config: RunConfig, *, rank: int, size: int) -> RunData:
+    _check_weights(config, warn=rank == 0)
+    return open_data(config, rank=rank, size=size)
+
+
+def _check_weights(config: RunConfig, *, warn: bool) -> None:
     weights = config.model.weights
     if config.resume is not None:
-        return  # a checkpoint of the run takes their place
+        return  # the weights come from the run's checkpoint
     if weights is None:
         if config.model.norm == "frozen_bn" and warn:
             print(
-                "WARNING: model.norm is frozen_bn and model.weights is null: random weights under a norm that cannot "
-                "learn train badly. Give model.weights, or model.norm=gn.",
+                "WARNING: model.norm is frozen_bn and model.weights is null: random weights train badly with a norm "
+                "that does not learn. Give model.weights, or model.norm=gn.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -176,52 +153,31 @@ def check_weights(config: RunConfig, *, warn: bool = True) -> None:
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
 
 
-def new_run_dir(config: RunConfig) -> Path:
-    """Make the directory of a new run and save the config in it.
-
-    Raises:
-        ConfigError: it holds a run already, or cannot be made.
-    """
-    started = Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S")
-    run_dir = started if config.run.dir is None else Path(config.run.dir)
-    if (run_dir / SAVED_CONFIG).exists() and config.run.dir is not None:
-        raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
+def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals) -> int:
+    import_tensorflow_quietly()
     try:
-        if config.run.dir is None:
-            run_dir = _make_unshared(started)
-        else:
-            run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(run_dir / SAVED_CONFIG, config)
-    except OSError as error:
-        raise ConfigError(f"run.dir={run_dir} cannot be written: {error.strerror}") from error
-    return run_dir
+        from mrcnn_train.record.disk import disk_errors
+        from mrcnn_train.training.initial_weights import write_weights_report
+        from mrcnn_train.training.job import Job
+        from mrcnn_train.training.loop import train_loop
+        from mrcnn_train.training.state import prepare, share
+    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
+        raise ConfigError(str(error)) from error
+    state = share(processes.together(lambda: prepare(config, data.train, processes)), processes)
+    facts = processes.gather(process_facts(processes.place))
+    with contextlib.ExitStack() as stack:
 
+        def open_dir() -> Path | None:
+            if processes.rank > 0:
+                return None
+            run_dir = stack.enter_context(open_run_dir(config))
+            write_environment(run_dir, facts)
+            if state.weights_report is not None:
+                write_weights_report(run_dir, state.weights_report)
+            return run_dir
 
-def _make_unshared(wanted: Path) -> Path:
-    """Make a directory that was not there; of runs that start in the same second all but one get a number."""
-    numbered = (wanted.with_name(f"{wanted.name}_{number}") for number in itertools.count(2))
-    for path in itertools.chain([wanted], numbered):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("the numbers do not end")
-
-
-def resumed_run_dir(config: RunConfig) -> Path | None:
-    """The directory of the run that goes on; its config becomes this one, the old one is kept beside."""
-    if config.resume is None:
-        return None
-    run_dir = Path(config.resume)
-    saved = run_dir / SAVED_CONFIG
-    fresh = run_dir / (SAVED_CONFIG + ".partial")
-    config.resume = None  # the saved config is that of the run, not of this launch
-    try:
-        save_config(fresh, config)
-        if fresh.read_text() != saved.read_text():
-            saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
-        fresh.replace(saved)
-    except OSError as error:
-        raise ConfigError(f"resume={run_dir} cannot be written: {error.strerror}") from error
-    return run_dir
+        run_dir = processes.broadcast(processes.together(open_dir))
+        assert run_dir is not None
+        print(f"{'run directory:':17} {run_dir}\nthe first step compiles the network and takes longer", flush=True)
+        with disk_errors(run_dir):
+            return train_loop(Job(config, data, state, run_dir, processes, stop))

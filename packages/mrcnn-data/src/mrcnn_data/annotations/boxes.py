@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from mrcnn_data.annotations.columns import Columns
@@ -10,33 +12,55 @@ from mrcnn_data.masks.rasterising import segmentation_box
 from mrcnn_data.masks.segmentation import decode_segmentation
 
 
-def check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> tuple[np.ndarray, np.ndarray]:
+class CheckedBoxes(NamedTuple):
+    """Boxes in source pixels.
+
+    Attributes:
+        clipped: float32 [A, 4] (x1, y1, x2, y2), inside the image: what trains.
+        xywh: float64 [A, 4] (x, y, w, h), as in the file or derived, not clipped: what is scored.
+        usable: bool [A]; the others neither train nor are they scored.
+    """
+
+    clipped: np.ndarray
+    xywh: np.ndarray
+    usable: np.ndarray
+
+
+def check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> CheckedBoxes:
     """Clip, derive or refuse every box.
 
     Args:
-        image_sizes: int64 [I, 2] (h, w).
-    Returns:
-        boxes: float32 [A, 4] (x1, y1, x2, y2), source pixels.
-        usable: bool [A].
+        image_sizes: int64 [I, 2] (h, w); 0 where unknown, which clips nothing on the right and below.
     """
     limits = image_sizes.T[::-1].astype(np.float64)[:, columns.image_index]  # [2, A], (w, h)
     boxes = columns.boxes_xywh.T.copy()  # [4, A]: NumPy goes through long rows several times as fast as through short
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
         boxes[2:] += boxes[:2]
     is_given = columns.has_bbox & np.isfinite(boxes).all(axis=0)
-    is_known = is_given | _derive_boxes(columns, ~is_given, limits, boxes, report)
+    is_derived = _derive_boxes(columns, ~is_given, limits, boxes, report)
+    is_known = is_given | is_derived
     boxes[:, ~is_known] = 0
     has_area = _has_area(boxes)
+    limits[limits == 0] = np.inf
     clipped = np.clip(boxes.reshape(2, 2, -1), 0, limits).reshape(4, -1)
     is_inside = _has_area(clipped)
     sticks_out = (np.abs(clipped - boxes) > 1.0).any(axis=0)  # up to a pixel is rounding: COCO's own boxes do it
     for kind, severity, action, which in (
-        ("box of zero or negative size", "dropped", "object dropped", is_known & ~has_area),
-        ("box outside the image", "dropped", "object dropped", has_area & ~is_inside),
-        ("box sticks out of the image", "repaired", "clipped to the image", is_inside & sticks_out & has_area),
+        ("box of zero or negative size", "dropped", "not trained, not scored", is_known & ~has_area),
+        ("box outside the image", "dropped", "not trained, not scored", has_area & ~is_inside),
+        (
+            "box sticks out of the image",
+            "repaired",
+            "clipped to the image for training, scored as it is",
+            is_inside & sticks_out & has_area,
+        ),
     ):
         report.add(kind, severity=severity, action=action, where=columns.ids_where(which))
-    return clipped.T.astype(np.float32, order="C"), is_known & has_area & is_inside
+    xywh = columns.boxes_xywh
+    if is_derived.any():
+        xywh = xywh.copy()
+        xywh[is_derived] = np.concatenate([boxes[:2], boxes[2:] - boxes[:2]])[:, is_derived].T
+    return CheckedBoxes(clipped.T.astype(np.float32, order="C"), xywh, is_known & has_area & is_inside)
 
 
 def _has_area(boxes: np.ndarray) -> np.ndarray:
@@ -63,7 +87,7 @@ def _derive_boxes(
         report.add(
             f"{kind}, and no segmentation to take it from",
             severity="dropped",
-            action="object dropped",
+            action="not trained, not scored",
             where=columns.ids_where(of_kind & ~derived),
         )
     return derived

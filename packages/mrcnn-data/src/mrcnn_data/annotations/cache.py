@@ -1,10 +1,10 @@
 """Annotation files as mapped columns: read in a fraction of a second, one copy in memory for all processes.
 
-Two files of a cache folder belong to an annotation file: `PATH-HASH.json` says which content lay at a path of what size
-and time, `CONTENT-HASH.columns` holds that content. A file that was copied, moved or touched is therefore recognised by
-its content, and one that changed is read anew. Everything is written under another name and renamed, so no process
-ever sees half a file; one lock per folder keeps processes that start together from all reading the same file.
-`check_memory` keeps in the same folder what a check found.
+Two files of a cache folder belong to an annotation file: `PATH-HASH.json` has path, size and time of the file and the
+hash of its content, `CONTENT-HASH.columns` holds that content. So a file that was copied, moved or touched is
+recognised by its content, and one that changed is read again. Everything is written under another name and then
+renamed: no process sees half a file. With one lock per folder, one of the processes that start together reads for all.
+`mrcnn_data.checks.memory` keeps in the same folder what a check found.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from mrcnn_data.errors import DatasetError
 
 try:
     import fcntl
-except ImportError:  # Windows: processes that start together each read the file
+except ImportError:  # Windows: each process reads the file
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"mrcnn-data columns 2\n"  # raise the number with any change of the layout or of what reading reports
+_MAGIC = b"mrcnn-data columns 3\n"  # raise the number when the layout or what reading reports changes
 _TRAILER = struct.Struct("<QQI")  # where the header ends, its length, its CRC-32
 _ALIGNMENT = 64
 _ROWS_PER_BLOCK = 512  # segmentations under one checksum, which is verified when the first of them is used
@@ -69,7 +69,7 @@ class _Header(msgspec.Struct):
 
 
 class _DamagedCacheError(Exception):
-    """A cache file that cannot be used: it is written anew."""
+    """A cache file that cannot be used and is written again."""
 
 
 def read_columns(path: Path, cache_dir: Path | None) -> FileContent:
@@ -126,7 +126,7 @@ def _columns_path(cache_dir: Path, content: str) -> Path:
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "a") as file:
         if fcntl is not None:
-            with contextlib.suppress(OSError):  # file systems without locks: whoever comes reads for himself
+            with contextlib.suppress(OSError):  # a file system without locks: each process reads the file
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -209,7 +209,7 @@ def _padded(num_bytes: int) -> int:
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """Write under another name, then rename: readers see the whole file or none.
 
-    Not forced to the disk, which would take 0.6 s for train2017: checksums find what a power failure leaves.
+    Not forced to the disk, which would take 0.6 s for train2017: checksums find what a power failure leaves behind.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
@@ -224,7 +224,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 def _load(path: Path) -> FileContent:
     with open(path, "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
-            raise _DamagedCacheError(f"{path} is no cache of this version")
+            raise _DamagedCacheError(f"{path} is not a cache of this version")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     trailer = mapped[-_TRAILER.size :]
     if len(trailer) < _TRAILER.size:
@@ -295,7 +295,7 @@ def _reopened(path: Path) -> Segmentations:
 
 
 def _remove_unused(cache_dir: Path) -> None:
-    """Delete columns that no path refers to any more; processes that have them mapped keep them."""
+    """Delete columns that no path refers to; processes that have mapped them keep them."""
     used = set()
     for stamp_path in cache_dir.glob("*-*.json"):
         with contextlib.suppress(OSError, msgspec.DecodeError):

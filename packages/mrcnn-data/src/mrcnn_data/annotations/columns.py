@@ -12,16 +12,16 @@ Id = int | str
 
 
 class Segmentations(Protocol):
-    """Undecoded segmentations of all annotations, shared read-only by all threads."""
+    """Undecoded segmentations of all annotations; all threads may read them."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> bytes:
-        """JSON text; empty where the file has none."""
+        """Return the JSON text of one, empty where the file has none."""
 
 
 class RawSegmentations:
-    """Views of the text of an annotation file, which they keep in memory."""
+    """Segmentations as views of the text of an annotation file, which stays in memory."""
 
     def __init__(self, raws: list[msgspec.Raw]) -> None:
         self.raws = raws
@@ -81,23 +81,23 @@ class Columns(NamedTuple):
 
     @property
     def image_index(self) -> np.ndarray:
-        """int64 [A]: number of the image."""
+        """Number of the image of each annotation, int64 [A]."""
         return np.repeat(np.arange(len(self.image_ids)), np.diff(self.offsets))
 
     def ids_where(self, mask: np.ndarray) -> list[Id | None]:
-        """Ids of the annotations that a bool [A] selects."""
+        """Return the ids of the annotations that a bool [A] selects."""
         return ids_of(self.annotation_ids, np.flatnonzero(mask))
 
 
 def ids_of(annotation_ids: np.ndarray | list[Id | None], rows: np.ndarray) -> list[Id | None]:
-    """Ids of some annotations as Python objects, None where the file gives none."""
+    """Return the ids of some annotations as Python objects, None where the file has none."""
     if isinstance(annotation_ids, np.ndarray):
         return list(annotation_ids[rows].tolist())
     return [annotation_ids[row] for row in rows]
 
 
 def compact_ids(ids: Sequence[Id | None]) -> np.ndarray | list[Id | None]:
-    """An int64 array where the ids allow it: 8 bytes each instead of 36, and mapped by all processes."""
+    """Return an int64 array where all ids are numbers: 8 bytes each instead of 36, and shared by all processes."""
     if set(map(type, ids)) <= {int}:
         try:
             return np.array(ids, np.int64)

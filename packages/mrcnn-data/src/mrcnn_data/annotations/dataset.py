@@ -8,35 +8,45 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn_data.annotations.boxes import check_boxes
 from mrcnn_data.annotations.cache import read_columns
-from mrcnn_data.annotations.columns import Columns, ConcatenatedSegmentations, Id, Segmentations, compact_ids, ids_of
-from mrcnn_data.annotations.image_files import SKIPPED, complete_image_sizes, missing_files
+from mrcnn_data.annotations.columns import Id, ids_of
+from mrcnn_data.annotations.file import encode_content, read_annotations
+from mrcnn_data.annotations.opening import (
+    Opened,
+    PathLike,
+    Source,
+    concatenated,
+    find_split,
+    open_columns,
+    open_without_images,
+)
 from mrcnn_data.annotations.report import Report
+from mrcnn_data.annotations.scoring import ScoredAnnotations, scored_annotations
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.reading import load_image
 from mrcnn_data.masks.checks import report_segmentations
 from mrcnn_data.masks.rasterising import full_mask
 from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation
 
-PathLike = str | os.PathLike[str]
-
-# COCO 2014 has two splits that share the images of a third.
-_IMAGE_FOLDERS = {"minival2014": "val2014", "valminusminival2014": "val2014"}
+IN_MEMORY = Path("annotations in memory")  # stands for the path of a file in messages
 
 
 class Instances(NamedTuple):
     """The objects of one image, source pixels.
 
-    `boxes` float32 [n, 4], clipped to the image; `classes` int32 [n]; `segmentations` n, None = box only;
-    `annotation_ids` n, as in the file; `crowd_boxes` float32 [k, 4]: regions (`iscrowd` or `ignore`), never
-    objects; background too, unless the trainer leaves them out (`model.crowd_overlap_threshold` below 1).
+    Attributes:
+        boxes: float32 [n, 4] (x1, y1, x2, y2), clipped to the image.
+        classes: int32 [n].
+        segmentations: n, None for an object with a box only.
+        annotation_ids: n, as in the file.
+        crowd_boxes: float32 [k, 4], regions (`iscrowd` or `ignore`). They never train as objects, but as background,
+            unless `model.crowd_overlap_threshold` is below 1.
     """
 
     boxes: np.ndarray
@@ -44,36 +54,6 @@ class Instances(NamedTuple):
     segmentations: list[Segmentation | None]
     annotation_ids: list[Id | None]
     crowd_boxes: np.ndarray
-
-
-class Source(NamedTuple):
-    """An annotation file, and the folder that its file names are relative to."""
-
-    annotation_path: Path
-    image_dir: Path
-
-
-class Annotations(NamedTuple):
-    """Checked annotations of all images, by image.
-
-    Attributes:
-        offsets: int64 [I + 1]: those of image i are offsets[i] to offsets[i + 1].
-        ids: A, as in the file.
-        boxes: float32 [A, 4] (x1, y1, x2, y2), clipped to the image.
-        areas: float64 [A], as in the file, NaN where missing.
-        classes: int32 [A].
-        is_object, is_region: bool [A]; what is neither is not used.
-        segmentations: A.
-    """
-
-    offsets: np.ndarray
-    ids: np.ndarray | list[Id | None]
-    boxes: np.ndarray
-    areas: np.ndarray
-    classes: np.ndarray
-    is_object: np.ndarray
-    is_region: np.ndarray
-    segmentations: Segmentations
 
 
 class CocoDataset:
@@ -86,30 +66,20 @@ class CocoDataset:
         image_sizes: int64 [I, 2] (h, w), pixels as stored.
         category_ids: sorted; contiguous class c is `category_ids[c - 1]`.
         class_names: likewise, `class_names[c - 1]`.
+        annotations: the columns of all annotations.
         opening_report: the part of `report` that is known from opening, without decoding segmentations.
     """
 
-    def __init__(
-        self,
-        *,
-        sources: Sequence[Source],
-        source_offsets: Sequence[int],
-        image_ids: list[Id],
-        file_names: list[str],
-        image_sizes: np.ndarray,
-        categories: dict[int, str],
-        annotations: Annotations,
-        opening_report: Report,
-    ) -> None:
-        self.sources = tuple(sources)
-        self._source_offsets = np.asarray(source_offsets)  # number of the first image of each source
-        self.image_ids = image_ids
-        self.file_names = file_names
-        self.image_sizes = image_sizes
-        self.category_ids = tuple(sorted(categories))
-        self.class_names = tuple(categories[category_id] for category_id in self.category_ids)
-        self.annotations = annotations
-        self.opening_report = opening_report
+    def __init__(self, opened: Opened) -> None:
+        self.sources = opened.sources
+        self._source_offsets = opened.source_offsets
+        self.image_ids = opened.image_ids
+        self.file_names = opened.file_names
+        self.image_sizes = opened.image_sizes
+        self.category_ids = tuple(sorted(opened.categories))
+        self.class_names = tuple(opened.categories[category_id] for category_id in self.category_ids)
+        self.annotations = opened.annotations
+        self.opening_report = opened.report
 
     @classmethod
     def open(
@@ -127,7 +97,7 @@ class CocoDataset:
             annotations, images: file and image folder, or as many of the one as of the other.
             on_error: "raise", or "skip": missing image files are reported and left to the loader's `on_error`.
             cache_dir: folder for mapped copies, which open in a fraction of the time and are shared by all processes
-                (see `annotation_cache`). None: the file is read each time.
+                (see `mrcnn_data.annotations.cache`). None: the file is read each time.
             allow_errors: leave out what cannot be used, and only report it: for tools that look at faulty files.
         Raises:
             DatasetError: anything that makes the data unusable, in one line.
@@ -137,12 +107,14 @@ class CocoDataset:
         if len(files) != len(folders) or not files:
             raise DatasetError(f"{len(files)} annotation files and {len(folders)} image folders do not go together")
         cache = None if cache_dir is None else Path(cache_dir)
-        return _concatenated(
-            [
-                _open_one(Source(Path(file), Path(folder)), cache, on_error=on_error, allow_errors=allow_errors)
-                for file, folder in zip(files, folders, strict=True)
-            ]
-        )
+        parts = []
+        for file, folder in zip(files, folders, strict=True):
+            content = read_columns(Path(file), cache)
+            source = Source(Path(file), Path(folder))
+            parts.append(
+                open_columns(content.columns, content.report, source, on_error=on_error, allow_errors=allow_errors)
+            )
+        return cls(concatenated(parts))
 
     @classmethod
     def from_root(
@@ -163,6 +135,55 @@ class CocoDataset:
             cache_dir=cache_dir,
             allow_errors=allow_errors,
         )
+
+    @classmethod
+    def from_dicts(
+        cls,
+        *,
+        images: Sequence[Mapping[str, Any]],
+        annotations: Sequence[Mapping[str, Any]],
+        categories: Sequence[Mapping[str, Any]],
+        image_dir: PathLike,
+        on_error: str = "raise",
+        allow_errors: bool = False,
+    ) -> CocoDataset:
+        """Make a dataset from the lists of a COCO file that are in memory; nothing is written.
+
+        Args:
+            images, annotations, categories: entries as a COCO file has them.
+            image_dir: folder that the file names are relative to.
+            on_error, allow_errors: as of `open`.
+        Raises:
+            DatasetError: as of `open`; messages call the lists "annotations in memory".
+        """
+        lists = {"images": images, "annotations": annotations, "categories": categories}
+        data = encode_content({name: list(entries) for name, entries in lists.items()})
+        source = Source(IN_MEMORY, Path(image_dir))
+        columns, report, _ = read_annotations(source.annotation_path, data=data)
+        return cls(open_columns(columns, report, source, on_error=on_error, allow_errors=allow_errors))
+
+    @classmethod
+    def without_images(
+        cls,
+        annotations: PathLike | Mapping[str, Any],
+        *,
+        image_sizes: Mapping[Any, tuple[int, int]] | None = None,
+    ) -> CocoDataset:
+        """Read annotations to score against; image files and their names are not needed, nor unique annotation ids.
+
+        Args:
+            annotations: path of a file, or its content.
+            image_sizes: (h, w) by image id, over those of the file. An image without either takes the size of its RLEs;
+                one that has boxes only stays without, (0, 0).
+        Raises:
+            DatasetError: it cannot be read, or an image of unknown size has polygons.
+        """
+        if isinstance(annotations, Mapping):
+            path, data = IN_MEMORY, encode_content(annotations)
+        else:
+            path, data = Path(annotations), None
+        columns, report, _ = read_annotations(path, data=data, for_training=False)
+        return cls(open_without_images(columns, report, path, image_sizes or {}))
 
     @property
     def annotation_path(self) -> Path:
@@ -188,7 +209,7 @@ class CocoDataset:
 
     @property
     def name(self) -> str:
-        """The annotation files, for messages."""
+        """Names of the annotation files, for messages."""
         return " + ".join(str(source.annotation_path) for source in self.sources)
 
     def __len__(self) -> int:
@@ -253,6 +274,11 @@ class CocoDataset:
         ]
 
     @functools.cached_property
+    def scored(self) -> ScoredAnnotations:
+        """What an evaluation requires. The first access decodes and rasterises every segmentation once."""
+        return scored_annotations(self)
+
+    @functools.cached_property
     def report(self) -> Report:
         """What was dropped, repaired or looks odd. The first access decodes every segmentation once."""
         report = copy.deepcopy(self.opening_report)
@@ -283,161 +309,3 @@ def instance_masks(dataset: CocoDataset, image_index: int) -> np.ndarray:
         if segmentation is not None:
             mask[...] = full_mask(segmentation, height=height, width=width)
     return masks
-
-
-def find_split(root: PathLike, split: str) -> Source:
-    """Find annotation file and image folder of ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/.
-
-    Raises:
-        DatasetError: the root or the split does not exist.
-    """
-    folder = Path(root)
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: the data root does not exist")
-    annotation_path = folder / "annotations" / f"instances_{split}.json"
-    if not annotation_path.is_file():
-        splits = sorted(path.stem.removeprefix("instances_") for path in folder.glob("annotations/instances_*.json"))
-        raise DatasetError(
-            f"{annotation_path}: split {split!r} does not exist"
-            + (f"; {folder} has {', '.join(splits)}" if splits else "")
-        )
-    image_dir = folder / split
-    if not image_dir.is_dir() and split in _IMAGE_FOLDERS:
-        image_dir = folder / _IMAGE_FOLDERS[split]
-    return Source(annotation_path, image_dir)
-
-
-def _open_one(source: Source, cache_dir: Path | None, *, on_error: str, allow_errors: bool) -> CocoDataset:
-    columns, report = read_columns(source.annotation_path, cache_dir)
-    return open_columns(columns, report, source, on_error=on_error, allow_errors=allow_errors)
-
-
-def open_columns(columns: Columns, report: Report, source: Source, *, on_error: str, allow_errors: bool) -> CocoDataset:
-    """Check the columns of a file against its images; see `CocoDataset.open`."""
-    if not source.image_dir.is_dir():
-        raise DatasetError(f"{source.image_dir}: the image folder does not exist (for {source.annotation_path})")
-    _report_missing_files(columns, source, report, on_error=on_error)
-    if not allow_errors:
-        report.raise_errors()
-    sizes, is_known = complete_image_sizes(
-        columns, source.image_dir, report, on_error="skip" if allow_errors else on_error
-    )
-    boxes, usable = check_boxes(columns, sizes, report)
-    if not is_known.all():
-        usable &= is_known[columns.image_index]
-    is_region = columns.is_crowd | columns.is_ignored
-    _note_oddities(columns, usable, report)
-    return CocoDataset(
-        sources=[source],
-        source_offsets=[0],
-        image_ids=columns.image_ids,
-        file_names=columns.file_names,
-        image_sizes=sizes,
-        categories=dict(zip(columns.category_ids, columns.class_names, strict=True)),
-        annotations=Annotations(
-            offsets=columns.offsets,
-            ids=columns.annotation_ids,
-            boxes=boxes,
-            areas=columns.areas,
-            classes=columns.classes,
-            is_object=usable & ~is_region,
-            is_region=usable & is_region,
-            segmentations=columns.segmentations,
-        ),
-        opening_report=report,
-    )
-
-
-def _report_missing_files(columns: Columns, source: Source, report: Report, *, on_error: str) -> None:
-    missing = missing_files(columns.file_names, source.image_dir)
-    if not missing:
-        return
-    path, image_id = source.image_dir / columns.file_names[missing[0]], columns.image_ids[missing[0]]
-    is_error = on_error == "raise"
-    report.add(
-        "image file missing",
-        severity="error" if is_error else "dropped",
-        action="nothing trains before it is there, or data.on_error=skip" if is_error else SKIPPED,
-        where=[columns.image_ids[index] for index in missing],
-        what="image",
-        message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})",
-    )
-
-
-def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None:
-    as_region = "never an object; background unless model.crowd_overlap_threshold is below 1"
-    crowds = columns.ids_where(columns.is_crowd)
-    ignored = columns.ids_where(columns.is_ignored & ~columns.is_crowd)
-    report.add("iscrowd", severity="note", action=as_region, where=crowds)
-    report.add("ignore", severity="note", action=as_region, where=ignored)
-    totals = np.concatenate([[0], np.cumsum(usable)])
-    empty = np.flatnonzero(np.diff(totals[columns.offsets]) == 0)
-    report.add(
-        "image without annotations",
-        severity="note",
-        action="trains as background",
-        where=[columns.image_ids[index] for index in empty],
-        what="image",
-    )
-    if len(set(columns.file_names)) < len(columns.file_names):
-        seen: set[str] = set()
-        again = [name for name in columns.file_names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-        report.add("image file listed twice", severity="note", action="trains twice", where=again, what="file")
-
-
-def _concatenated(parts: list[CocoDataset]) -> CocoDataset:
-    """One dataset after the other; classes are those of all.
-
-    Raises:
-        DatasetError: a category id or a name means different classes in two of them.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    categories: dict[int, str] = {}
-    report = Report()
-    for part in parts:
-        _add_categories(categories, part)
-        report.merge(part.opening_report, source=part.annotation_path.name)
-    tables = [part.annotations for part in parts]
-    class_of = {category_id: number for number, category_id in enumerate(sorted(categories), start=1)}
-    firsts = np.cumsum([0, *(len(table.classes) for table in tables)])
-    return CocoDataset(
-        sources=[source for part in parts for source in part.sources],
-        source_offsets=np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist(),
-        image_ids=[image_id for part in parts for image_id in part.image_ids],
-        file_names=[name for part in parts for name in part.file_names],
-        image_sizes=np.concatenate([part.image_sizes for part in parts]),
-        categories=categories,
-        annotations=Annotations(
-            offsets=np.concatenate([[0], *(t.offsets[1:] + first for t, first in zip(tables, firsts, strict=False))]),
-            ids=compact_ids([item for table in tables for item in ids_of(table.ids, np.arange(len(table.classes)))]),
-            boxes=np.concatenate([table.boxes for table in tables]),
-            areas=np.concatenate([table.areas for table in tables]),
-            classes=np.concatenate([_renumbered(part, class_of) for part in parts]),
-            is_object=np.concatenate([table.is_object for table in tables]),
-            is_region=np.concatenate([table.is_region for table in tables]),
-            segmentations=ConcatenatedSegmentations([table.segmentations for table in tables]),
-        ),
-        opening_report=report,
-    )
-
-
-def _add_categories(categories: dict[int, str], part: CocoDataset) -> None:
-    ids = {name: category_id for category_id, name in categories.items()}
-    for category_id, name in zip(part.category_ids, part.class_names, strict=True):
-        if categories.get(category_id, name) != name:
-            raise DatasetError(
-                f"{part.annotation_path}: category {category_id} is {name!r}, "
-                f"in the files before it is {categories[category_id]!r}"
-            )
-        if ids.get(name, category_id) != category_id:
-            raise DatasetError(
-                f"{part.annotation_path}: category {name!r} has the id {category_id}, in the files before {ids[name]}"
-            )
-        categories[category_id] = name
-
-
-def _renumbered(part: CocoDataset, class_of: dict[int, int]) -> np.ndarray:
-    """Classes of the part as classes of the whole: int32 [A of the part]."""
-    table = np.array([0, *(class_of[category_id] for category_id in part.category_ids)], np.int32)
-    return np.asarray(table[part.annotations.classes])

@@ -1,4 +1,4 @@
-"""Are the image files of a dataset there, and how large are they where the annotations do not say?"""
+"""Image files of a dataset: which are missing, and the sizes that the annotations do not give."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mrcnn_data.annotations.report import Report
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.reading import load_image
 
-# What on_error="skip" does with an image whose file is of no use.
+# What on_error="skip" does with an image whose file cannot be used.
 SKIPPED = "skipped: another takes its place in training, and evaluation finds nothing in it"
 
 
 def missing_files(file_names: Sequence[str], image_dir: Path) -> list[int]:
-    """Indices of images without a file, from one listing per folder: 118 k stats take seconds on a network disk."""
+    """Find images without a file, as indices; lists each folder once, as 118 k stats take seconds on a network disk."""
     folders = {name.rpartition("/")[0] for name in file_names if "/" in name}
     there = _listed(image_dir)
     for folder in folders:
@@ -43,9 +43,9 @@ def complete_image_sizes(
     Args:
         on_error: "raise", or "skip": an image without a size whose file cannot be read has no usable objects.
     Returns:
-        int64 [I, 2] (h, w), at least 1; bool [I], whether it is known.
+        int64 [I, 2] (h, w), at least 1; bool [I], whether the size is known.
     Raises:
-        DatasetError: such a file cannot be read.
+        DatasetError: the file of an image without a size cannot be read.
     """
     if (columns.image_sizes > 0).all():
         return columns.image_sizes, np.ones(len(columns.image_ids), bool)

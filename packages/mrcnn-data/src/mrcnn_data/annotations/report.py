@@ -1,4 +1,4 @@
-"""What was found odd in a dataset, how often, where, and what training does about it."""
+"""What is odd in a dataset, how often, where, and what training and scoring do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrcnn_data.errors import DatasetError
 ERRORS_NAMED = 3  # of different kinds, in the one line that stops training
 EXAMPLES_SHOWN = 5  # enough to look one up, short enough for one line
 EXAMPLES_KEPT = 1000  # for JSON; a million annotations may share a fault
-SEVERITIES = ("error", "dropped", "repaired", "note")  # from what stops training to what only deserves a look
+SEVERITIES = ("error", "dropped", "repaired", "note")  # the worst first
 
 
 @dataclasses.dataclass
@@ -20,13 +20,13 @@ class Finding:
 
     Attributes:
         kind: its name.
-        severity: "error" (training refuses), "dropped" (objects or images do not train), "repaired" (read as
-            `action` says), or "note" (used as it is).
-        action: what training does about it.
-        count: how often it was met.
+        severity: "error" (training refuses the file), "dropped" (objects, parts or images are not used), "repaired"
+            (used as `action` says), or "note" (used as it is).
+        action: what training and scoring do about it.
+        count: how often it occurs.
         examples: the first annotations or images, at most `EXAMPLES_KEPT`.
         message: of an error, the first occurrence in one line.
-        leaves_box_only: objects with it have no mask.
+        leaves_box_only: objects with it have no usable mask.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 class Report:
-    """Findings by kind, in the order in which they were first met."""
+    """Findings by kind, in the order in which they were found."""
 
     def __init__(self, findings: Iterable[Finding] = ()) -> None:
         self._findings: dict[str, Finding] = {finding.kind: finding for finding in findings}
@@ -65,7 +65,7 @@ class Report:
         message: str = "",
         leaves_box_only: bool = False,
     ) -> None:
-        """Count one occurrence for each of `where` (ids or file names). Nothing to count adds nothing."""
+        """Count one occurrence for each of `where` (ids or file names); an empty `where` adds nothing."""
         if not len(where):
             return
         finding = self._findings.setdefault(
@@ -97,7 +97,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0: nothing, or notes only; 1: something is dropped or repaired; 2: errors."""
+        """0 for nothing, or notes only; 1 where something is dropped or repaired; 2 for errors."""
         if self.by_severity("error"):
             return 2
         return 1 if self.by_severity("dropped", "repaired") else 0
@@ -112,7 +112,7 @@ class Report:
             raise DatasetError(told + (f", and {more} more (mrcnn-data check lists them)" if more else ""))
 
     def as_records(self) -> list[dict[str, Any]]:
-        """Findings as plain dicts, for JSON."""
+        """Return the findings as plain dicts, for JSON."""
         return [dataclasses.asdict(finding) for finding in self.findings]
 
     def __str__(self) -> str:

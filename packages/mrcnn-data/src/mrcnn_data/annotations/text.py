@@ -1,4 +1,4 @@
-"""The text of an annotation file, of use while a thread is still reading it."""
+"""The text of an annotation file, used while a thread is still reading it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ _LONGEST_MATCH = 256  # bytes; what a search looks at again when more has been r
 
 
 class AnnotationText:
-    """Reading and hashing release the interpreter lock: decoding goes on beside them where a core is free.
+    """A file that a thread reads and hashes while the caller decodes: both release the interpreter lock.
 
     Attributes:
-        view: the whole file; a part of it is there once `search` has found something behind it.
+        view: the whole file; what lies before a match of `search` has been read.
     """
 
     def __init__(self, path: Path, *, is_hashed: bool = False) -> None:
-        """Raises DatasetError where the file cannot be opened; the other methods, where it cannot be read."""
+        """Start reading.
+
+        Raises:
+            DatasetError: the file cannot be opened. The other methods raise it where the file cannot be read.
+        """
         self._path = path
         with self._as_dataset_error():
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - the thread closes it
@@ -62,7 +66,7 @@ class AnnotationText:
             self._progress.notify()
 
     def search(self, pattern: re.Pattern[bytes], start: int) -> re.Match[bytes] | None:
-        """Find a pattern at or behind `start`, as soon as it has been read; None at the end of the file."""
+        """Find a pattern at or after `start`, as soon as it has been read; None where the rest of the file has none."""
         while True:
             with self._progress:
                 while not self._is_read and self._num_read <= start + _LONGEST_MATCH:
@@ -77,7 +81,7 @@ class AnnotationText:
 
     @contextlib.contextmanager
     def as_list(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Characters `start` to `stop`, the two at the ends turned into brackets for the time of use."""
+        """Give characters `start` to `stop`, with brackets in place of these two as long as the context lasts."""
         ends = self.view[start], self.view[stop]
         self.view[start], self.view[stop] = b"[]"
         try:
@@ -86,6 +90,7 @@ class AnnotationText:
             self.view[start], self.view[stop] = ends
 
     def whole(self) -> memoryview:
+        """Wait for the end of reading and return the whole text."""
         self._thread.join()
         with self._as_dataset_error():
             if self._error:
@@ -93,7 +98,7 @@ class AnnotationText:
         return self.view
 
     def content(self) -> str:
-        """The beginning of its SHA-256, where `is_hashed`."""
+        """Return the first half of the SHA-256 of the file; needs `is_hashed`."""
         self.whole()
         assert self._hash
         return self._hash.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Colour jitter as one affine map of RGB: brightness, contrast, saturation and hue in a single pass over the pixels."""
+"""Colour jitter: brightness, contrast, saturation and hue as one affine map of RGB, in one pass over the pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mrcnn_data.augmentation.options import Augmentation
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright R, G and B look
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: the perceived brightness of R, G and B
 
 
 def jitter_colour(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> None:
@@ -25,21 +25,23 @@ def jitter_colour(image: np.ndarray, augmentation: Augmentation, rng: np.random.
 
 
 def colour_matrix(*, brightness: float, contrast: float, saturation: float, turn: float, mean: float) -> np.ndarray:
-    """Compose the map of RGB, applied in the order of the arguments; values are cut to 0..255 at the end only.
+    """Compose the four changes, in the order of the arguments, into one map of RGB.
+
+    Values are clipped to 0..255 only at the end, not between the changes.
 
     Args:
         brightness: factor of every value.
-        contrast: factor of the difference to the image's mean luma.
-        saturation: factor of the difference to each pixel's own luma; 0 = grey.
-        turn: of the hue, as a share of the circle, about the grey axis: luma stays.
-        mean: luma of the image before.
+        contrast: factor of the difference from the mean luma of the image.
+        saturation: factor of the difference from the luma of each pixel; 0 = grey.
+        turn: of the hue around the grey axis, as a share of the circle; it keeps the luma.
+        mean: mean luma of the image before the change.
     Returns:
-        float32 [3, 4]: the linear part, and what is added.
+        float32 [3, 4]: the linear part [3, 3] and the offset [3, 1].
     """
-    to_luma = np.outer(np.ones(3), _LUMA)  # every channel becomes the luma
+    to_luma = np.outer(np.ones(3), _LUMA)  # maps every channel to the luma
     saturate = saturation * np.eye(3) + (1.0 - saturation) * to_luma
     linear = _hue_rotation(turn) @ saturate * (contrast * brightness)
-    added = np.full((3, 1), (1.0 - contrast) * brightness * mean)  # grey: saturation and hue leave it alone
+    added = np.full((3, 1), (1.0 - contrast) * brightness * mean)  # grey: saturation and hue do not change it
     return np.concatenate([linear, added], axis=1).astype(np.float32)
 
 

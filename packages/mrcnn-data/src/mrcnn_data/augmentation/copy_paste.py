@@ -1,7 +1,7 @@
-"""Objects of another image pasted over a training image (Ghiasi et al. 2021, "Simple Copy-Paste", without blending).
+"""Paste objects of another image over a training image (Ghiasi et al. 2021, "Simple Copy-Paste", without blending).
 
-Masks, boxes and pixels stay one thing: what a pasted object covers is taken from the masks below it, to the pixel, and
-their boxes shrink to what is left. Legend: h x w the output image, n objects.
+Masks, boxes and pixels stay consistent: the pixels that a pasted object covers are removed from the masks below it, and
+the boxes of these masks shrink to what is left. Legend: h x w the output image, n objects.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from mrcnn_data.augmentation.placement import PlacedObjects, place
 from mrcnn_data.images.geometry import Geometry
 from mrcnn_data.masks.rasterising import crop_mask, mask_to_runs
 from mrcnn_data.masks.segmentation import Segmentation
+from mrcnn_data.masks.tracing import pixel_bounds
 
 
 class Window(NamedTuple):
-    """Whole pixels of the output image that hold a box."""
+    """The smallest window of whole pixels of the output image that contains a box."""
 
     x: int
     y: int
@@ -32,7 +33,7 @@ class Window(NamedTuple):
 
 
 def shifted_into(geometry: Geometry, size: tuple[int, int], rng: np.random.Generator) -> Geometry:
-    """Lay a resized image at a random place of an output image of size (h, w); what is larger is cut at random."""
+    """Place a resized image at random in an output image of size (h, w); if it is larger, crop it at random."""
     resized_height, resized_width = geometry.resized_size
     along_x, along_y = rng.random(2)
     origin = (_origin(resized_width - size[1], along_x), _origin(resized_height - size[0], along_y))
@@ -44,7 +45,7 @@ def _origin(excess: int, share: float) -> int:
 
 
 def paste_objects(
-    canvas: np.ndarray,
+    image: np.ndarray,
     objects: PlacedObjects,
     *,
     pixels: np.ndarray,
@@ -52,15 +53,15 @@ def paste_objects(
     geometry: Geometry,
     rng: np.random.Generator,
 ) -> PlacedObjects:
-    """Paste a random choice of another image's objects that have a mask, at least one.
+    """Paste a random choice of another image's objects, at least one; only objects with a mask are pasted.
 
     Args:
-        canvas: uint8 [h, w, 3], changed in place.
-        objects: those of `canvas`.
+        image: uint8 [h, w, 3], changed in place.
+        objects: the objects of `image`.
         pixels, instances: the other image and its objects, untransformed.
-        geometry: from the other image into `canvas`.
+        geometry: from the other image into `image`.
     Returns:
-        What is left of `objects`, then the pasted ones. An object that has no mask stays as it is, unless its whole
+        The visible part of `objects`, then the pasted ones. An object without a mask does not change, unless its whole
         box is covered.
     """
     candidates = place(instances, geometry)
@@ -70,18 +71,18 @@ def paste_objects(
         return objects
     chosen = rng.choice(visible, int(rng.integers(1, visible.size + 1)), replace=False)
     pasted = candidates.take(np.sort(chosen))
-    covered = np.zeros(canvas.shape[:2], np.uint8)  # 1 where a pasted object is
+    covered = np.zeros(image.shape[:2], np.uint8)  # 1 where a pasted object is
     for box, segmentation in zip(pasted.boxes, pasted.segmentations, strict=True):
         window = _window(box)
         window.of(covered)[...] |= _bitmap(segmentation, geometry, window)
-    layer = np.empty_like(canvas)
+    layer = np.empty_like(image)
     geometry.write_image(pixels, layer)
-    cv2.copyTo(layer, covered, dst=canvas)
+    cv2.copyTo(layer, covered, dst=image)
     return uncovered(objects, covered).followed_by(pasted)
 
 
 def uncovered(objects: PlacedObjects, covered: np.ndarray) -> PlacedObjects:
-    """Take what is `covered`, uint8 [h, w] of 0 and 1, from masks and boxes."""
+    """Remove the pixels where `covered`, uint8 [h, w], is 1 from masks and boxes."""
     boxes = objects.boxes.copy()
     segmentations, geometries = list(objects.segmentations), list(objects.geometries)
     for number in np.flatnonzero(objects.is_visible):
@@ -113,7 +114,7 @@ def _window(box: np.ndarray) -> Window:
 
 
 def _bitmap(segmentation: Segmentation | None, geometry: Geometry, window: Window) -> np.ndarray:
-    """Rasterise at the output's pixels: uint8 [window height, window width], 1 where at least half is covered."""
+    """Rasterise in pixels of the output: uint8 [window height, window width], 1 if at least half a pixel is covered."""
     assert segmentation is not None
     mask = np.zeros((window.height, window.width), np.uint8)
     box = np.array([window.x, window.y, window.x + window.width, window.y + window.height], np.float64)
@@ -122,12 +123,10 @@ def _bitmap(segmentation: Segmentation | None, geometry: Geometry, window: Windo
 
 
 def _shrunk(box: np.ndarray, whole: np.ndarray, left: np.ndarray, window: Window) -> np.ndarray:
-    """Move only those sides of the box that lost pixels: the others keep their exact place."""
+    """Move only those sides of the box that lost pixels; the others keep their exact position."""
     before, after = _bounds(whole, window), _bounds(left, window)
     return np.where(before == after, box, after)
 
 
 def _bounds(mask: np.ndarray, window: Window) -> np.ndarray:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
-    return box + np.array([window.x, window.y, window.x, window.y])
+    return np.array(pixel_bounds(mask), np.float64) + np.array([window.x, window.y, window.x, window.y])

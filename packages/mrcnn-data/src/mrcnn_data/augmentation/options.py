@@ -1,4 +1,4 @@
-"""What may happen to a training image, and the draw of it for one sample."""
+"""The options of augmentation, and the random geometry of one sample."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrcnn_data.images.geometry import Geometry
-from mrcnn_data.loading.buckets import resized_sizes
+from mrcnn_data.errors import OptionError
+from mrcnn_data.images.geometry import Geometry, resized_sizes
 
 
 @dataclasses.dataclass
 class Augmentation:
-    """Probabilities and ranges; the defaults are the ancestor's recipe, a horizontal flip only.
+    """Probabilities and ranges of random changes; the default, as in Tensorpack, is only a horizontal flip.
 
     Attributes:
         horizontal_flip, vertical_flip: probability.
-        rotate90: probability of drawing one of the four quarter turns (one of which is none); 1.0 = all alike.
-        scale_range: [low, high] factor on the short edge and the size limit, drawn uniformly. With `crop_size` this is
-            large-scale jitter, for example [0.1, 2.0] and 1024.
+        rotate90: probability of turning by 0, 90, 180 or 270 degrees, all equally likely.
+        scale_range: [low, high] of a factor on the short edge and the size limit, drawn uniformly. With `crop_size`
+            this is large-scale jitter, for example [0.1, 2.0] and 1024.
         crop_size: edge of a random square crop of the resized image, pixels; smaller images are padded to it. 0 = off.
-        brightness, contrast, saturation: a factor from [1 - x, 1 + x] is drawn, 0 <= x <= 1; 0 = off.
-        hue: colours turn by up to this share of the circle either way, at most 0.5; 0 = off.
-        copy_paste: probability of pasting objects of another image, which goes through the same augmentations.
+            Every training batch is then crop_size x crop_size.
+        brightness, contrast, saturation: x of a factor drawn from [1 - x, 1 + x], 0 <= x <= 1; 0 = off.
+        hue: largest turn of the colours, as a share of the circle, at most 0.5; 0 = off.
+        copy_paste: probability of pasting objects of another image, which is augmented in the same way.
     """
 
     horizontal_flip: float = 0.5
@@ -43,23 +44,23 @@ class Augmentation:
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
     def check(self) -> None:
-        """Raise ValueError, naming the option, for what cannot work."""
+        """Raise OptionError, naming the option, if a value cannot work."""
         for name in ("horizontal_flip", "vertical_flip", "rotate90", "copy_paste"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"augmentation.{name}={getattr(self, name)} is not a probability")
+                raise OptionError(f"augmentation.{name}={getattr(self, name)} must be between 0 and 1")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
             if not 0.0 <= getattr(self, name) <= most:
-                raise ValueError(f"augmentation.{name}={getattr(self, name)} is not between 0 and {most:g}")
+                raise OptionError(f"augmentation.{name}={getattr(self, name)} must be between 0 and {most:g}")
         if len(self.scale_range) != 2 or not 0.0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
-            raise ValueError(
-                f"augmentation.scale_range={list(self.scale_range)} is not [low, high] with 0 < low <= high"
+            raise OptionError(
+                f"augmentation.scale_range={list(self.scale_range)} must be [low, high] with 0 < low <= high"
             )
         if self.crop_size < 0:
-            raise ValueError(f"augmentation.crop_size={self.crop_size} is negative")
+            raise OptionError(f"augmentation.crop_size={self.crop_size} must be 0 (off) or more")
         if self.crop_size == 0 and self.scale_range[1] > 1.0:
-            raise ValueError(
-                f"augmentation.scale_range={list(self.scale_range)} enlarges images beyond their canvas: "
-                "set augmentation.crop_size"
+            raise OptionError(
+                f"augmentation.scale_range={list(self.scale_range)} would make images larger than their bucket: "
+                "keep it at most 1, or set augmentation.crop_size"
             )
 
 
@@ -74,7 +75,7 @@ def draw_geometry(
 ) -> Geometry:
     """Draw the geometry of one sample.
 
-    Every number is drawn whatever the options are, so that switching one option on leaves the others' draws alone.
+    Every number is drawn whatever the options are, so that switching one option on does not change the other draws.
     """
     factor = rng.uniform(augmentation.scale_range[0], augmentation.scale_range[1])
     short_edge = short_edges[int(rng.integers(len(short_edges)))]

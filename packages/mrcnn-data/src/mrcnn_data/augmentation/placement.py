@@ -1,4 +1,4 @@
-"""Objects of an image where the batch image shows them. Legend: n objects."""
+"""The objects of a batch image, in its pixels. Legend: n objects."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from mrcnn_data.images.geometry import Geometry
 from mrcnn_data.masks.rasterising import visible_box
 from mrcnn_data.masks.segmentation import Segmentation
 
-# After resize and crop: what is thinner than a pixel shows nothing to learn from.
+# After resize and crop: an object thinner than a pixel shows nothing to learn from.
 MIN_EDGE = 1.0
 
 
 class PlacedObjects(NamedTuple):
-    """Objects of one output image, in its pixels; a segmentation is where it was drawn, `geometries` lead from there.
+    """The objects of one output image.
 
-    `boxes` float64 [n, 4] of the visible part, without area where nothing is left; `classes` int32 [n].
+    Attributes:
+        boxes: float64 [n, 4] of the visible part, in pixels of the output; without area if nothing is visible.
+        classes: int32 [n].
+        segmentations: n, in pixels of the image where each was drawn; None for an object without a mask.
+        geometries: n, from the image of each segmentation to the output.
     """
 
     boxes: np.ndarray
@@ -28,11 +32,11 @@ class PlacedObjects(NamedTuple):
 
     @property
     def is_visible(self) -> np.ndarray:
-        """bool [n]"""
+        """Whether each object is at least a pixel wide and high: bool [n]."""
         return np.asarray((self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_EDGE).all(axis=1))
 
     def take(self, chosen: np.ndarray) -> PlacedObjects:
-        """Keep those of these numbers, in their order."""
+        """Return the objects with these numbers, in this order."""
         return PlacedObjects(
             self.boxes[chosen],
             self.classes[chosen],
@@ -50,7 +54,10 @@ class PlacedObjects(NamedTuple):
 
 
 def place(instances: Instances, geometry: Geometry) -> PlacedObjects:
-    """Move the objects of a source image; where the crop cuts one, its box becomes that of the visible part."""
+    """Map the objects of a source image to the output.
+
+    If a crop cuts an object, its box becomes that of the visible part of the mask.
+    """
     whole = geometry.boxes(instances.boxes)  # [n, 4]
     boxes = clip_boxes(whole, geometry.reach)
     if geometry.is_cropped:

@@ -1,4 +1,4 @@
-"""Everything that can be found odd in a dataset: what opening finds, segmentations, image files, repetitions, copies.
+"""Find all faults of a dataset: what opening finds, segmentations, image files, repeated objects, copied images.
 
 Legend: A annotations.
 """
@@ -19,21 +19,20 @@ from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.image_files import SKIPPED
 from mrcnn_data.annotations.report import Report
 from mrcnn_data.checks.image_copies import fingerprints, report_copies, report_shared
-from mrcnn_data.checks.memory import CheckMemory
+from mrcnn_data.checks.report_cache import ReportCache
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.header import read_header
-from mrcnn_data.images.reading import load_image
+from mrcnn_data.images.reading import READING_THREADS, load_image
 
-_THREADS = 8  # they wait for a disk or a network
-STOPS_WHEN_MET = "training stops when it meets the file, unless data.on_error=skip"
+STOPS_WHEN_MET = "training stops when it reads the file, unless data.on_error=skip"
 
 
 def check_dataset(dataset: CocoDataset, *, image_files: bool = True) -> Report:
-    """Find what is odd: the dataset's report, and what only shows when all of it is looked at.
+    """Find all faults: the dataset's report, and the faults that only show when all of the data is read.
 
     Args:
-        image_files: also read the header of every image file, decode those whose header is not plain, and look for
-            copies.
+        dataset: to check.
+        image_files: also read the header of every image file, decode those with an unusual header, and look for copies.
     """
     return check_datasets({"": dataset}, image_files=image_files)[""]
 
@@ -45,21 +44,24 @@ def check_datasets(
     on_error: str = "raise",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Report]:
-    """Check datasets, by name, each and against each other: images that two of them hold stand in both reports.
+    """Check each dataset, and compare them with each other: images that two of them share are in both reports.
 
     Args:
+        datasets: by the name that the reports use.
         image_files: as of `check_dataset`.
         on_error: "raise", or "skip": image files that cannot be used are dropped, not errors.
-        cache_dir: folder that keeps reports without errors: as long as annotation and image files have the same sizes
-            and times, they are not checked again. None, or a folder that cannot be written to: they are.
+        cache_dir: folder for reports without errors. As long as annotation and image files keep their sizes and times,
+            they are not checked again. With None, or a folder that cannot be written to, they are checked every time.
+    Returns:
+        A report for each name.
     """
     if cache_dir is None:
         return _checked(datasets, image_files=image_files, on_error=on_error)
-    memory = CheckMemory(datasets, Path(cache_dir), options=(image_files, on_error))
-    reports = memory.recall()
+    cache = ReportCache(datasets, Path(cache_dir), options=(image_files, on_error))
+    reports = cache.load()
     if reports is None:
         reports = _checked(datasets, image_files=image_files, on_error=on_error)
-        memory.keep(reports)
+        cache.save(reports)
     return reports
 
 
@@ -92,19 +94,19 @@ def _report_missing_masks(dataset: CocoDataset, report: Report) -> None:
     report.add(
         "no object has a mask",
         severity="note",
-        action="nothing trains the masks",
+        action="masks are not trained",
         where=[dataset.name] if num_objects and without_mask == num_objects else [],
         what="in",
     )
 
 
 def _report_repeated_objects(dataset: CocoDataset, report: Report) -> None:
-    """Same image, class, box and segmentation: often two files that were merged without a look."""
+    """Report objects with the same image, class, box and segmentation: often from merging two files."""
     table = dataset.annotations
     images = np.repeat(np.arange(len(dataset)), np.diff(table.offsets))  # [A]
     rows = np.flatnonzero(table.is_object)
     columns = [column[rows] for column in (*table.boxes.T, table.classes, images)]
-    order = np.lexsort(columns)  # stable: what is alike stays in the order of the file
+    order = np.lexsort(columns)  # stable: equal objects stay in the order of the file
     differs = np.zeros(max(len(rows) - 1, 0), bool)
     for column in columns:
         differs |= column[order[1:]] != column[order[:-1]]
@@ -127,7 +129,7 @@ def _report_categories(dataset: CocoDataset, report: Report) -> None:
     report.add(
         "category without an object",
         severity="note",
-        action="a class that nothing is learnt of",
+        action="the class is never trained",
         where=[f"{category_id} ({name})" for number, (category_id, name) in pairs if number not in used],
         what="category",
     )
@@ -135,14 +137,14 @@ def _report_categories(dataset: CocoDataset, report: Report) -> None:
     report.add(
         "category name that occurs twice",
         severity="note",
-        action="two classes",
+        action="counted as two classes",
         where=[f"{category_id} ({name})" for _, (category_id, name) in pairs if counts[name] > 1],
         what="category",
     )
 
 
 def _report_image_files(dataset: CocoDataset, report: Report, *, on_error: str) -> None:
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(READING_THREADS) as threads:
         outcomes = list(threads.map(lambda index: look_at_image(dataset, index), range(len(dataset)), chunksize=64))
     for kind, severity, action in _IMAGE_KINDS:
         found = [index for index, (found_kind, _) in enumerate(outcomes) if found_kind == kind]
@@ -163,22 +165,22 @@ _TURNED, _NOT_TURNED = "EXIF orientation that the annotations follow", "EXIF ori
 _IMAGE_KINDS: Sequence[tuple[str, str, str]] = (
     (UNREADABLE, "error", STOPS_WHEN_MET),
     (WRONG_SIZE, "error", STOPS_WHEN_MET),
-    (_TURNED, "note", "applied, as the annotated size is that of the upright image"),
-    (_NOT_TURNED, "note", "pixels are taken as stored, as the annotated size is"),
+    (_TURNED, "note", "applied, because the annotated size is that of the upright image"),
+    (_NOT_TURNED, "note", "pixels are taken as stored, because the annotated size is the stored one"),
 )
 
 
 def look_at_image(dataset: CocoDataset, index: int) -> tuple[str, str]:
-    """Return the kind of what is odd with an image file, "" for nothing, and a line about it.
+    """Return the kind of fault of an image file ("" if there is none), and a line about it.
 
-    Files that are missing are no matter of this function: opening the dataset reports them.
+    Missing files are not reported here: opening the dataset reports them.
     """
     path = dataset.image_path(index)
     expected = (int(dataset.image_sizes[index, 0]), int(dataset.image_sizes[index, 1]))
     header = read_header(path)
     if header is not None and header.size == expected:
         return (_NOT_TURNED if header.orientation > 1 else ""), ""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return "", ""
     try:
         stored_size = load_image(path).shape[:2]

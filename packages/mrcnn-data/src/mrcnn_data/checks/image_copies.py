@@ -1,4 +1,4 @@
-"""Images that occur more than once, in a dataset or in two of them: found by their bytes, whatever they are called."""
+"""Find images that occur more than once, in one dataset or in two, by the bytes of their files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Report
+from mrcnn_data.images.reading import READING_THREADS, open_regular
 
-_ENDS = 32 * 1024  # bytes read from either end of every file; pictures stored without compression may agree in them
+_ENDS = 32 * 1024  # bytes read from both ends of every file; uncompressed pictures may agree in them
 _BLOCK = 2**20
-_THREADS = 8  # they wait for a disk or a network
 
 
 def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
-    """Take the fingerprint of every image file of some datasets, by name, in the order of the images.
+    """Return the fingerprint of every image file, by the name of the dataset, in the order of its images.
 
-    Files with one fingerprint are the same, byte by byte; it is empty where there is nothing to read. Whole files are
-    read only where several agree in length and ends.
+    Files with the same fingerprint are equal, byte by byte; the fingerprint of an unreadable or empty file is empty. A
+    file is read as a whole only if it agrees with another one in length and in both ends.
     """
     paths = {name: [dataset.image_path(index) for index in range(len(dataset))] for name, dataset in datasets.items()}
     unique = list(dict.fromkeys(path for of_one in paths.values() for path in of_one))
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(READING_THREADS) as threads:
         print_of = dict(zip(unique, threads.map(_of_ends, unique, chunksize=64), strict=True))
         counts = Counter(print_of.values())
         alike = [path for path, fingerprint in print_of.items() if fingerprint and counts[fingerprint] > 1]
@@ -35,7 +35,7 @@ def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
 
 def _of_ends(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_ENDS)
             num_bytes = os.fstat(file.fileno()).st_size
             file.seek(max(num_bytes - _ENDS, 0))
@@ -48,7 +48,7 @@ def _of_ends(path: Path) -> bytes:
 def _of_all(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError:
@@ -57,7 +57,7 @@ def _of_all(path: Path) -> bytes:
 
 
 def report_copies(dataset: CocoDataset, prints: list[bytes], report: Report) -> None:
-    """Add images that are copies of an earlier one of the same dataset, under another name."""
+    """Report images that are copies of an earlier image of the same dataset under another name."""
     name_of: dict[bytes, str] = {}
     copies = []
     for name, fingerprint in zip(dataset.file_names, prints, strict=True):
@@ -75,7 +75,7 @@ def report_shared(
     other_name: str,
     report: Report,
 ) -> None:
-    """Add images that another dataset holds too."""
+    """Report images that another dataset holds too."""
     name_of = dict(zip(other_prints, other.file_names, strict=True))
     shared = [
         f"{name} = {name_of[fingerprint]}"
@@ -85,7 +85,7 @@ def report_shared(
     report.add(
         f"image that {other_name} has too",
         severity="note",
-        action="where one trains and the other evaluates, scores are too good",
+        action="if one trains and the other evaluates, scores are too high",
         where=shared,
         what="file",
     )

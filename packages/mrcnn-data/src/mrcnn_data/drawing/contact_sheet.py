@@ -1,7 +1,4 @@
-"""A sheet of images with their annotations: as the files have them, and as training sees them.
-
-Legend: n objects, k regions.
-"""
+"""Draw a sheet of images with their annotations: as in the file, and as training sees them."""
 
 from __future__ import annotations
 
@@ -45,13 +42,18 @@ def draw_contact_sheet(
 ) -> None:
     """Write a PNG: a row for each image, as annotated on the left, then `variants` training samples of it.
 
-    Masks on the left are the file's; those of the samples are the batch's crops of 112 x 112, as training gets them.
+    Masks on the left are those of the file; masks of the samples are the 112 x 112 crops that training gets.
 
     Args:
+        path: of the PNG.
+        dataset: to draw images of.
         indices: numbers of the images, at least one.
         augmentation, short_edges, max_size, seed: as of `TrainLoader`; sample number e is that of epoch e.
+        variants: training samples of each image.
     Raises:
-        DatasetError: an image cannot be read. ValueError: an augmentation that cannot work.
+        DatasetError: an image cannot be read.
+        OptionError: an augmentation that cannot work.
+        OutputError: the file exists and was not written by this product, or the disk refuses.
     """
     augmentation.check()
     paste_from = np.flatnonzero(dataset.num_objects())
@@ -74,7 +76,7 @@ def draw_contact_sheet(
 
 
 def choose_images(dataset: CocoDataset, count: int) -> list[int]:
-    """Choose images that show something, evenly spread; where no image has an object, any."""
+    """Choose images with objects, evenly spread; if no image has an object, choose from all."""
     with_objects = np.flatnonzero(dataset.num_objects()).tolist()
     return spread(with_objects or range(len(dataset)), count=count)
 
@@ -85,7 +87,7 @@ def _annotated(dataset: CocoDataset, index: int) -> np.ndarray:
     geometry = resize_only(image.shape[:2], picture.shape[:2])  # type: ignore[arg-type]
     whole = np.array([0, 0, picture.shape[1], picture.shape[0]], np.float64)
     instances = dataset.instances(index)
-    drawn = [_region(box, scale=scale) for box in instances.crowd_boxes]
+    drawn = [_crowd(box, scale=scale) for box in instances.crowd_boxes]
     for box, number, segmentation in zip(instances.boxes, instances.classes, instances.segmentations, strict=True):
         mask = None
         if segmentation is not None:
@@ -111,10 +113,10 @@ def _sample(
     short_edges: Sequence[int],
     max_size: int,
 ) -> Batch:
-    """Make one training sample, on a canvas that holds it whichever way it is turned."""
+    """Make one training sample, in a square bucket, which holds it however it is turned."""
     edge = augmentation.crop_size or max_size
-    most = int(np.sort(dataset.num_objects())[-2:].sum())  # its own objects and those pasted over it
-    batch = new_batch(BufferPool(), num_images=1, canvas=(edge, edge), num_gt=most, num_crowds=_MOST_REGIONS)
+    most = int(np.sort(dataset.num_objects())[-2:].sum())  # the objects of the image and those pasted over it
+    batch = new_batch(BufferPool(), num_images=1, bucket=(edge, edge), num_gt=most, num_crowds=_MAX_CROWDS)
     batch.sample_seeds[...] = seeds
     pasted = draw_pasted(augmentation, seeds[0], paste_from)
     fill_train_row(
@@ -130,7 +132,7 @@ def _sample(
     return batch
 
 
-_MOST_REGIONS = 20  # more make no picture clearer
+_MAX_CROWDS = 20  # more would hide the picture
 
 
 def _trained(dataset: CocoDataset, batch: Batch, *, title: str) -> np.ndarray:
@@ -140,7 +142,7 @@ def _trained(dataset: CocoDataset, batch: Batch, *, title: str) -> np.ndarray:
     boxes, classes = batch.gt_boxes[0, present], batch.gt_classes[0, present].tolist()
     masks = paste_masks(batch.gt_masks[0, present], boxes * scale, height=picture.shape[0], width=picture.shape[1])
     crowds = batch.crowd_boxes[0]
-    drawn = [_region(box, scale=scale) for box in crowds[(crowds[:, 2:] > crowds[:, :2]).all(axis=1)]]
+    drawn = [_crowd(box, scale=scale) for box in crowds[(crowds[:, 2:] > crowds[:, :2]).all(axis=1)]]
     for box, number, mask, has_mask in zip(boxes, classes, masks, batch.gt_has_mask[0, present], strict=True):
         drawn.append(_object(dataset, box, number, mask if has_mask else None, scale=scale))
     title = f"{title}: {width} x {height}, {len(boxes)} objects{_of_what(dataset)}"
@@ -148,7 +150,7 @@ def _trained(dataset: CocoDataset, batch: Batch, *, title: str) -> np.ndarray:
 
 
 def _reduced(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Reduce what is larger than a picture, before masks of its size are made; and by which factor."""
+    """Reduce an image that is larger than a picture, before masks of its size are made; return the factor too."""
     scale = min(1.0, MAX_EDGE / max(image.shape[:2]))
     return resize_image(image, scale), scale
 
@@ -159,17 +161,17 @@ def _object(dataset: CocoDataset, box: np.ndarray, number: int, mask: np.ndarray
     return Instance((x1, y1, x2, y2), mask, name, class_color(number - 1))
 
 
-def _region(box: np.ndarray, *, scale: float) -> Instance:
+def _crowd(box: np.ndarray, *, scale: float) -> Instance:
     x1, y1, x2, y2 = (float(value) * scale for value in box)
     return Instance((x1, y1, x2, y2), None, "crowd", GREY)
 
 
 def _name(dataset: CocoDataset, index: int) -> str:
-    """File name, after the name of the split where there are several."""
+    """Return the file name; if there are several splits, after the name of the split."""
     split = dataset.source_of(index).annotation_path.stem.removeprefix("instances_")
     return f"{split}: " * (len(dataset.sources) > 1) + dataset.file_names[index]
 
 
 def _of_what(dataset: CocoDataset) -> str:
-    """With one class the title names it: labels on hundreds of nuclei would hide them."""
+    """Return the class for the title if there is only one: labels on hundreds of nuclei would hide them."""
     return f" ({dataset.class_names[0]})" if dataset.num_classes == 2 else ""

@@ -1,6 +1,6 @@
-"""Where a point of the source image lands in the batch image: turn, flip, scale, crop; and back.
+"""Where a point of the source image lands in the batch image (turn, flip, scale, crop), and the way back.
 
-Continuous coordinates: pixel i spans [i, i+1), so a flip is x' = W - x and everything maps without half-pixel terms.
+Coordinates are continuous: pixel i spans [i, i+1). A flip is x' = W - x, and no map needs a half-pixel term.
 """
 
 from __future__ import annotations
@@ -11,8 +11,19 @@ import cv2
 import numpy as np
 
 
+def resized_sizes(sizes: np.ndarray, *, short_edge: float | np.ndarray, max_size: float | np.ndarray) -> np.ndarray:
+    """Scale (h, w), int [..., 2], so that the short edge is `short_edge` and the long one at most `max_size`: int64.
+
+    >>> resized_sizes(np.array([[480, 640], [300, 900]]), short_edge=800, max_size=1333).tolist()
+    [[800, 1067], [444, 1333]]
+    """
+    sizes = np.asarray(sizes, np.float64)
+    scale = np.minimum(short_edge / sizes.min(axis=-1), max_size / sizes.max(axis=-1))
+    return np.maximum(np.floor(sizes * scale[..., None] + 0.5).astype(np.int64), 1)
+
+
 class Axes(NamedTuple):
-    """(x, y) of the source, `swapped` to (y, x) or not, times `scale` plus `offset`, is (x, y) of the output."""
+    """A map of points: (x, y) of the source, `swapped` to (y, x) or not, times `scale`, plus `offset`."""
 
     swapped: bool
     scale: tuple[float, float]
@@ -20,10 +31,10 @@ class Axes(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Applied in this order: transpose, flips, resize, crop. Sizes are (h, w).
+    """What is done to an image, in this order: transpose, flips, resize, crop. Sizes are (h, w).
 
-    A quarter turn is a transpose and a flip. `crop_origin` is (x, y), where in the resized image the output begins;
-    negative where the resized image begins inside of the output. What lies beyond `output_size` is cut.
+    A quarter turn is a transpose and a flip. `crop_origin` (x, y) is the point of the resized image where the output
+    begins; it is negative if the resized image begins inside the output. The output is cut at `output_size`.
     """
 
     source_size: tuple[int, int]
@@ -40,7 +51,7 @@ class Geometry(NamedTuple):
 
     @property
     def reach(self) -> tuple[int, int, int, int]:
-        """The part (x1, y1, x2, y2) of the output that the image reaches; empty where x2 <= x1 or y2 <= y1."""
+        """The part (x1, y1, x2, y2) of the output that the image covers; empty if x2 <= x1 or y2 <= y1."""
         (x, y), (height, width) = self.crop_origin, self.output_size
         resized_height, resized_width = self.resized_size
         return max(-x, 0), max(-y, 0), min(width, resized_width - x), min(height, resized_height - y)
@@ -73,14 +84,19 @@ class Geometry(NamedTuple):
         return points[..., ::-1] if swapped else points
 
     def boxes(self, source: np.ndarray) -> np.ndarray:
-        """Map boxes (x1, y1, x2, y2) [..., 4], not clipped, float64."""
+        """Map boxes (x1, y1, x2, y2) [..., 4], not clipped, float64.
+
+        >>> flip = Geometry((480, 640), False, True, False, (480, 640), (0, 0), (480, 640))
+        >>> flip.boxes(np.array([0, 0, 100, 100])).tolist()
+        [540.0, 0.0, 640.0, 100.0]
+        """
         corners = self.points(np.asarray(source, np.float64).reshape(*source.shape[:-1], 2, 2))
         return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
 
     def write_image(self, source: np.ndarray, out: np.ndarray) -> None:
         """Turn, flip, resize (bilinear) and crop `source` uint8 [h, w, 3] into `out` uint8 [output h, output w, 3].
 
-        Pixels of `out` that the image does not reach stay as they are.
+        Pixels of `out` that the image does not cover stay as they are.
         """
         image = cv2.transpose(source) if self.transpose else source
         if self.flip_x or self.flip_y:
@@ -97,5 +113,5 @@ class Geometry(NamedTuple):
 
 
 def resize_only(source_size: tuple[int, int], resized_size: tuple[int, int]) -> Geometry:
-    """The geometry of evaluation: no turn, no flip, no crop."""
+    """Make the geometry of evaluation: no turn, no flip, no crop."""
     return Geometry(source_size, False, False, False, resized_size, (0, 0), resized_size)

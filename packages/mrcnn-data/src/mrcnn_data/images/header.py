@@ -1,6 +1,6 @@
-"""Size and orientation of an image file from its first and last bytes: 118 k files cannot all be decoded for a check.
+"""Size and orientation of an image file from its first and last bytes: a check cannot decode 118 k files.
 
-What is not plain (other formats, a missing end) gives None: then `load_image` has to decide.
+In every other case (another format, a missing end) the answer is None, and `load_image` has to decide.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from mrcnn_data.images.orientation import tiff_orientation
+from mrcnn_data.images.reading import open_regular
+
 _HEAD = 64 * 1024  # bytes: headers with an EXIF block
 _TAIL = 12
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, of any coding
 
 
 class ImageHeader(NamedTuple):
-    """`size` (h, w) as stored; `orientation` of EXIF, 1 = as stored (EXIF 2.3, 4.6.4)."""
+    """`size` (h, w) as stored; `orientation` of EXIF, 1 = as stored."""
 
     size: tuple[int, int]
     orientation: int
 
 
 def read_header(path: Path) -> ImageHeader | None:
-    """Read the header of a JPEG, PNG, BMP or WebP file whose end is there; None for anything else."""
+    """Read the header of a complete JPEG, PNG, BMP or WebP file; return None for anything else."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_HEAD)
             num_bytes = os.fstat(file.fileno()).st_size
             file.seek(max(num_bytes - _TAIL, 0))
@@ -40,7 +43,7 @@ def _header(head: bytes, tail: bytes, num_bytes: int) -> ImageHeader | None:
         return _jpeg_header(head) if tail.endswith(b"\xff\xd9") else None
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         width, height = struct.unpack_from(">II", head, 16)
-        # A PNG may hold an EXIF block behind its pixels: too far away for here.
+        # An EXIF block behind the pixels of a PNG is not seen.
         return ImageHeader((height, width), 1) if b"IEND" in tail and b"eXIf" not in head else None
     if head.startswith(b"BM"):
         width, height = struct.unpack_from("<ii", head, 18)
@@ -59,27 +62,15 @@ def _jpeg_header(head: bytes) -> ImageHeader | None:
         if marker >> 8 != 0xFF:
             return None
         if marker == 0xFFE1 and head[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(head[position + 10 : position + 2 + length])
+            orientation = tiff_orientation(head[position + 10 : position + 2 + length])
         if marker & 0xFF in _JPEG_SIZES:
             height, width = struct.unpack_from(">HH", head, position + 5)
             return ImageHeader((height, width), orientation)
         position += 2 + length
 
 
-def _exif_orientation(block: bytes) -> int:
-    """Tag 0x0112 of the first directory of a TIFF block, 1 where there is none."""
-    order = "<" if block.startswith(b"II") else ">"
-    (directory,) = struct.unpack_from(order + "I", block, 4)
-    (num_entries,) = struct.unpack_from(order + "H", block, directory)
-    for entry in range(num_entries):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", block, directory + 2 + 12 * entry)
-        if tag == 0x0112:
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
 def _webp_size(head: bytes) -> tuple[int, int] | None:
-    """Plain files only: lossy (RFC 6386, 9.1) and lossless; extended ones may hold an orientation."""
+    """Read (h, w) of a simple file, lossy (RFC 6386, 9.1) or lossless; an extended one may have an orientation."""
     if head[12:16] == b"VP8 ":
         width, height = struct.unpack_from("<HH", head, 26)
         return height & 0x3FFF, width & 0x3FFF

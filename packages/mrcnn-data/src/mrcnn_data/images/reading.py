@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import struct
+import errno
+import os
+import stat
 from os import PathLike
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.images.orientation import tiff_orientation
 
+READING_THREADS = 8  # to read many files: threads mostly wait for a disk or a network
 _STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 
@@ -17,8 +22,8 @@ _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | None = None) -> np.ndarray:
     """Read an image as RGB: grey is repeated, alpha ignored, palette and CMYK converted, 16 bits scaled to 8.
 
-    Orientation (EXIF, or TIFF's own tag): pixels are taken as stored, as COCO does. Only where `expected_size` is not
-    the stored size but that of the upright image, the orientation is applied.
+    Orientation (of EXIF, or the tag of TIFF): pixels are taken as stored, as COCO does. The orientation is applied only
+    if `expected_size` differs from the stored size and equals the size of the upright image.
 
     Args:
         path: JPEG, PNG, BMP, TIFF or WebP file.
@@ -26,18 +31,10 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
     Returns:
         uint8 [h, w, 3] RGB.
     Raises:
-        DatasetError: the file is missing, empty, cut off, no image, or of another size than expected.
+        DatasetError: the file is missing, empty, cut off, not an image, or of another size than expected.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot read the image file: {error.strerror}") from None
-    if not data:
-        raise DatasetError(f"{path}: the image file is empty")
-    if _is_cut_off(data):
-        raise DatasetError(f"{path}: the image file is cut off (its end marker is missing)")
-    image = _as_stored(_decode(path, data, _STORED), data)
+    data = read_image_file(path)
+    image = decode_as_stored(path, data, _STORED)
     if expected_size is None or image.shape[:2] == expected_size:
         return image
     stored_size = image.shape[:2]
@@ -52,6 +49,50 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
     )
 
 
+def read_image_file(path: str | PathLike[str]) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        DatasetError: the file is missing, empty or cut off.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot read the image file: {error.strerror}") from None
+    if not data:
+        raise DatasetError(f"{path}: the image file is empty")
+    if _is_cut_off(data):
+        raise DatasetError(f"{path}: the image file is cut off (its end marker is missing)")
+    return data
+
+
+def open_regular(path: str | PathLike[str]) -> BinaryIO:
+    """Open a file for reading; raise OSError if it is not a regular file, because reading a pipe could wait forever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def decode_as_stored(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:
+    """Decode an image with flags of `cv2.imread`, but without the orientation that OpenCV always applies to TIFF.
+
+    Raises:
+        DatasetError: naming `path`, if OpenCV cannot decode `data`.
+    """
+    image = _decode(path, data, flags)
+    orientation = tiff_orientation(data) if data[:2] in (b"II", b"MM") else 1
+    if orientation >= 5:
+        image = np.swapaxes(image, 0, 1)
+    if orientation in (3, 4, 6, 7):
+        image = image[::-1]
+    if orientation in (2, 3, 7, 8):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
 def _decode(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -62,38 +103,11 @@ def _decode(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:
     return image
 
 
-def _as_stored(image: np.ndarray, data: bytes) -> np.ndarray:
-    """Undo the orientation of TIFF files, which OpenCV applies whatever its flags say."""
-    orientation = _tiff_orientation(data) if data[:2] in (b"II", b"MM") else 1
-    if orientation >= 5:
-        image = np.transpose(image, (1, 0, 2))
-    if orientation in (3, 4, 6, 7):
-        image = image[::-1]
-    if orientation in (2, 3, 7, 8):
-        image = image[:, ::-1]
-    return np.ascontiguousarray(image)
-
-
-def _tiff_orientation(data: bytes) -> int:
-    """Read tag 274 of the first directory (TIFF 6.0, section 2): 1 to 8, 1 where there is none."""
-    order = "<" if data.startswith(b"II") else ">"
-    try:
-        (directory,) = struct.unpack_from(order + "I", data, 4)
-        (num_entries,) = struct.unpack_from(order + "H", data, directory)
-        for entry in range(num_entries):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", data, directory + 2 + 12 * entry)
-            if tag == 274:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass  # BigTIFF, or cut off
-    return 1
-
-
 def _is_cut_off(data: bytes) -> bool:
-    """OpenCV returns a partly grey image for a JPEG without its end, and only prints a warning."""
+    """Look for the end marker: of a JPEG without it, OpenCV returns a partly grey image and only prints a warning."""
     if data.startswith(b"\xff\xd8"):
-        # Inside entropy-coded data ff is followed by 00 or a restart marker, so these two-byte markers are real ones.
-        # A thumbnail has its own end, but before the start of scan (ff da) of the image proper.
+        # In entropy-coded data, ff is followed by 00 or a restart marker, so these two-byte markers are real ones.
+        # A thumbnail has an end marker too, but before the start of scan (ff da) of the image itself.
         return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data

@@ -1,6 +1,6 @@
-"""What the loaders hand out, and the memory it lies in.
+"""The batches that loaders return, and the memory they lie in.
 
-Legend: N images, H x W canvas, G ground truths, K crowds, M = 112 edge of a mask crop.
+Legend: N images, H x W bucket, G ground truths, K crowds, M = 112 edge of a mask crop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ALIGNMENT = 64  # lets TensorFlow take the memory without a copy
 
 
 class Batch(NamedTuple):
-    """N images of one canvas with their ground truth; boxes in pixels of the resized image, padding all zero."""
+    """N images of one bucket with their ground truth; boxes in pixels of the resized image, padding is zero."""
 
     sample_seeds: np.ndarray  # int32 [N, 2]
     images: np.ndarray  # uint8 [N, H, W, 3] RGB, zero padded right and bottom
@@ -34,18 +34,18 @@ class Batch(NamedTuple):
 
 
 class BufferPool:
-    """Memory that comes back when the last array on it is gone.
+    """Memory for batches, reused when the last array on it is gone.
 
-    A fresh batch array costs a page fault per 4 kB: reuse doubles a loader's speed (340 to 730 images/s: 640 x 480 to
-    short edge 800, batches of 4, two Zen 3 cores). Nobody has to hand anything back or to copy: while a batch, a slice
-    of it or a tensor that shares its memory is alive, its buffer is not reused.
+    A new array costs a page fault per 4 kB: reuse doubles a loader's speed (340 to 730 images/s: 640 x 480 to short
+    edge 800, batches of 4, two Zen 3 cores). A user of a batch need not return or copy it: as long as the batch, a
+    slice of it or a tensor that shares its memory exists, the buffer is not reused.
     """
 
     def __init__(self) -> None:
         self._free: defaultdict[int, deque[np.ndarray]] = defaultdict(deque)
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Hand out a uint8 array with arbitrary content."""
+        """Return a uint8 array with arbitrary content."""
         num_bytes = math.prod(shape)
         if num_bytes == 0:
             return np.zeros(shape, np.uint8)
@@ -54,18 +54,18 @@ class BufferPool:
             buffer = free.popleft()
         except IndexError:
             buffer = _aligned(num_bytes)
-        # NumPy follows `base` through arrays, but not through a memoryview: all views end at this array, so that its
-        # end is the end of them all.
+        # NumPy follows `base` through arrays, but not through a memoryview: every view keeps this array alive, so it
+        # is freed after the last of them.
         array: np.ndarray = np.frombuffer(buffer.data, np.uint8)
         weakref.finalize(array, free.append, buffer).atexit = False
         return array.reshape(shape)
 
 
-def new_batch(pool: BufferPool, *, num_images: int, canvas: tuple[int, int], num_gt: int, num_crowds: int) -> Batch:
+def new_batch(pool: BufferPool, *, num_images: int, bucket: tuple[int, int], num_gt: int, num_crowds: int) -> Batch:
     """Allocate a batch; `images` and `gt_masks` hold arbitrary values, everything else is zero."""
     return Batch(
         sample_seeds=np.zeros((num_images, 2), np.int32),
-        images=pool.take((num_images, *canvas, 3)),
+        images=pool.take((num_images, *bucket, 3)),
         image_sizes=np.zeros((num_images, 2), np.int32),
         original_sizes=np.zeros((num_images, 2), np.int32),
         image_ids=[None] * num_images,

@@ -1,4 +1,4 @@
-"""Every image exactly once, in batches of fixed shapes."""
+"""The batches of evaluation: every image exactly once, in fixed shapes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import numpy as np
 
 from mrcnn_data.annotations.columns import Id
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.errors import DatasetError
-from mrcnn_data.images.geometry import resize_only
+from mrcnn_data.errors import DatasetError, require_at_least, require_on_error, require_rank
+from mrcnn_data.images.geometry import resize_only, resized_sizes
 from mrcnn_data.loading.batch import Batch, BufferPool, new_batch
-from mrcnn_data.loading.buckets import Canvas, assign_canvases, resized_sizes
+from mrcnn_data.loading.buckets import Bucket, assign_buckets
 from mrcnn_data.loading.train_sample import write_image
 
 BATCHES_AHEAD = 2  # one being loaded while one waits
 
 
 class EvalLoader:
-    """Batches of images without ground truth (G = K = 0), each image of the dataset once over all ranks.
+    """Batches of images without ground truth (G = K = 0); over all ranks, each image of the dataset comes once.
 
-    A batch always has `batch_size` rows. Where a canvas runs out of images, the rest are padding rows: `image_ids`
-    None, `image_sizes` and `original_sizes` (1, 1), pixels zero. So are the rows of files that cannot be read, with
-    on_error="skip": `skipped` counts them by file name, and `skipped_ids` lists the images of the latest walk, which a
-    scorer has to count as images without detections.
+    A batch always has `batch_size` rows. If a bucket runs out of images, the remaining rows are padding: `image_ids`
+    None, `image_sizes` and `original_sizes` (1, 1), pixels zero. With on_error="skip", the row of a file that cannot be
+    read is padding too: `skipped` counts these files by name, and `skipped_ids` lists the images of the latest
+    iteration, which a scorer has to count as images without detections.
 
     Args:
         buckets, short_edge, max_size: as in training.
-        rank, num_ranks: this process takes every num_ranks-th batch; there may be none for it.
-        limit: only the first so many images of the file.
+        rank, num_ranks: this process takes every num_ranks-th batch; with few images it may get none.
+        limit: load only the first `limit` images of the file.
         on_error: "raise" or "skip".
+    Raises:
+        OptionError: an option that cannot work.
     """
 
     max_gt = max_crowds = 0  # of its batches
@@ -41,7 +43,7 @@ class EvalLoader:
         self,
         dataset: CocoDataset,
         *,
-        buckets: Sequence[Canvas],
+        buckets: Sequence[Bucket],
         short_edge: int,
         max_size: int,
         batch_size: int,
@@ -51,57 +53,50 @@ class EvalLoader:
         limit: int | None = None,
         on_error: str = "raise",
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        if num_threads < 1:
-            raise ValueError(f"num_threads={num_threads} must be at least 1")
-        if not 0 <= rank < num_ranks:
-            raise ValueError(f"rank={rank} is not one of num_ranks={num_ranks}")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit} must be at least 1")
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
+        require_at_least(1, batch_size=batch_size, num_threads=num_threads, limit=1 if limit is None else limit)
+        require_rank(rank, num_ranks)
+        require_on_error(on_error)
         self._dataset = dataset
         self.batch_size = batch_size
         self._on_error = on_error
         self._num_threads = num_threads
-        canvases = [(int(height), int(width)) for height, width in buckets]
+        buckets = [(int(height), int(width)) for height, width in buckets]
         self._sizes = resized_sizes(dataset.image_sizes[:limit], short_edge=short_edge, max_size=max_size)  # [n, 2]
-        assigned = assign_canvases(self._sizes, canvases)
+        assigned = assign_buckets(self._sizes, buckets)
         batches = [
-            (canvas, images[start : start + batch_size].tolist())
-            for number, canvas in enumerate(canvases)
+            (bucket, images[start : start + batch_size].tolist())
+            for number, bucket in enumerate(buckets)
             for images in [np.flatnonzero(assigned == number)]
             for start in range(0, len(images), batch_size)
         ]
-        self._batches: list[tuple[Canvas, list[int]]] = batches[rank::num_ranks]
+        self._batches: list[tuple[Bucket, list[int]]] = batches[rank::num_ranks]
         self.skipped: Counter[str] = Counter()
         self.skipped_ids: list[Id] = []
         cv2.setNumThreads(0)
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Count the batches of this rank."""
         return len(self._batches)
 
     @property
-    def canvases(self) -> tuple[Canvas, ...]:
-        """The (h, w) shapes that the batches of this rank have."""
-        return tuple(dict.fromkeys(canvas for canvas, _ in self._batches))
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The buckets (h, w) that the batches of this rank have."""
+        return tuple(dict.fromkeys(bucket for bucket, _ in self._batches))
 
     @property
     def num_images(self) -> int:
-        """Images of this rank."""
+        """Number of images of this rank."""
         return sum(len(images) for _, images in self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DatasetError, naming the file, where an image cannot be read."""
+        """Yield the batches; raise DatasetError, naming the file, if an image cannot be read."""
         self.skipped_ids = []
         pool = BufferPool()
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
         threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="mrcnn-data")
         try:
-            for canvas, images in self._batches:
-                batch = new_batch(pool, num_images=self.batch_size, canvas=canvas, num_gt=0, num_crowds=0)
+            for bucket, images in self._batches:
+                batch = new_batch(pool, num_images=self.batch_size, bucket=bucket, num_gt=0, num_crowds=0)
                 filled = [threads.submit(self._fill, batch, row, image) for row, image in enumerate(images)]
                 for row in range(len(images), self.batch_size):
                     _pad(batch, row)

@@ -1,4 +1,4 @@
-"""Repeat-factor sampling: images of rare classes are drawn more often (Gupta et al. 2019, LVIS, appendix B.2)."""
+"""Repeat-factor sampling: draw images of rare classes more often (Gupta et al. 2019, LVIS, appendix B.2)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from mrcnn_data.annotations.dataset import CocoDataset
 
 
 def repeat_factors(dataset: CocoDataset, images: np.ndarray, *, threshold: float) -> np.ndarray:
-    """Find how often each image is drawn in an epoch, on average.
+    """Return how often each image is drawn in an epoch, on average.
 
-    A class that a share f of the images shows asks for max(1, sqrt(threshold / f)); an image gets the most that one of
-    its classes asks for.
+    The factor of a class is max(1, sqrt(threshold / f)), where f is the share of the images that show the class. An
+    image gets the largest factor of its classes.
 
     Args:
-        images: int64 [I], those that training draws from; shares are of them.
-        threshold: share of the images below which a class counts as rare; 0 leaves every factor at 1.
+        images: int64 [I], the images that training draws from; shares are shares of them.
+        threshold: a class that fewer than this share of the images show is rare; with 0 every factor is 1.
     Returns:
         float64 [I], at least 1; 1 for images without objects.
     """

@@ -1,4 +1,4 @@
-"""A loader as a `tf.data.Dataset`. TensorFlow is the caller's: it is imported when the adapter is called."""
+"""A loader as a `tf.data.Dataset`. TensorFlow is imported only when the function is called."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def to_tf_dataset(loader: TrainLoader | EvalLoader, *, start_step: int = 0) -> tf.data.Dataset:
-    """Make a dataset of the loader's batches, in its order: a `Batch` of tensors an element.
+    """Make a dataset of the loader's batches, in the loader's order; each element is a `Batch` of tensors.
 
-    Height and width of `images` differ between canvases and are None in the element's shape. `image_ids` are strings,
-    "" for padding. tf.data copies every batch; a training loop that takes the arrays themselves saves that.
+    Height and width of `images` differ between buckets, so they are None in the element's shape. `image_ids` are
+    strings, "" for padding. tf.data copies every batch; a training loop that uses the arrays directly avoids the copy.
 
     Args:
-        loader: TrainLoader: endless, the batches of its steps one after another; EvalLoader: once through. It must stay
-            open as long as the dataset is used.
-        start_step: of a TrainLoader, where to begin.
+        loader: a TrainLoader gives an endless dataset, the batches of its steps one after another; an EvalLoader ends
+            after one pass. It must stay open as long as the dataset is used.
+        start_step: first step of a TrainLoader.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""One training image into its row of a batch."""
+"""Write one training image, augmented, into its row of a batch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mrcnn_data.masks.rasterising import crop_mask
 
 
 class Photo(NamedTuple):
-    """An image of the dataset by its number, and its pixels as read, which may be written to."""
+    """An image of the dataset: its number, and its pixels as read, which may be changed."""
 
     number: int
     pixels: np.ndarray
 
 
 def draw_pasted(augmentation: Augmentation, seed: np.ndarray, candidates: np.ndarray) -> int | None:
-    """Draw which image's objects are pasted over a sample, of int64 [n] candidates, if any."""
+    """Draw the image whose objects are pasted over a sample, one of `candidates` int64 [n]; None for no pasting."""
     if not augmentation.copy_paste or not candidates.size:
         return None
     rng = generator(seed, PASTE_STREAM, 0)
@@ -46,18 +46,21 @@ def fill_train_row(
     short_edges: Sequence[int],
     max_size: int,
 ) -> Counter[str]:
-    """Augment and write one image, its random choices given by `batch.sample_seeds[row]`.
-
-    Writes everything of the row but its seed, padding included.
+    """Augment one image and write its row, padding included; `batch.sample_seeds[row]` determines the random choices.
 
     Args:
-        pasted: the image of `draw_pasted`.
+        batch: all fields of the row are written, except its seed.
+        row: of the batch.
+        dataset: of the images.
+        photo: the image.
+        pasted: the image that `draw_pasted` chose.
+        augmentation, short_edges, max_size: as of `TrainLoader`.
     Returns:
-        What was left out, by kind.
+        The number of objects and crowds that were left out, by reason.
     """
     seed = batch.sample_seeds[row]
     rng = generator(seed)
-    turns = int(quarter_turns(seed[None], augmentation.rotate90)[0])  # known to the sampler, so not from `rng`
+    turns = int(quarter_turns(seed[None], augmentation.rotate90)[0])  # not from `rng`: the sampler needs it too
     draw = functools.partial(draw_geometry, augmentation, short_edges=short_edges, max_size=max_size)
     geometry = draw(rng, source_size=_size(photo.pixels), turns=turns)
     if augmentation.changes_colour:
@@ -67,7 +70,7 @@ def fill_train_row(
     instances = dataset.instances(photo.number)
     objects = place(instances, geometry)
     left_out: Counter[str] = Counter()
-    if not geometry.is_cropped:  # a crop is meant to lose objects
+    if not geometry.is_cropped:  # that a crop loses objects is intended
         left_out["objects thinner than a pixel after resizing"] += int((~objects.is_visible).sum())
     if pasted is not None:
         paste_rng = generator(seed, PASTE_STREAM)
@@ -94,12 +97,12 @@ def _size(pixels: np.ndarray) -> tuple[int, int]:
 
 
 def write_image(batch: Batch, row: int, image: np.ndarray, geometry: Geometry) -> None:
-    """Write pixels, zero padding and sizes."""
+    """Write pixels, zero padding and sizes of a row."""
     height, width = geometry.output_size
-    canvas = batch.images[row]  # [H, W, 3]
-    geometry.write_image(image, canvas[:height, :width])
-    canvas[:height, width:] = 0
-    canvas[height:] = 0
+    padded = batch.images[row]  # [H, W, 3]
+    geometry.write_image(image, padded[:height, :width])
+    padded[:height, width:] = 0
+    padded[height:] = 0
     batch.image_sizes[row] = height, width
     batch.original_sizes[row] = image.shape[:2]
 
@@ -110,7 +113,7 @@ def _write_objects(batch: Batch, row: int, objects: PlacedObjects, rng: np.rando
     max_gt = batch.gt_boxes.shape[1]
     if len(kept) > max_gt:
         left_out["objects beyond max_gt"] += len(kept) - max_gt
-        kept = np.sort(rng.choice(kept, max_gt, replace=False))  # others in the next epoch
+        kept = np.sort(rng.choice(kept, max_gt, replace=False))  # the next epoch draws others
     batch.gt_boxes[row] = 0
     batch.gt_boxes[row, : len(kept)] = objects.boxes[kept]
     batch.gt_classes[row] = 0
@@ -124,11 +127,12 @@ def _write_objects(batch: Batch, row: int, objects: PlacedObjects, rng: np.rando
             mask[...] = 0
         else:
             batch.gt_has_mask[row, slot] = crop_mask(segmentation, box, objects.geometries[number], mask)
+            left_out["masks without a pixel inside their box"] += int(not batch.gt_has_mask[row, slot])
     return left_out
 
 
 def _write_crowds(batch: Batch, row: int, crowds: np.ndarray) -> Counter[str]:
-    """Write the largest of `crowds` [k, 4], clipped boxes in output pixels."""
+    """Write the largest of `crowds` [k, 4], clipped boxes in pixels of the output."""
     max_crowds = batch.crowd_boxes.shape[1]
     areas = (crowds[:, 2] - crowds[:, 0]) * (crowds[:, 3] - crowds[:, 1])
     by_area = np.argsort(-areas, kind="stable")[: int((areas > 0).sum())]

@@ -1,9 +1,9 @@
-"""What is odd in the segmentations of a dataset."""
+"""What is odd in the segmentations of a dataset, for its report."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from mrcnn_data.annotations.report import Report
 from mrcnn_data.masks.rasterising import segmentation_area, segmentation_box
 from mrcnn_data.masks.segmentation import BOX_ONLY, FAULTS, decode_segmentation
 
-# A box that says less than half of what its segmentation says was probably not made for it.
+# A box and a segmentation that overlap by less than half were probably not made for the same object.
 MIN_BOX_AGREEMENT = 0.5
 # Rounding and overlapping parts make less of a difference; some tools write the box's area.
 MIN_AREA_AGREEMENT = 0.5
@@ -21,7 +21,7 @@ _OTHER_BOX = "box and segmentation overlap by less than half"
 _OTHER_AREA = "area is less than half or more than twice the mask's"
 _USED_AS_THEY_ARE = {
     _OTHER_BOX: "used as they are",
-    _OTHER_AREA: "used as it is: evaluation takes the object's class of size from it",
+    _OTHER_AREA: "used as it is: it decides whether the object is scored as small, medium or large",
 }
 
 
@@ -51,6 +51,13 @@ def report_segmentations(
                     segmentations[row], box=boxes[row], area=float(areas[row]), height=height, width=width
                 ):
                     rows_of[fault].append(row)
+    report_faults(rows_of, describe=describe, report=report)
+
+
+def report_faults(
+    rows_of: Mapping[str, list[int]], *, describe: Callable[[np.ndarray], Sequence[object]], report: Report
+) -> None:
+    """Add the faults of segmentations to the report, each with the rows that have it."""
     for fault, rows in rows_of.items():
         severity, action = FAULTS[fault] if fault in FAULTS else ("note", _USED_AS_THEY_ARE[fault])
         where = describe(np.array(rows))
@@ -65,13 +72,13 @@ def _faults(raw: bytes, *, box: np.ndarray, area: float, height: int, width: int
     found = segmentation_box(decoded.segmentation, height=height, width=width)
     if found is None or _iou(found, box) < MIN_BOX_AGREEMENT:
         faults.append(_OTHER_BOX)
-    if area >= 0 and not _agree(area, segmentation_area(decoded.segmentation)):
+    if area > 0 and not _agree(area, segmentation_area(decoded.segmentation)):
         faults.append(_OTHER_AREA)
     return faults
 
 
 def _agree(area: float, other: float) -> bool:
-    return min(area, other) >= MIN_AREA_AGREEMENT * max(area, other) - 1.0  # a pixel more or less says nothing
+    return min(area, other) >= MIN_AREA_AGREEMENT * max(area, other) - 1.0  # a pixel is rounding
 
 
 def _iou(box: np.ndarray, other: np.ndarray) -> float:

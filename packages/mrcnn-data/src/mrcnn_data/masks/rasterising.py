@@ -1,4 +1,4 @@
-"""Segmentations to bitmaps: full-size for pictures, box-cropped for training; and the box of what a crop leaves.
+"""Segmentations to bitmaps: full-size for pictures and scoring, box-cropped for training; their boxes and areas.
 
 Legend: M edge of a box-cropped mask, V vertices of one polygon part.
 """
@@ -6,13 +6,14 @@ Legend: M edge of a box-cropped mask, V vertices of one polygon part.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_data.images.geometry import Axes, Geometry
-from mrcnn_data.masks.segmentation import MAX_IMAGE_SIZES_AWAY, Polygons, RunLengths, Segmentation
+from mrcnn_data.masks.segmentation import MAX_IMAGE_SIZES_AWAY, Polygons, RunLengths, Segmentation, polygon_rle, to_coco
 
 MASK_SIZE = 112  # M: four times the 28 of the mask head, so that a jittered RoI still finds detail
 
@@ -28,9 +29,16 @@ def full_mask(segmentation: Segmentation, *, height: int, width: int) -> np.ndar
     """Rasterise an instance over its whole image, as pycocotools does: uint8 [height, width] of 0 and 1."""
     if isinstance(segmentation, RunLengths):
         return _runs_to_mask(segmentation)
-    # Every part has been checked: six numbers or more, finite, not far away (see segmentation.py).
-    parts = [part.ravel().tolist() for part in segmentation.parts]
-    return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, height, width))))
+    return np.asarray(coco_mask.decode(polygon_rle(segmentation, height=height, width=width)))
+
+
+def compressed_rle(segmentation: Segmentation, *, height: int, width: int) -> dict[str, Any]:
+    """Encode an instance as COCO's compressed RLE, of the pixels of `full_mask`; `counts` is a str."""
+    if isinstance(segmentation, RunLengths):
+        rle = coco_mask.frPyObjects(to_coco(segmentation), height, width)
+    else:
+        rle = polygon_rle(segmentation, height=height, width=width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 def _runs_to_mask(runs: RunLengths) -> np.ndarray:
@@ -177,6 +185,11 @@ def segmentation_area(segmentation: Segmentation) -> float:
     if isinstance(segmentation, RunLengths):
         return float(segmentation.counts[1::2].sum())
     return sum(map(_polygon_area, segmentation.parts))
+
+
+def pixel_area(segmentation: Segmentation, *, height: int, width: int) -> int:
+    """Count the pixels of an instance inside its image, those of `full_mask`."""
+    return int(coco_mask.area(compressed_rle(segmentation, height=height, width=width)))
 
 
 def _polygon_area(part: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """One `segmentation` field: bytes of JSON in, checked polygons or run lengths out.
 
-Nothing here calls pycocotools: it takes the first part of a list for granted, allocates by perimeter and trusts run
-lengths, so unchecked input crashes it or worse. Legend: V vertices of one part.
+pycocotools looks at the first part of a list only, allocates by perimeter and trusts run lengths: what is unchecked may
+crash it, so it is called on checked parts alone. Legend: V vertices of one part.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from pycocotools import mask as coco_mask
 
 # Beyond this many image sizes a coordinate is a mistake (pixels of another image, overflow), not an object that
 # sticks out. A rasteriser's cost grows with the perimeter, so such a part must never reach one.
@@ -45,9 +46,14 @@ class Decoded(NamedTuple):
     faults: tuple[str, ...]
 
 
-BOX_ONLY = "box only: trains the box, not the mask"
+BOX_ONLY = "box only: trains and scores the box; for masks the box is a region to ignore"
 _PART_DROPPED = "part dropped"
 _OUTSIDE = "polygon part outside the image"
+_NO_NUMBER = "polygon part with a coordinate that is no finite number"
+_TEXT = "coordinate written as text"
+_ODD_COUNTS = "RLE size or counts that are not integers"
+_BAD_RLE = "RLE that cannot be decoded"
+_NO_PIXEL = "polygon without any pixel in the image"
 
 # What is met, and what training does about it: severity (see `report`) and action.
 FAULTS = {
@@ -56,14 +62,17 @@ FAULTS = {
     "segmentation that cannot be decoded": ("repaired", BOX_ONLY),
     "segmentation of unknown kind": ("repaired", BOX_ONLY),
     "RLE of another size than the image": ("repaired", BOX_ONLY),
-    "RLE that cannot be decoded": ("repaired", BOX_ONLY),
+    _BAD_RLE: ("repaired", BOX_ONLY),
     "RLE without any pixel": ("repaired", BOX_ONLY),
     "no polygon part is usable": ("repaired", BOX_ONLY),
     "polygon lies outside the image": ("repaired", BOX_ONLY),
+    _NO_PIXEL: ("repaired", BOX_ONLY),
     "flat polygon": ("repaired", "read as one part"),
+    _TEXT: ("repaired", "read as the number"),
+    _ODD_COUNTS: ("repaired", "read as the whole numbers that they are"),
     "polygon part with fewer than 6 numbers": ("dropped", _PART_DROPPED),
     "polygon part with an odd count of numbers": ("dropped", _PART_DROPPED),
-    "polygon part with a coordinate that is no finite number": ("dropped", _PART_DROPPED),
+    _NO_NUMBER: ("dropped", _PART_DROPPED),
     "polygon part more than 10 image sizes away": ("dropped", _PART_DROPPED),
     "polygon part without area": ("dropped", _PART_DROPPED),
     _OUTSIDE: ("dropped", _PART_DROPPED),
@@ -114,61 +123,94 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
         faults.append("flat polygon")
         value = [value]
     usable = []
+    is_seen = False  # whether a part surely has pixels
     for part in value:
-        vertices, fault = _check_part(part, height=height, width=width)
-        if vertices is None:
-            faults.append(fault)
-        else:
-            usable.append(vertices)
+        checked = _check_part(part, height=height, width=width)
+        if checked.fault:
+            faults.append(checked.fault)
+        if checked.vertices is not None:
+            usable.append(checked.vertices)
+            is_seen |= checked.has_pixels
     if usable:
-        return Decoded(Polygons(tuple(usable)), tuple(faults))
+        polygons = Polygons(tuple(usable))
+        if is_seen or coco_mask.area(polygon_rle(polygons, height=height, width=width)):
+            return Decoded(polygons, tuple(faults))
+        return Decoded(None, (*faults, _NO_PIXEL))
     others = tuple(fault for fault in faults if fault != _OUTSIDE)
     is_outside = len(others) < len(faults)
     return Decoded(None, (*others, "polygon lies outside the image" if is_outside else "no polygon part is usable"))
 
 
-def _check_part(part: Any, *, height: int, width: int) -> tuple[np.ndarray | None, str]:
-    """Vertices float64 [V, 2], or what is wrong."""
+def polygon_rle(polygons: Polygons, *, height: int, width: int) -> dict[str, Any]:
+    """Rasterise checked polygons over their image: pycocotools' RLE, with counts as bytes."""
+    rles = coco_mask.frPyObjects([part.ravel().tolist() for part in polygons.parts], height, width)
+    return dict(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
+
+
+class _Part(NamedTuple):
+    """A polygon part: `vertices` float64 [V, 2] or None, what is wrong, and whether it surely has pixels."""
+
+    vertices: np.ndarray | None
+    fault: str = ""
+    has_pixels: bool = False
+
+
+def _check_part(part: Any, *, height: int, width: int) -> _Part:
     if not isinstance(part, list) or len(part) < 6:
-        return None, "polygon part with fewer than 6 numbers"
+        return _Part(None, "polygon part with fewer than 6 numbers")
     if len(part) % 2:
-        return None, "polygon part with an odd count of numbers"
+        return _Part(None, "polygon part with an odd count of numbers")
     try:
-        vertices = np.array(part, np.float64).reshape(-1, 2)  # null becomes NaN
+        vertices = np.array(part, np.float64).reshape(-1, 2)  # null becomes NaN, "5" becomes 5
     except (TypeError, ValueError, OverflowError):
-        return None, "polygon part with a coordinate that is no finite number"
-    x1, y1, x2, y2 = _extremes(part, vertices)
+        return _Part(None, _NO_NUMBER)
+    (x1, y1, x2, y2), is_odd = _extremes(part, vertices)
     if not all(map(math.isfinite, (x1, y1, x2, y2))):  # a NaN anywhere comes through
-        return None, "polygon part with a coordinate that is no finite number"
+        return _Part(None, _NO_NUMBER)
     if max(-x1, -y1, x2, y2) > MAX_IMAGE_SIZES_AWAY * max(height, width):
-        return None, "polygon part more than 10 image sizes away"
-    if not _has_area(vertices, max(x2 - x1, y2 - y1)) and _is_collinear(vertices):
-        return None, "polygon part without area"
+        return _Part(None, "polygon part more than 10 image sizes away")
+    twice_area = _twice_area(vertices)
+    if not _has_area(twice_area, vertices, max(x2 - x1, y2 - y1)) and _is_collinear(vertices):
+        return _Part(None, "polygon part without area")
     if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
-        return None, _OUTSIDE
-    return vertices, ""
+        return _Part(None, _OUTSIDE)
+    is_inside = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
+    # Thinner ones may lie between the centres of pixels, and outlines drawn twice cancel out: these are rasterised.
+    is_wide = twice_area > 2 * (x2 - x1 + y2 - y1 + 2)
+    if is_odd or not (is_inside and is_wide):
+        return _Part(vertices, _TEXT if is_odd and any(isinstance(value, str) for value in part) else "")
+    xs = part[::2]
+    is_drawn_once = xs.count(xs[0]) == 1 or len(set(zip(xs, part[1::2], strict=True))) >= len(vertices) - 1
+    return _Part(vertices, has_pixels=is_drawn_once)
 
 
-def _extremes(part: list[Any], vertices: np.ndarray) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2; of a list, because that takes half the time of an array of so few numbers."""
+def _extremes(part: list[Any], vertices: np.ndarray) -> tuple[tuple[float, float, float, float], bool]:
+    """x1, y1, x2, y2, and whether the list holds more than numbers.
+
+    Of a list, because that takes half the time of an array of so few numbers.
+    """
     try:
         if math.isfinite(sum(part)):
             xs, ys = part[::2], part[1::2]
-            return min(xs), min(ys), max(xs), max(ys)
+            return (min(xs), min(ys), max(xs), max(ys)), False
     except (TypeError, OverflowError):  # text or null among the numbers: as NumPy has read them
         pass
     (x1, y1), (x2, y2) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
-    return x1, y1, x2, y2
+    return (x1, y1, x2, y2), True
 
 
-def _has_area(vertices: np.ndarray, extent: float) -> bool:
-    """Whether the shoelace area is more than `_is_collinear` allows, and more than rounding: most parts need no more.
+def _twice_area(vertices: np.ndarray) -> float:
+    """Twice the shoelace area, which is 0 for a figure eight."""
+    x, y = vertices[:, 0], vertices[:, 1]
+    return abs(float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) + x[-1] * y[0] - x[0] * y[-1]))
+
+
+def _has_area(twice_area: float, vertices: np.ndarray, extent: float) -> bool:
+    """Whether the area is more than `_is_collinear` allows, and more than rounding: most parts need no other check.
 
     `extent`: at least the width and the height.
     """
-    x, y = vertices[:, 0], vertices[:, 1]
-    twice = np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) + x[-1] * y[0] - x[0] * y[-1]
-    return bool(abs(twice) > 1e-8 * len(vertices) * extent**2 + 1e-2)
+    return twice_area > 1e-8 * len(vertices) * extent**2 + 1e-2
 
 
 def _is_collinear(vertices: np.ndarray) -> bool:
@@ -180,25 +222,49 @@ def _is_collinear(vertices: np.ndarray) -> bool:
 
 
 def _decode_rle(value: dict[str, Any], *, height: int, width: int) -> Decoded:
-    if value.get("size") != [height, width]:
+    size, counts = _whole_numbers(value.get("size")), value.get("counts")
+    if size is None or size.tolist() != [height, width]:
         return Decoded(None, ("RLE of another size than the image",))
-    counts = value.get("counts")
     try:
-        if isinstance(counts, str):
-            runs = _decode_counts(counts.encode())
-        elif isinstance(counts, list) and all(type(count) is int or float(count).is_integer() for count in counts):
-            runs = np.array(counts, np.int64)
-        else:
-            return Decoded(None, ("RLE that cannot be decoded",))
-    except (TypeError, ValueError, OverflowError):
-        return Decoded(None, ("RLE that cannot be decoded",))
+        runs = _decode_counts(counts.encode()) if isinstance(counts, str) else _whole_numbers(counts)
+    except ValueError:
+        runs = None
     total = height * width
     # Each bound by itself before the sum, which could wrap around.
-    if runs.size == 0 or runs.min() < 0 or runs.max() > total or runs.sum() != total:
-        return Decoded(None, ("RLE that cannot be decoded",))
+    if runs is None or runs.size == 0 or runs.min() < 0 or runs.max() > total or runs.sum() != total:
+        return Decoded(None, (_BAD_RLE,))
     if runs[1::2].sum() == 0:
         return Decoded(None, ("RLE without any pixel",))
-    return Decoded(RunLengths(height, width, runs), ())
+    numbers = value["size"] if isinstance(counts, str) else [*value["size"], *(counts or ())]
+    is_plain = set(map(type, numbers)) <= {int}
+    return Decoded(RunLengths(height, width, runs), () if is_plain else (_ODD_COUNTS,))
+
+
+def _whole_numbers(values: Any) -> np.ndarray | None:
+    """int64 array of a list of whole numbers, which may be floats or text; None for anything else."""
+    try:
+        if isinstance(values, list) and all(type(value) is int or float(value).is_integer() for value in values):
+            return np.array([int(float(value)) if isinstance(value, str) else value for value in values], np.int64)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return None
+
+
+def rle_size(raw: bytes) -> tuple[int, int] | None:
+    """Return the (h, w) that the RLE of an undecoded segmentation says, None where it is not an RLE with a size."""
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    size = _whole_numbers(value.get("size")) if isinstance(value, dict) else None
+    return (int(size[0]), int(size[1])) if size is not None and size.size == 2 and size.min() > 0 else None
+
+
+def to_coco(segmentation: Segmentation) -> list[list[float]] | dict[str, Any]:
+    """Return a segmentation as COCO files hold it: polygons, or an RLE with a list of counts."""
+    if isinstance(segmentation, Polygons):
+        return [part.ravel().tolist() for part in segmentation.parts]
+    return {"size": [segmentation.height, segmentation.width], "counts": segmentation.counts.tolist()}
 
 
 def _decode_counts(text: bytes) -> np.ndarray:

@@ -1,1 +1,5 @@
-"""Statistics of a data set, and the sizes that suit it."""
+"""Counts and sizes of a dataset, the buckets and anchors that suit it, and tables and plots of them."""
+
+from mrcnn_data.statistics.counting import Statistics, dataset_statistics
+
+__all__ = ["Statistics", "dataset_statistics"]

@@ -1,6 +1,6 @@
-"""What a dataset holds: objects of each class, how large, how many an image.
+"""Counts and sizes of the objects of a dataset, by class and by image.
 
-Legend: I images, n objects (not crowds).
+Legend: I images, n objects (crowds are not objects).
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ from typing import NamedTuple
 import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.loading.buckets import resized_sizes
+from mrcnn_data.images.geometry import resized_sizes
 from mrcnn_data.masks.rasterising import segmentation_area
 
-# COCO's classes of size, by area in the file's pixels.
+# COCO's size classes, by area in pixels of the file.
 SMALL_BELOW, MEDIUM_BELOW = 32**2, 96**2
 
 
 class ClassStatistics(NamedTuple):
-    """Objects of a class; `small`, `medium` and `large` by COCO's areas; `regions` are crowds and what is ignored."""
+    """Counts of one class.
+
+    Attributes:
+        small, medium, large: objects of COCO's size classes.
+        without_mask: objects with a box only.
+        regions: annotations with `iscrowd` or `ignore`, which are not objects.
+    """
 
     category_id: int
     name: str
@@ -33,15 +39,15 @@ class ClassStatistics(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Numbers of a dataset; box and mask sizes in pixels of the files.
+    """Counts and sizes of a dataset; box and mask sizes in pixels of the files.
 
     Attributes:
-        classes: of every category, in the order of their ids.
+        classes: one for every category, in the order of their ids.
         image_sizes: int64 [I, 2] (h, w).
         image_of_object: int64 [n], number of the image.
         box_sizes: float64 [n, 2] (h, w).
-        mask_areas: float64 [n], NaN for an object without a mask. Of polygons the sum of their parts' areas, of run
-            lengths the number of pixels.
+        mask_areas: float64 [n], NaN for an object without a mask. For polygons it is the sum of the areas of the
+            parts, for run lengths the number of pixels.
     """
 
     classes: list[ClassStatistics]
@@ -52,17 +58,17 @@ class Statistics(NamedTuple):
 
     @property
     def objects_per_image(self) -> np.ndarray:
-        """int64 [I]"""
+        """Count the objects of each image: int64 [I]."""
         return np.bincount(self.image_of_object, minlength=len(self.image_sizes))
 
     def resized_box_sizes(self, *, short_edge: int, max_size: int) -> np.ndarray:
-        """Box sizes (h, w) as training sees them without jitter: float64 [n, 2]."""
+        """Return box sizes (h, w) after resizing, without scale jitter: float64 [n, 2]."""
         resized = resized_sizes(self.image_sizes, short_edge=short_edge, max_size=max_size)
         return np.asarray(self.box_sizes * (resized / self.image_sizes)[self.image_of_object])
 
 
 def dataset_statistics(dataset: CocoDataset) -> Statistics:
-    """Count and measure all objects; decodes every segmentation once."""
+    """Count and measure all objects; this decodes every segmentation once."""
     table = dataset.annotations
     image_of_object, classes = dataset.classes_of_objects()
     x1, y1, x2, y2 = table.boxes[table.is_object].astype(np.float64).T

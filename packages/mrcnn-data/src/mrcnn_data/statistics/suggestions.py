@@ -1,4 +1,4 @@
-"""Canvases and anchors that suit a dataset, and how well they do. Sizes are (h, w), pixels of the resized images.
+"""Buckets and anchors that suit a dataset, and how well. Sizes are (h, w) in pixels of the resized images.
 
 Legend: I images, n objects, A anchors of one position.
 """
@@ -13,24 +13,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn_data.loading.buckets import Canvas, aspect_class, assign_canvases
+from mrcnn_data.images.geometry import resized_sizes
+from mrcnn_data.loading.buckets import Bucket, aspect_class, assign_buckets, default_buckets
+from mrcnn_data.statistics.counting import Statistics
 
-CANVAS_MULTIPLE = 32  # the coarsest stride that features are added up at
+BUCKET_MULTIPLE = 32  # coarsest stride at which the feature pyramid adds up levels
 LEVELS = 5  # P2 to P6, each with anchors of twice the edge of the level before
 COMMON_ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)  # of the feature pyramid paper (Lin et al. 2017), for 800 px
 COMMON_RATIOS = (0.5, 1.0, 2.0)  # height / width
-# An edge below twice the finest stride, 4 px, would leave objects between two positions.
+# With an edge below twice the finest stride (4 px), objects could lie between two anchors.
 _FIRST_EDGES = (8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
-_MOST_OBJECTS = 20_000  # more than these, evenly spread, change the third digit
+_MOST_OBJECTS = 20_000  # a sample of more, evenly spread, changes only the third digit
 
 
 class Anchors(NamedTuple):
-    """Anchors, and how they fit the objects' shapes, each object laid over the centre of its best anchor.
+    """Anchors, and how well they fit the objects' shapes, with each object centred on its best anchor.
 
     Attributes:
         sizes: square root of the area on each level, pixels.
         ratios: height / width.
-        mean_iou: over objects; `share_matched`: of objects with an IoU of 0.7 and more.
+        mean_iou: mean over the objects.
+        share_matched: share of the objects with an IoU of at least 0.7.
     """
 
     sizes: tuple[float, ...]
@@ -39,58 +42,92 @@ class Anchors(NamedTuple):
     share_matched: float
 
 
-def suggest_canvases(sizes: np.ndarray, *, aspect_classes: int) -> list[Canvas]:
-    """Find few canvases that hold all images with little padding.
+class Suggestions(NamedTuple):
+    """What suits the images of a dataset, resized to `short_edge` and at most `max_size`.
 
-    From one canvas for each size, the two whose union costs the fewest pixels become one, again and again. Both
-    orientations of a shape count as one, as they do in a training step.
+    Attributes:
+        buckets: few, with little padding.
+        padding, common_padding: share of the pixels that is padding, with `buckets` and with `default_buckets`.
+        anchors, common_anchors: suggested anchors and the common ones, with their fit; None without objects.
+    """
+
+    short_edge: int
+    max_size: int
+    buckets: list[Bucket]
+    padding: float
+    common_padding: float
+    anchors: Anchors | None
+    common_anchors: Anchors | None
+
+
+def suggestions_for(statistics: Statistics, *, short_edge: int, max_size: int, aspect_classes: int = 3) -> Suggestions:
+    """Find buckets and anchors that suit a dataset, and compare them with the common ones."""
+    sizes = resized_sizes(statistics.image_sizes, short_edge=short_edge, max_size=max_size)
+    buckets = suggest_buckets(sizes, aspect_classes=aspect_classes)
+    boxes = statistics.resized_box_sizes(short_edge=short_edge, max_size=max_size)
+    return Suggestions(
+        short_edge,
+        max_size,
+        buckets,
+        padding=padding_share(sizes, buckets),
+        common_padding=padding_share(sizes, default_buckets(short_edge, max_size)),
+        anchors=suggest_anchors(boxes) if len(boxes) else None,
+        common_anchors=fit_of_anchors(boxes, sizes=COMMON_ANCHORS, ratios=COMMON_RATIOS) if len(boxes) else None,
+    )
+
+
+def suggest_buckets(sizes: np.ndarray, *, aspect_classes: int) -> list[Bucket]:
+    """Find a few buckets that hold all images with little padding.
+
+    Start with one bucket for each size; then, again and again, replace two buckets by their union, choosing the pair
+    that adds the fewest pixels. Both orientations of a shape count as one, as they do in a training step.
 
     Args:
         sizes: int [I, 2], at least one.
-        aspect_classes: how many shapes at most.
+        aspect_classes: largest number of shapes.
     Returns:
-        Multiples of 32, both orientations where both occur, smallest first.
+        Multiples of 32, smallest first; both orientations of a shape if both occur.
     """
-    rounded = -(-np.asarray(sizes) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+    rounded = -(-np.asarray(sizes) // BUCKET_MULTIPLE) * BUCKET_MULTIPLE
     shapes = Counter((min(size), max(size)) for size in rounded.tolist())
     while len(shapes) > aspect_classes:
         one, other = min(itertools.combinations(sorted(shapes), 2), key=lambda pair: _cost(shapes, *pair))
         count = shapes.pop(one) + shapes.pop(other)
         shapes[_union(one, other)] += count
-    both = sorted({canvas for short, long in shapes for canvas in ((short, long), (long, short))}, key=_area_then_shape)
-    used = np.unique(assign_canvases(rounded, both))
+    both = sorted({bucket for short, long in shapes for bucket in ((short, long), (long, short))}, key=_area_then_shape)
+    used = np.unique(assign_buckets(rounded, both))
     return [both[number] for number in used]
 
 
-def _union(one: Canvas, other: Canvas) -> Canvas:
+def _union(one: Bucket, other: Bucket) -> Bucket:
     return max(one[0], other[0]), max(one[1], other[1])
 
 
-def _cost(shapes: Counter[Canvas], one: Canvas, other: Canvas) -> int:
-    """Pixels of padding that a union adds."""
+def _cost(shapes: Counter[Bucket], one: Bucket, other: Bucket) -> int:
+    """Return how many pixels of padding a union adds."""
     area = math.prod(_union(one, other))
     return shapes[one] * (area - math.prod(one)) + shapes[other] * (area - math.prod(other))
 
 
-def _area_then_shape(canvas: Canvas) -> tuple[int, Canvas, Canvas]:
-    return math.prod(canvas), aspect_class(canvas), canvas
+def _area_then_shape(bucket: Bucket) -> tuple[int, Bucket, Bucket]:
+    return math.prod(bucket), aspect_class(bucket), bucket
 
 
-def padding_share(sizes: np.ndarray, canvases: Sequence[Canvas]) -> float:
-    """Share of all pixels of the canvases that are padding: int [I, 2] images, each on the smallest that holds it.
+def padding_share(sizes: np.ndarray, buckets: Sequence[Bucket]) -> float:
+    """Return the share of pixels that is padding when images of sizes int [I, 2] lie in their smallest buckets.
 
     Raises:
-        DatasetError: a size fits none.
+        DatasetError: a size fits no bucket.
     """
-    pixels = np.prod(np.asarray(canvases)[assign_canvases(sizes, canvases)], axis=1).sum()
+    pixels = np.prod(np.asarray(buckets)[assign_buckets(sizes, buckets)], axis=1).sum()
     return 1.0 - float(np.prod(sizes, axis=1).sum() / pixels)
 
 
 def suggest_anchors(box_sizes: np.ndarray) -> Anchors:
     """Find the anchors of five levels and three ratios that fit the shapes of objects best.
 
-    Edges double from level to level; tried are first edges from 8 px up. Ratios are the common ones, or the medians of
-    the flattest, the middle and the slimmest third of the objects.
+    Edges double from level to level, starting with an edge of 8 px or more. The ratios are the common ones, or the
+    medians of the flattest, the middle and the slimmest third of the objects, if these fit better.
 
     Args:
         box_sizes: float [n, 2], at least one, of positive height and width.

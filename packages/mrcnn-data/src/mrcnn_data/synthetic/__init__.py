@@ -1,4 +1,4 @@
-"""A COCO-format dataset of drawn shapes, for demos and tests."""
+"""A COCO-format dataset of drawn shapes, for demos and tests: outlines, textures, scenes, files."""
 
 from mrcnn_data.synthetic.generate import generate_shapes
 from mrcnn_data.synthetic.outlines import CLASS_NAMES

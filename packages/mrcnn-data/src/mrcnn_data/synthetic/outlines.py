@@ -1,4 +1,4 @@
-"""The classes as outlines: polygons that span the circle of radius 1 about the origin."""
+"""The outlines of the classes: polygons that touch the circle of radius 1 around the origin."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 
 import numpy as np
 
-# Convex, concave and ringed, and apart from each other at 12 px whatever the rotation.
+# Convex, concave and ringed shapes that can be told apart at 12 px, at any rotation.
 CLASS_NAMES = ("crescent", "cross", "disc", "ring", "square", "triangle")
 
 _ARC_VERTICES = 64
 _CROSS_ARM = 0.34  # half width of an arm
 _RING_HOLE = 0.55  # radius of the hole
-_CRESCENT_BITE = (0.6, 0.8)  # centre and radius of the disc that is taken away
+_CRESCENT_BITE = (0.6, 0.8)  # centre and radius of the disc that is cut out
 
 
 def outline(class_name: str) -> list[np.ndarray]:
-    """List the contours of a class, float64 [V, 2] each; filled even-odd, so that a second one is a hole."""
+    """List the contours of a class, each float64 [V, 2]; by the even-odd rule, a second contour is a hole."""
     if class_name == "disc":
         return [_circle(1.0)]
     if class_name == "ring":

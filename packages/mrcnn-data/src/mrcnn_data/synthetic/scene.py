@@ -1,4 +1,4 @@
-"""Objects placed over each other on a background; what stays visible of each is known to the pixel."""
+"""Draw an image of objects that partly hide each other, with the exact visible pixels of each."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import dataclasses
 import cv2
 import numpy as np
 
+from mrcnn_data.masks.tracing import pixel_bounds
 from mrcnn_data.synthetic.outlines import CLASS_NAMES, outline
 from mrcnn_data.synthetic.textures import contrasting_colours, random_colours, random_texture
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
 MIN_SIZE, MAX_SIZE = 12, 100  # long edge of an object's box, pixels
-MIN_VISIBLE = 0.4  # share of its pixels that every object keeps
-OCCLUDED = 0.2  # share of its pixels hidden that makes an object count as occluded
-# How often a new object is laid over another on purpose; otherwise it touches none. 0.28 of the objects end up so.
+MIN_VISIBLE = 0.4  # share of its pixels that stays visible of every object
+OCCLUDED = 0.2  # an object with at least this share of its pixels hidden counts as occluded
+# How often a new object is placed over another on purpose; otherwise it touches no other. 0.28 of all objects are then
+# occluded.
 OVERLAY_PROBABILITY = 0.38
 ATTEMPTS = 30
-# Objects are lighter than the background, whatever their class: with colours drawn alike for both, a network from
-# scratch needs many more steps to tell shapes apart than a demonstration has (box AP 0.10 after 2,400 images).
+# Objects of all classes are lighter than the background: with the same colours for both, a network trained from scratch
+# needs many more steps to tell shapes apart than a demonstration has (box AP 0.10 after 2,400 images).
 BACKGROUND_LEVELS, OBJECT_LEVELS = (10.0, 90.0), (110.0, 240.0)
 _SUPERSAMPLING = 4
 _SHIFT = 4
@@ -26,7 +28,12 @@ _SHIFT = 4
 
 @dataclasses.dataclass
 class PlacedObject:
-    """`full_mask` and `visible_mask`: bool [size, size], before and after what lies over it."""
+    """An object of a scene.
+
+    Attributes:
+        class_index: index into `CLASS_NAMES`.
+        full_mask, visible_mask: bool [size, size], its pixels before and after later objects hide some of them.
+    """
 
     class_index: int
     full_mask: np.ndarray
@@ -47,21 +54,21 @@ class Scene:
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     """Draw an image of 2 to 8 objects."""
-    canvas = random_texture(rng, size, size, random_colours(rng, levels=BACKGROUND_LEVELS, spread=40.0))
-    canvas = np.clip(canvas, 0, 255)
+    image = random_texture(rng, size, size, random_colours(rng, levels=BACKGROUND_LEVELS, spread=40.0))
+    image = np.clip(image, 0, 255)
     objects: list[PlacedObject] = []
     wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
     attempts = 0
     while len(objects) < wanted and (attempts < ATTEMPTS * wanted or len(objects) < MIN_OBJECTS):
         attempts += 1
-        _try_to_place(rng, canvas, objects)
-    noise = rng.standard_normal(canvas.shape, np.float32)  # of the sensor: over objects and background alike
-    canvas += noise * np.float32(rng.uniform(0.0, 6.0))
-    return Scene(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), objects)
+        _try_to_place(rng, image, objects)
+    noise = rng.standard_normal(image.shape, np.float32)  # as of a camera sensor: on objects and background
+    image += noise * np.float32(rng.uniform(0.0, 6.0))
+    return Scene(np.clip(np.rint(image), 0, 255).astype(np.uint8), objects)
 
 
-def _try_to_place(rng: np.random.Generator, canvas: np.ndarray, objects: list[PlacedObject]) -> None:
-    size = canvas.shape[0]
+def _try_to_place(rng: np.random.Generator, image: np.ndarray, objects: list[PlacedObject]) -> None:
+    size = image.shape[0]
     class_index = int(rng.integers(len(CLASS_NAMES)))
     coverage = _random_coverage(rng, CLASS_NAMES[class_index], max_edge=min(MAX_SIZE, size * 5 // 8))
     height, width = coverage.shape
@@ -83,18 +90,17 @@ def _try_to_place(rng: np.random.Generator, canvas: np.ndarray, objects: list[Pl
         victim.visible_mask &= ~mask
     objects.append(PlacedObject(class_index, mask, mask.copy()))
 
-    under = canvas[window]
+    under = image[window]
     colours = contrasting_colours(rng, under[coverage >= 0.5].mean(axis=0), levels=OBJECT_LEVELS, spread=50.0)
     texture = np.clip(random_texture(rng, height, width, colours), 0, 255)
-    canvas[window] = under + coverage[..., None] * (texture - under)  # anti-aliased at the border
+    image[window] = under + coverage[..., None] * (texture - under)  # anti-aliased at the border
 
 
 def _random_coverage(rng: np.random.Generator, class_name: str, *, max_edge: int) -> np.ndarray:
-    """Share of each pixel that a randomly turned, sized and stretched shape covers: float32 [h, w], its box."""
+    """Turn, size and stretch a shape at random; return how much it covers each pixel of its box: float32 [h, w]."""
     angle = rng.uniform(0, 2 * np.pi)
-    edge = rng.uniform(
-        MIN_SIZE + 1, max_edge
-    )  # one more than the least: border pixels less than half covered fall away
+    # One more than the minimum: border pixels that are less than half covered are lost.
+    edge = rng.uniform(MIN_SIZE + 1, max_edge)
     stretch = np.array([1.0, rng.uniform(0.8, 1.0)])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     contours = [contour * stretch @ turn for contour in outline(class_name)]
@@ -107,7 +113,7 @@ def _random_coverage(rng: np.random.Generator, class_name: str, *, max_edge: int
         np.rint((((contour - low) * scale) * _SUPERSAMPLING - 0.5) * (1 << _SHIFT)).astype(np.int32)
         for contour in contours
     ]
-    cv2.fillPoly(samples, fixed, covered, shift=_SHIFT)  # even-odd: a second contour is a hole
+    cv2.fillPoly(samples, fixed, covered, shift=_SHIFT)  # even-odd rule: a second contour is a hole
     return cv2.resize(samples, (int(width), int(height)), interpolation=cv2.INTER_AREA).astype(np.float32) / covered
 
 
@@ -117,9 +123,9 @@ def _pick_unhidden(rng: np.random.Generator, objects: list[PlacedObject]) -> Pla
 
 
 def _is_well_hidden(victim: PlacedObject, mask: np.ndarray) -> bool:
-    """Whether `mask` over the victim hides at least OCCLUDED of it, and leaves enough of it to be found."""
+    """Return whether `mask`, placed over the victim, hides at least OCCLUDED of it and leaves enough of it visible."""
     left = victim.visible_mask & ~mask
     if not MIN_VISIBLE * victim.full_mask.sum() <= left.sum() <= (1 - OCCLUDED) * victim.full_mask.sum():
         return False
-    rows, columns = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
-    return max(int(np.ptp(rows)), int(np.ptp(columns))) + 1 >= MIN_SIZE
+    x1, y1, x2, y2 = pixel_bounds(left)
+    return max(x2 - x1, y2 - y1) >= MIN_SIZE

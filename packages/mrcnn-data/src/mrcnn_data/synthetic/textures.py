@@ -1,4 +1,4 @@
-"""Colour patterns, drawn without regard to what they cover."""
+"""Colour patterns for backgrounds and objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 NUM_PATTERNS = 5
-MIN_CONTRAST = 80.0  # Euclidean, of mean colours of an object and what lies under it
+MIN_CONTRAST = 80.0  # Euclidean distance of the mean colours of an object and of the pixels below it
 
 
 def random_texture(rng: np.random.Generator, height: int, width: int, colours: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def random_colours(rng: np.random.Generator, *, levels: tuple[float, float], spr
 def contrasting_colours(
     rng: np.random.Generator, against: np.ndarray, *, levels: tuple[float, float], spread: float
 ) -> np.ndarray:
-    """Draw colours whose mean stands out from the colour `against`, float [3]: float64 [2, 3]."""
+    """Draw colours whose mean differs clearly from the colour `against`, float [3]: float64 [2, 3]."""
     while True:
         colours = random_colours(rng, levels=levels, spread=spread)
         if np.linalg.norm(colours.mean(axis=0) - against) >= MIN_CONTRAST:

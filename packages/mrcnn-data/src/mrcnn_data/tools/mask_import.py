@@ -1,7 +1,7 @@
-"""Annotations from masks that lie as pictures beside the images.
+"""Make annotations from masks that are stored as pictures.
 
-For an image a/b.jpg that is MASKS/a/b.png, or every picture in the folder MASKS/a/b/. Values are grey values, palette
-numbers (of PNG), or colours as 0xRRGGBB; 0 is background.
+The mask of the image a/b.jpg is MASKS/a/b.png, or all pictures in the folder MASKS/a/b/. A pixel value is a grey value,
+a palette index (of PNG), or a colour 0xRRGGBB; 0 is background.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 import cv2
 import msgspec
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from mrcnn_data.errors import DatasetError
-from mrcnn_data.images.reading import load_image
+from mrcnn_data.errors import DatasetError, OptionError
+from mrcnn_data.images.reading import decode_as_stored, load_image, read_image_file
+from mrcnn_data.masks.tracing import coco_box, encode_compressed
+from mrcnn_data.outputs import write_output
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # what loses nothing
+_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep every value
 
 
 class Imported(NamedTuple):
-    """`content`: of a COCO instances file; `without_mask`: images that have no mask and so are background."""
+    """`content` of a COCO instances file; `without_mask`: names of images that have no mask, so are background."""
 
     content: dict[str, Any]
     without_mask: list[str]
@@ -40,20 +41,20 @@ def import_masks(
     split_regions: bool = False,
     ignored: Collection[int] = (),
 ) -> Imported:
-    """Make annotations, with masks as compressed run lengths, of all images below a folder.
+    """Make annotations for all images below a folder; masks become compressed run lengths.
 
     Args:
-        class_name: of all objects, where the values tell objects apart.
-        classes: what the values mean, where they stand for classes; then every connected region is an object.
-        split_regions: every connected region is an object, whatever its value: for masks of one value.
+        image_dir: folder of images; files in `mask_dir` are never images, even if it lies inside.
+        mask_dir: folder of masks; every file in it must be the mask of an image.
+        class_name: class of all objects, if each value is one object.
+        classes: class of each value, if values are classes; then every connected region is an object.
+        split_regions: every connected region of a value is an object: for masks with one value.
         ignored: values that are background too.
-    What lies in `mask_dir` is never an image, wherever the folder is.
-
     Raises:
-        DatasetError: images in the folder of masks; no image, or no object in any mask; a file in `mask_dir` that is no
-            mask or goes with no image; a mask that cannot be read, of another size than its image, or with a value that
-            `classes` lacks.
-        ValueError: `classes` names 0, which is background, or a value that is ignored.
+        DatasetError: the images lie in the folder of masks; there is no image, or no object in any mask; a file in
+            `mask_dir` is not a mask or belongs to no image; a mask cannot be read, has another size than its image, or
+            has a value that is not in `classes`.
+        OptionError: `classes` names 0, which is background, or an ignored value.
     """
     _check_values(classes or {}, ignored)
     _check_folders(image_dir, mask_dir)
@@ -91,16 +92,20 @@ def import_masks(
 
 
 def write_imported(out: Path, imported: Imported) -> None:
-    """Write the instances file."""
-    out.write_bytes(msgspec.json.encode(imported.content))
+    """Write the instances file.
+
+    Raises:
+        OutputError: the file exists and was not written by this product, or the disk refuses.
+    """
+    write_output(out, msgspec.json.encode(imported.content))
 
 
 def _check_values(classes: Mapping[int, str], ignored: Collection[int]) -> None:
     for value, name in classes.items():
         if value == 0:
-            raise ValueError(f"0={name}: 0 is the background")
+            raise OptionError(f"0={name}: 0 is the background, choose another value")
         if value in ignored:
-            raise ValueError(f"{value}={name}: this value is ignored too")
+            raise OptionError(f"{value}={name}: this value is ignored, so it cannot be a class")
 
 
 def _check_folders(image_dir: Path, mask_dir: Path) -> None:
@@ -108,38 +113,39 @@ def _check_folders(image_dir: Path, mask_dir: Path) -> None:
         if not folder.is_dir():
             raise DatasetError(f"{folder}: the folder does not exist")
     if image_dir.resolve().is_relative_to(mask_dir.resolve()):
-        raise DatasetError(f"{image_dir}: the images lie in the folder of masks, {mask_dir}: nothing tells them apart")
+        raise DatasetError(
+            f"{image_dir}: the images lie in the folder of masks, {mask_dir}: put them into separate folders"
+        )
 
 
 def _by_image(mask_dir: Path, image_dir: Path, images: Collection[Path]) -> dict[Path, list[Path]]:
-    """Masks of each image, by its path without suffix; every file has to be a mask of one.
-
-    Files whose name begins with a dot are none of anybody's (desktops leave them).
-    """
+    """Return the masks of each image by its path without suffix; skip hidden files (names with a leading dot)."""
     names = {image.relative_to(image_dir).with_suffix("") for image in images}
     found: dict[Path, list[Path]] = {}
     orphans = []
     for path in sorted(path for path in mask_dir.rglob("*") if path.is_file() and not path.name.startswith(".")):
         if path.suffix.lower() not in _MASK_SUFFIXES:
-            raise DatasetError(f"{path}: not a mask: those are {', '.join(_MASK_SUFFIXES)}, which lose nothing")
+            raise DatasetError(
+                f"{path}: not a mask: masks are {', '.join(_MASK_SUFFIXES)} files, which keep every value"
+            )
         whole = path.relative_to(mask_dir).with_suffix("")
         name = whole if whole in names else whole.parent
         if name not in names:
             orphans.append(path)
         elif name in found and (name == whole or found[name][0].parent != path.parent):
-            raise DatasetError(f"{path}: its image has a mask already, {found[name][0]}")
+            raise DatasetError(f"{path}: its image already has a mask, {found[name][0]}")
         else:
             found.setdefault(name, []).append(path)
     if orphans:
         raise DatasetError(
-            f"{orphans[0]}: no image goes with this mask"
-            + (f", nor with {len(orphans) - 1} more" if orphans[1:] else "")
+            f"{orphans[0]}: no image belongs to this mask"
+            + (f", nor to {len(orphans) - 1} others" if orphans[1:] else "")
         )
     return found
 
 
 def _common_size(image: Path, masks: Mapping[Path, np.ndarray]) -> tuple[int, int]:
-    """Size (h, w) of an image and its masks; an upright image counts as upright where its masks do."""
+    """Return the size (h, w) of an image and its masks; the image is turned upright if its masks have that size."""
     first = next(iter(masks.values()), None)
     height, width = load_image(image, expected_size=None if first is None else first.shape).shape[:2]
     for mask, values in masks.items():
@@ -151,12 +157,10 @@ def _common_size(image: Path, masks: Mapping[Path, np.ndarray]) -> tuple[int, in
 
 
 def _read_values(path: Path, ignored: Collection[int]) -> np.ndarray:
-    """int64 [h, w]"""
-    data = path.read_bytes()
+    """Read a mask picture: int64 [h, w]."""
+    data = read_image_file(path)
     numbered = _with_numbers_as_colours(data)
-    picture = cv2.imdecode(np.frombuffer(numbered or data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if picture is None:
-        raise DatasetError(f"{path}: cannot decode the mask file")
+    picture = decode_as_stored(path, numbered or data, cv2.IMREAD_UNCHANGED)
     if picture.ndim == 3:
         blue, green, red = (picture[..., channel].astype(np.int64) for channel in range(3))
         values = blue if numbered else red << 16 | green << 8 | blue
@@ -167,9 +171,9 @@ def _read_values(path: Path, ignored: Collection[int]) -> np.ndarray:
 
 
 def _with_numbers_as_colours(data: bytes) -> bytes | None:
-    """Give number i of a palette PNG the colour (i, i, i); None for anything else (PNG, sections 5 and 11.2).
+    """Give index i of a palette PNG the colour (i, i, i); None for any other file (PNG, sections 5 and 11.2).
 
-    OpenCV hands out colours, and different numbers may have one: unused ones are often black, as background is.
+    OpenCV returns colours, and several indices may share one: unused ones are often black, as background is.
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25:26] != b"\3":
         return None
@@ -198,12 +202,9 @@ def _objects(values: np.ndarray, *, is_split: bool) -> Iterator[tuple[int, np.nd
 
 
 def _fields(pixels: np.ndarray) -> dict[str, Any]:
-    columns, rows = np.flatnonzero(pixels.any(axis=0)), np.flatnonzero(pixels.any(axis=1))
-    x, y, right, bottom = (int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    encoded = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
     return {
-        "bbox": [x, y, right - x, bottom - y],
+        "bbox": coco_box(pixels),
         "area": int(pixels.sum()),
         "iscrowd": 0,
-        "segmentation": {"size": list(pixels.shape), "counts": encoded["counts"].decode()},
+        "segmentation": encode_compressed(pixels),
     }

@@ -1,6 +1,6 @@
-"""Test-time augmentation: the same images flipped and at other scales, their answers put together.
+"""Test-time augmentation: detect on mirrored and scaled images too, and combine the results.
 
-Legend: N images of H x W canvases, R proposals per view, C classes with background, B boxes of a proposal (C-1, or 1
+Legend: N images in an H x W bucket, R proposals per view, C classes with background, B boxes of a proposal (C-1, or 1
 where the classes share one), D detections, M mask edge.
 """
 
@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_eval.inference.dataset import DetectFunction
+from mrcnn_eval.inference.detection import DetectFunction
 from mrcnn_model import Detections, MaskRCNN
 
-CANVAS_MULTIPLE = 32  # the coarsest stride of the backbone
-MIN_SCALE, MAX_SCALE = 0.25, 4.0  # below nothing is left to see, above a canvas takes 16 times the memory
+EDGE_MULTIPLE = 32  # of a batch: the coarsest stride of the backbone
+MIN_SCALE, MAX_SCALE = 0.25, 4.0  # smaller, objects vanish; larger, a batch takes 16 times the memory
 
 
 class View(NamedTuple):
@@ -36,6 +36,9 @@ def views(*, flip: bool, scales: Sequence[float] = ()) -> tuple[View, ...]:
 
     Raises:
         ValueError: a scale outside `MIN_SCALE` to `MAX_SCALE`.
+
+    >>> views(flip=True, scales=[0.5])[1:3]
+    (View(scale=1.0, flip=True), View(scale=0.5, flip=False))
     """
     for scale in scales:
         if not MIN_SCALE <= scale <= MAX_SCALE:
@@ -48,7 +51,7 @@ def views(*, flip: bool, scales: Sequence[float] = ()) -> tuple[View, ...]:
 
 
 class _Look(NamedTuple):
-    """A view of a batch and what the front of the network says of it, in the frame of the view.
+    """A view of a batch, with its features and scored boxes in the frame of the view.
 
     Attributes:
         view: the view.
@@ -68,9 +71,9 @@ class _Look(NamedTuple):
 def augmented_detect(model: MaskRCNN, looks: Sequence[View]) -> DetectFunction:
     """Return a function that detects as `compiled_detect(model)` does, over several views of each image.
 
-    The boxes and scores of all views go through one NMS; the mask of a box that stays is the mean of what all views say
-    of that box. With the plain view alone the answer is the model's own. Scaled views start from the images of the
-    batch, which are resized already.
+    The boxes and scores of all views go through one NMS; the mask of a box that stays is the mean of all views. With
+    the plain view alone the result is the model's own. Scaled views start from the images of the batch, which are
+    resized already.
 
     Args:
         model: the model.
@@ -84,20 +87,29 @@ def augmented_detect(model: MaskRCNN, looks: Sequence[View]) -> DetectFunction:
         for view in looks:
             viewed, its_sizes = _viewed(pixels, sizes, view)
             seen.append(_Look(view, its_sizes, *front(tf.constant(viewed), tf.constant(its_sizes))))
-        boxes, scores, classes, _, valid = model.ops.multiclass_nms(
+        best = model.ops.multiclass_nms(
             tf.concat([_from_view(look.boxes, look, sizes) for look in seen], axis=1),  # [N, R * views, B, 4]
             tf.concat([look.scores for look in seen], axis=1),
             score_threshold=model.config.score_threshold,
             nms_threshold=model.config.detection_nms_threshold,
             max_detections=model.config.detections_per_image,
         )
-        if not model.config.masks:
-            return Detections(boxes, scores, classes, tf.zeros([*boxes.shape[:2], 0, 0]), valid)
-        masks = [_unflipped(mask(look.pyramid, _to_view(boxes, look, sizes), classes), look.view) for look in seen]
-        mean = tf.where(valid[..., tf.newaxis, tf.newaxis], tf.add_n(masks) / len(masks), 0.0)  # [N, D, M, M]
-        return Detections(boxes, scores, classes, mean, valid)
+        if model.config.masks:
+            masks = _mean_mask(mask, seen, best.boxes, best.classes, sizes=sizes)
+            masks = tf.where(best.valid[..., tf.newaxis, tf.newaxis], masks, 0.0)  # [N, D, M, M]
+        else:
+            masks = tf.zeros([*best.boxes.shape[:2], 0, 0])
+        return Detections(best.boxes, best.scores, best.classes, masks, best.valid)
 
     return detect
+
+
+def _mean_mask(
+    mask: Callable[..., Any], seen: Sequence[_Look], boxes: tf.Tensor, classes: tf.Tensor, *, sizes: np.ndarray
+) -> tf.Tensor:
+    """Average the masks of boxes float32 [N, D, 4] over all views: [N, D, M, M]."""
+    masks = [_unflipped(mask(look.pyramid, _to_view(boxes, look, sizes), classes), look.view) for look in seen]
+    return tf.add_n(masks) / len(masks)
 
 
 def _front(model: MaskRCNN) -> Callable[..., Any]:
@@ -131,11 +143,11 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _viewed(images: np.ndarray, sizes: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and flip a batch uint8 [N, H, W, 3] whose images of `sizes` (h, w) lie at the top left of the canvas."""
+    """Scale and flip a batch uint8 [N, H, W, 3] whose images of `sizes` (h, w) lie at the top left."""
     if view == PLAIN:
         return images, sizes
-    canvas = [math.ceil(edge * view.scale / CANVAS_MULTIPLE) * CANVAS_MULTIPLE for edge in images.shape[1:3]]
-    viewed = np.zeros((len(images), *canvas, 3), images.dtype)
+    edges = [math.ceil(edge * view.scale / EDGE_MULTIPLE) * EDGE_MULTIPLE for edge in images.shape[1:3]]
+    viewed = np.zeros((len(images), *edges, 3), images.dtype)
     its_sizes = np.maximum(np.floor(sizes * view.scale + 0.5), 1).astype(sizes.dtype)  # [N, 2]
     for row, ((h, w), (its_h, its_w)) in enumerate(zip(sizes, its_sizes, strict=True)):
         image = images[row, :h, :w]

@@ -1,4 +1,4 @@
-"""What the outcomes of an evaluation add up to: by class, by pair of classes, by score, by image.
+"""Counts of outcomes: by class, by pair of classes, by score, by image.
 
 Legend: K classes.
 """
@@ -51,9 +51,9 @@ def class_errors(result: Outcomes, *, threshold: float) -> ClassErrors:
 def confusion(result: Outcomes, *, threshold: float) -> np.ndarray:
     """Count objects by what they were taken for: int64 [K + 1, K + 1], rows objects, columns detections.
 
-    The last column counts missed objects. A missed object that detections of other classes cover was taken for the best
-    of them. The last row counts the wrong detections left. So each row of a class adds up to its objects, and each
-    column to its detections (those on regions to ignore aside).
+    The last column counts missed objects. If detections of other classes cover a missed object, it counts as taken for
+    the best of them. The last row counts the other wrong detections. So the row of a class adds up to its objects, and
+    the column to its detections, without those on regions to ignore.
     """
     num_classes = len(result.class_names)
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
@@ -101,7 +101,7 @@ def calibration(result: Outcomes, *, num_bins: int) -> Calibration:
 
 
 def image_f1(result: Outcomes, *, threshold: float) -> np.ndarray:
-    """F1 of each image at a score threshold: float64 [images], 1 where there is nothing to find and nothing found."""
+    """Return F1 by image at a score threshold: float64 [images], 1 where nothing was to be found and nothing was."""
     num_images = len(result.image_ids)
     shown = (result.det_scores >= threshold) & (result.det_kinds != IGNORED)
     hits = np.bincount(result.det_images[shown & (result.det_kinds == RIGHT)], minlength=num_images)

@@ -1,7 +1,7 @@
-"""What each detection and each object came to: right, or wrong in which way; found, or missed.
+"""The outcome of each detection and object: right, or wrong and how; found, or missed.
 
-Matching is COCO's at one IoU: within a class, best score first, each object once. What is wrong has one kind, the first
-that applies:
+Detections are matched as COCO does at one IoU: within a class, best score first, each object once. A wrong detection
+has one kind, the first that applies:
 
 - duplicate: covers an object of its class that a better detection has found;
 - class: covers an object of another class;
@@ -34,7 +34,7 @@ WRONG_KINDS = {LOCALISATION: "localisation", CLASS: "class", DUPLICATE: "duplica
 
 
 class Outcomes(NamedTuple):
-    """Detections and objects of an evaluation as columns, with what they came to.
+    """Detections and objects of an evaluation as columns, with their outcomes.
 
     Attributes:
         image_ids: of the images, as in the file.
@@ -69,11 +69,11 @@ class Outcomes(NamedTuple):
     found_scores: np.ndarray
 
     def wrong_detections(self, threshold: float) -> np.ndarray:
-        """Numbers of the detections from this score up that are wrong, int64."""
+        """Return the numbers of the wrong detections from this score up, int64."""
         return np.flatnonzero(np.isin(self.det_kinds, list(WRONG_KINDS)) & (self.det_scores >= threshold))
 
     def missed_objects(self, threshold: float) -> np.ndarray:
-        """Numbers of the objects that no detection from this score up found, int64."""
+        """Return the numbers of the objects that no detection from this score up found, int64."""
         return np.flatnonzero(self.found_scores < threshold)
 
 
@@ -132,7 +132,7 @@ def _rows_by_image(truth: GroundTruth) -> list[np.ndarray]:
 
 
 def _crowd_and_regular(evaluator: CocoEvaluator, rows: np.ndarray, iou_type: IouType) -> tuple[np.ndarray, np.ndarray]:
-    """Say which objects take any number of detections, and which are found or missed: bool [m] each."""
+    """Return which objects any number of detections may match, and which are found or missed: bool [m] each."""
     truth = evaluator.ground_truth
     crowd = truth.crowd[rows]
     if iou_type == "segm":
@@ -175,7 +175,7 @@ def _match_image(
 
 
 def _best_of_each_class(results: ImageResults, classes: np.ndarray, usable: np.ndarray, *, max_dets: int) -> np.ndarray:
-    """Rows by falling score, of each class at most `max_dets`, as many as are scored."""
+    """Return rows by falling score, of each class at most `max_dets`, as for AP."""
     order = np.argsort(-results.scores, kind="stable")
     order = order[usable[order]]
     kept = np.zeros(len(order), bool)
@@ -192,7 +192,7 @@ def _ious(
     crowd: np.ndarray,
     iou_type: IouType,
 ) -> np.ndarray:
-    """IoU of detections with objects, share of the detection for crowds: float64 [n, m]."""
+    """Return the IoU of detections with objects; for crowds, the share of the detection inside: float64 [n, m]."""
     if not len(kept) or not len(rows):
         return np.zeros((len(kept), len(rows)))
     crowds = crowd.astype(np.uint8).tolist()
@@ -200,8 +200,8 @@ def _ious(
         return np.asarray(mask_utils.iou(results.boxes[kept], truth.boxes[rows], crowds))
     found = [results.rles[row] for row in kept]
     size = tuple(found[0]["size"])  # type: ignore[index]
-    # An object that nobody drew is a region of the shape of its box.
-    objects = [to_rle(truth.segmentations[row] or box_polygon(truth.boxes[row]), size=size) for row in rows]
+    # An object without a mask is a region of the shape of its box.
+    objects = [to_rle(truth.segmentations[row] or box_polygon(truth.boxes[row], size=size), size=size) for row in rows]
     return np.asarray(mask_utils.iou(found, objects, crowds))
 
 

@@ -16,15 +16,15 @@ import cv2
 import numpy as np
 
 from mrcnn_data import load_image
-from mrcnn_data.drawing.objects import Instance, draw_instances
+from mrcnn_data.drawing import Instance, draw_instances
 from mrcnn_eval.mistakes.outcomes import DUPLICATE, WRONG_KINDS, Outcomes
 from mrcnn_eval.report.pictures import corners
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 from mrcnn_eval.scoring.ground_truth import GroundTruthError
 from mrcnn_eval.scoring.segmentation import Segmentation, to_mask
 
-TRUTH_COLOR, FOUND_COLOR = (51, 136, 255), (255, 149, 0)  # blue and orange: told apart by all kinds of eyes
-MAX_PER_IMAGE = 2  # or one bad image would fill the gallery
+TRUTH_COLOR, FOUND_COLOR = (51, 136, 255), (255, 149, 0)  # blue and orange, which color-blind readers tell apart
+MAX_PER_IMAGE = 2  # else one bad image could fill the gallery
 CONTEXT = 0.75  # of the box's edges, shown on every side of it
 MIN_CROP = 48  # pixels
 MAX_EDGE = 480  # of a picture, pixels
@@ -61,7 +61,7 @@ def false_detections(
         evaluator: holds ground truth and detections.
         result: its outcomes.
         images: folder that the file names are relative to.
-        threshold: of the score; lower detections are neither exhibits nor drawn beside them.
+        threshold: detections of a lower score are neither shown nor drawn beside others.
         count: exhibits at most.
 
     Raises:
@@ -103,7 +103,7 @@ def missed_objects(
         scene = _Scene(evaluator, result, images, int(result.object_images[at]), threshold=threshold)
         name, row = result.class_names[result.object_classes[at]], int(result.object_rows[at])
         found = float(result.found_scores[at])
-        why = "nothing found it" if np.isneginf(found) else f"found at a score of {found:.2f} only"
+        why = "nothing found it" if np.isneginf(found) else f"found only at a score of {found:.2f}"
         exhibits.append(
             Exhibit(
                 kind="missed",
@@ -140,7 +140,7 @@ def _explanation(evaluator: CocoEvaluator, result: Outcomes, at: int) -> str:
 
 
 class _Scene:
-    """One image with what is on it, cut out and drawn."""
+    """An image with its objects and detections, to cut pictures out of."""
 
     def __init__(
         self, evaluator: CocoEvaluator, result: Outcomes, images: Path, number: int, *, threshold: float
@@ -167,6 +167,8 @@ class _Scene:
         if np.isnan(box).any():  # a mask alone
             assert rle is not None
             rows, columns = np.nonzero(to_mask(rle, size=self._size))
+            if not rows.size:  # nothing to point at: the whole image
+                return np.array([0, 0, self._size[1], self._size[0]], float)
             return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
         return np.asarray(corners(box))
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mrcnn_eval.mistakes.comparison import Comparison, most_changed
+from mrcnn_data import visible, write_output
 from mrcnn_eval.mistakes.counts import best_threshold, calibration, class_errors, confusion
 from mrcnn_eval.mistakes.outcomes import WRONG_KINDS, Outcomes, outcomes
+from mrcnn_eval.report.comparison import Comparison, most_changed
 from mrcnn_eval.report.gallery import MAX_PER_IMAGE, Exhibit, false_detections, missed_objects
 from mrcnn_eval.report.plots import ap_by_size_plot, calibration_plot, precision_recall_plot, score_plot
-from mrcnn_eval.report.tables import HEADINGS, meaning, write_replacing
+from mrcnn_eval.report.tables import HEADINGS, meaning
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult, IouType
 from mrcnn_eval.scoring.precision_recall import PrecisionRecall
 from mrcnn_eval.scoring.summary import Measures
@@ -31,13 +32,13 @@ CURVE_SIZE = (100, 32)  # of the small curve of a class, units of its SVG
 
 
 class ClassRow(NamedTuple):
-    """One class of the table.
+    """A row of the table of classes.
 
     Attributes:
         name: of the class.
         numbers: of the class by name, by IoU type, as in `metrics.json`.
-        objects: to be found.
-        found: of them, from the threshold up.
+        objects: number to be found.
+        found: number found, from the threshold up.
         wrong: false detections by kind, from the threshold up.
         curve: points "x,y x,y ..." of precision over recall at the lowest IoU threshold; empty without objects.
     """
@@ -75,7 +76,7 @@ def write_html_report(
     images: Path | None,
     comparison: Comparison | None = None,
 ) -> None:
-    """Write the page: numbers, curves, what went wrong in which way, and the worst mistakes as pictures.
+    """Write the page: numbers, curves, counts of mistakes by kind, and the worst mistakes as pictures.
 
     Args:
         path: of the HTML file.
@@ -123,7 +124,7 @@ def write_html_report(
             galleries=None if images is None else _galleries(evaluator, judged, images, threshold=threshold),
         )
     )
-    write_replacing(path, page.encode("utf-8"))
+    write_output(path, page.encode("utf-8"))
 
 
 def _galleries(evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, threshold: float) -> list[Gallery]:
@@ -144,8 +145,9 @@ def _galleries(evaluator: CocoEvaluator, judged: Outcomes, images: Path, *, thre
 def _environment(measures: Measures) -> Environment:
     environment = Environment(
         loader=PackageLoader("mrcnn_eval"),
-        autoescape=True,  # class and file names are other people's text
+        autoescape=True,  # class and file names come from files
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -153,6 +155,13 @@ def _environment(measures: Measures) -> Environment:
     environment.filters["meaning"] = lambda name: meaning(name, measures)
     environment.filters["heading"] = lambda iou_type: HEADINGS[iou_type]
     return environment
+
+
+def _shown(value: object) -> object:
+    """Escape control and direction characters of text; markup and numbers stay."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return visible(value, limit=len(value))
 
 
 def _class_rows(

@@ -5,12 +5,14 @@ Images are uint8 RGB [h, w, 3]; masks uint8 [h, w], 0 or 1; pixel (x, y) spans [
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrcnn_data.drawing.objects import (
+from mrcnn_data import DatasetError, load_image
+from mrcnn_data.drawing import (
     GREY,
     MIN_EDGE,
     TITLE_HEIGHT,
@@ -31,7 +33,7 @@ from mrcnn_eval.scoring.segmentation import to_mask
 def draw_contact_sheet(
     path: str | Path,
     evaluator: CocoEvaluator,
-    images: str | Path,
+    images: str | Path | None = None,
     *,
     score_threshold: float = 0.5,
     max_images: int = 8,
@@ -42,7 +44,7 @@ def draw_contact_sheet(
     Args:
         path: of the PNG.
         evaluator: holds ground truth and detections.
-        images: folder that the file names of the ground truth are relative to.
+        images: folder that the file names of the ground truth are relative to; by default that of the data set.
         score_threshold: detections below it are not drawn (they do count for AP).
         max_images: rows, spread evenly over the images that were detected on.
         on_error: "raise", or "skip": an image that cannot be read is drawn black.
@@ -52,8 +54,11 @@ def draw_contact_sheet(
         GroundTruthError: an image without a file name.
     """
     shown = spread([*evaluator.image_results], count=max_images)
+    folder = images or evaluator.ground_truth.image_dir
+    if folder is None:
+        raise ValueError("images: the ground truth is of an annotation file alone; give the folder of its images")
     rows = [
-        _row(evaluator, image_id, Path(images), score_threshold=score_threshold, on_error=on_error)
+        _row(evaluator, image_id, Path(folder), score_threshold=score_threshold, on_error=on_error)
         for image_id in shown
     ]
     sheet = stack(rows, axis=0) if rows else np.full((TITLE_HEIGHT, MIN_EDGE, 3), 255, np.uint8)
@@ -61,8 +66,6 @@ def draw_contact_sheet(
 
 
 def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_threshold: float, on_error: str) -> np.ndarray:
-    from mrcnn_data import DatasetError, load_image
-
     truth = evaluator.ground_truth
     index = truth.image_ids.index(image_id)
     name = truth.file_names[index]
@@ -72,7 +75,7 @@ def _row(evaluator: CocoEvaluator, image_id: Any, images: Path, *, score_thresho
     try:
         image = load_image(images / name, expected_size=(height, width) if height else None)
     except DatasetError:
-        if on_error == "raise":
+        if on_error != "skip":
             raise
         image = np.zeros((max(height, 1), max(width, 1), 3), np.uint8)
     objects = truth_instances(evaluator, image_id)
@@ -112,7 +115,7 @@ def truth_instances(evaluator: CocoEvaluator, image_id: Any) -> list[Instance]:
 
 
 def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_threshold: float) -> list[Instance]:
-    """Return the detections of an image from `score_threshold` up, lowest score first, so that the best is on top."""
+    """Return the detections of an image from `score_threshold` up, lowest score first: the best is drawn on top."""
     truth = evaluator.ground_truth
     results = evaluator.image_results[image_id]
     instances = []
@@ -134,11 +137,15 @@ def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_thresho
 
 
 def _is_single_class(evaluator: CocoEvaluator) -> bool:
-    """With one class the title names it: labels on hundreds of nuclei would hide them, one color would join them."""
+    """Tell whether there is one class: then the title names it, not a label on each of hundreds of objects."""
     return len(evaluator.ground_truth.category_ids) == 1
 
 
-def corners(box: np.ndarray) -> tuple[float, float, float, float]:
-    """Turn (x, y, w, h) into (x1, y1, x2, y2)."""
+def corners(box: Sequence[float] | np.ndarray) -> tuple[float, float, float, float]:
+    """Turn (x, y, w, h) into (x1, y1, x2, y2).
+
+    >>> corners([10, 20, 30, 40])
+    (10.0, 20.0, 40.0, 60.0)
+    """
     x, y, w, h = (float(value) for value in box)
     return x, y, x + w, y + h

@@ -43,7 +43,7 @@ def precision_recall_plot(curves: Mapping[IouType, PrecisionRecall], measures: M
 
 
 def _chosen_thresholds(measures: Measures) -> list[tuple[str, str, np.ndarray]]:
-    """Label, line style and rows of the curves to draw."""
+    """Return label, line style and thresholds, bool [T], of each curve to draw."""
     thresholds = np.asarray(measures.iou_thresholds)
     chosen = [("mean over IoU", "-", np.ones(len(thresholds), bool))] if len(thresholds) > 1 else []
     for iou, style in zip(SINGLE_THRESHOLDS.values(), ("--", ":"), strict=True):
@@ -104,7 +104,7 @@ def calibration_plot(counts: Calibration) -> str:
 
 
 def _svg_uri(figure: Any) -> str:
-    """Return a data URI: as an image of its own, its element ids cannot clash with those of another plot."""
+    """Return the figure as a data URI: inline SVGs of several plots would share element ids."""
     text = io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue()).decode("ascii")

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
+from mrcnn_data import visible, write_output
 from mrcnn_eval.scoring.coco_evaluator import EvalResult
 from mrcnn_eval.scoring.summary import ALL_AREAS, Measures
 
@@ -36,7 +38,13 @@ def _summary_table(result: EvalResult) -> Table:
 
 
 def meaning(name: str, measures: Measures) -> str:
-    """Explain the name of a number in a few words."""
+    """Explain the name of a number in a few words.
+
+    >>> meaning("APs", Measures())
+    'area up to 32 x 32 px'
+    >>> meaning("AR10", Measures())
+    'recall, 10 detections per image and class'
+    """
     kind, part = name[:2], name[2:]
     recall = "recall, " if kind == "AR" else ""
     if part in measures.area_ranges:
@@ -70,8 +78,13 @@ def _class_table(result: EvalResult) -> Table:
         table.add_column(f"{heading} AP50", justify="right")
     for name in next(iter(result.per_class.values())):
         scores = [classes[name] for classes in result.per_class.values()]
-        table.add_row(name, *(_cell(stats[key]) for stats in scores for key in ("AP", "AP50")))
+        table.add_row(foreign(name), *(_cell(stats[key]) for stats in scores for key in ("AP", "AP50")))
     return table
+
+
+def foreign(text: object) -> Text:
+    """Return text from a file for a table: escaped, and not read as markup or as the code of an emoji."""
+    return Text(visible(text))
 
 
 def _cell(value: float) -> str:
@@ -82,7 +95,7 @@ def write_ap_table(path: Path, result: EvalResult) -> None:
     """Write the tables as plain text."""
     text = io.StringIO()
     Console(file=text, width=TABLE_WIDTH).print(ap_tables(result))
-    write_replacing(path, text.getvalue().encode("utf-8"))
+    write_output(path, text.getvalue().encode("utf-8"))
 
 
 def metrics_content(result: EvalResult, *, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,16 +121,9 @@ def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON to be read by people too."""
-    write_replacing(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+    write_output(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
 
 
 def write_results(path: Path, results: list[dict[str, Any]]) -> None:
     """Write a COCO results list, unrounded, as pycocotools' `loadRes` reads it."""
-    write_replacing(path, msgspec.json.encode(results))
-
-
-def write_replacing(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")  # a run that dies leaves the old file or none
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_output(path, msgspec.json.encode(results))

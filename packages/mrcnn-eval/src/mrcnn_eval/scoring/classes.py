@@ -1,4 +1,4 @@
-"""Whether two sets of classes are the same: of a data set, of a model, of another split."""
+"""The difference between two sets of classes: of a data set, a model, another split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def class_difference(
         reference: what `theirs` belong to, for the text.
 
     Returns:
-        Text that goes after "X has", None where they are the same, in the same order.
+        Text that goes after "X has", None if they are the same, in the same order.
+
+    >>> class_difference(((3, 9), ("cat", "dog")), ((3, 8), ("cat", "dog")), reference="the model")
+    "category 9 'dog' where the model has 8 'dog'"
     """
     our_pairs, their_pairs = list(zip(*ours, strict=True)), list(zip(*theirs, strict=True))
     if len(our_pairs) != len(their_pairs):

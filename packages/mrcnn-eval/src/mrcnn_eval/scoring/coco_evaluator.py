@@ -1,4 +1,4 @@
-"""Detections of any model in, COCO AP out. No TensorFlow.
+"""COCO AP of the detections of any model. No TensorFlow.
 
 Legend: n detections of one image, D in all, G ground-truth objects.
 """
@@ -9,16 +9,23 @@ import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from mrcnn_eval.scoring.ground_truth import load_ground_truth
-from mrcnn_eval.scoring.image_results import ImageResults, ResultsError, from_coco, image_results, to_coco
-from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoredObjects, ScoringTask
-from mrcnn_eval.scoring.segmentation import Rle, box_polygon, mask_areas
+from mrcnn_eval.scoring.ground_truth import Annotated, load_ground_truth
+from mrcnn_eval.scoring.image_results import (
+    ImageResults,
+    ResultsError,
+    count_empty_masks,
+    from_coco,
+    image_results,
+    to_coco,
+)
+from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoringTask
+from mrcnn_eval.scoring.segmentation import Rle
 from mrcnn_eval.scoring.summary import ALL_AREAS, COCO_AREA_RANGES, COCO_IOU_THRESHOLDS, Measures, summarize
+from mrcnn_eval.scoring.tasks import joined, scored_detections, scored_truth, with_box, with_mask
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +60,17 @@ class CocoEvaluator:
     """Collects detections image by image and scores them as pycocotools does.
 
     Args:
-        annotations: path of a COCO instances file, or its content. Annotation ids are renumbered; missing
-            `iscrowd`, `area`, `info` and `bbox` have defaults.
+        annotations: path of a COCO instances file, its content, an open `mrcnn_data.CocoDataset`, which is not read
+            again, or a `GroundTruth`. Annotation ids do not matter; missing `iscrowd`, `area`, `info` and `bbox` have
+            defaults. For a file no image has to be there.
         max_dets: detections per image and class that count; COCO's is 100.
         iou_thresholds: over which AP and AR are means, above 0 and rising; COCO's are 0.5, 0.55, ... 0.95.
         area_ranges: pixels (from, to), both ends inclusive, by the name of the size; COCO's are "s", "m" and "l".
         backend: "hotcoco" (fast) or "pycocotools" (reference); the numbers are equal.
         iou_types: what to score: "bbox", "segm" or both.
-        image_sizes: (h, w) by image id, over those of the file, whose width and height may be missing.
-        honor_ignore: treat `ignore: 1` as pycocotools' own comment says; by default `ignore` counts for nothing,
-            as in pycocotools, whose code overwrites it by `iscrowd`.
+        image_sizes: (h, w) by image id, over those of a file, whose width and height may be missing.
+        honor_ignore: objects with `ignore: 1`, which training leaves out, are neither required nor wrong; by default
+            `ignore` counts for nothing, as in pycocotools, whose code overwrites it by `iscrowd`.
 
     Raises:
         GroundTruthError: an annotation file that cannot be scored against.
@@ -71,7 +79,7 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        annotations: str | Path | Mapping[str, Any],
+        annotations: Annotated,
         *,
         max_dets: int = 100,
         iou_thresholds: Sequence[float] = COCO_IOU_THRESHOLDS,
@@ -123,6 +131,7 @@ class CocoEvaluator:
         Raises:
             ResultsError: an unknown image or category, an image added before, or see `image_results`.
         """
+        image_id = self._known_id(image_id)
         corners = np.asarray(boxes, np.float64).reshape(-1, 4)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)  # xywh
         size = self._image_size(image_id)
@@ -141,8 +150,7 @@ class CocoEvaluator:
         for position, entry in enumerate(results):
             if not isinstance(entry, Mapping) or "image_id" not in entry:
                 raise ResultsError(f"result {position}: not an object with an image_id")
-            self._image_index(entry["image_id"])
-            entries_of_image[entry["image_id"]].append(entry)
+            entries_of_image[self._known_id(entry["image_id"])].append(entry)
         for image_id, entries in entries_of_image.items():
             self._add(image_id, from_coco(image_id, entries, size=self._image_size(image_id)))
 
@@ -160,7 +168,7 @@ class CocoEvaluator:
             The numbers. Without any detection AP is 0, with a warning.
         """
         images = self._scored_images(image_ids)
-        columns = self._columns(images)
+        columns = self._joined(images)
         truth_kept = self._truth_kept(images)
         warnings = _warnings(columns, truth_kept, self.iou_types)
         for warning in warnings:
@@ -187,10 +195,10 @@ class CocoEvaluator:
             image_ids: as for `evaluate`.
         """
         images = self._scored_images(image_ids)
-        return self._curves(images, self._columns(images), self._truth_kept(images))
+        return self._curves(images, self._joined(images), self._truth_kept(images))
 
-    def _columns(self, images: list[Any]) -> ImageResults:
-        return _columns([self.image_results[image] for image in images if image in self.image_results])
+    def _joined(self, images: list[Any]) -> ImageResults:
+        return joined([self.image_results[image] for image in images if image in self.image_results])
 
     def _truth_kept(self, images: list[Any]) -> np.ndarray:
         return np.isin(self.ground_truth.image_indices, [self._image_indices[image] for image in images])
@@ -210,15 +218,18 @@ class CocoEvaluator:
             for iou_type in self.iou_types
         }
 
-    def _image_size(self, image_id: Any) -> tuple[int, int]:
-        height, width = self.ground_truth.image_sizes[self._image_index(image_id)]
-        return int(height), int(width)
+    def _known_id(self, image_id: Any) -> Any:
+        """Return the id as the ground truth has it: an int for NumPy's, and for a number written as text."""
+        for candidate in (image_id, int(image_id) if isinstance(image_id, str) and image_id.isdecimal() else image_id):
+            try:
+                return self.ground_truth.image_ids[self._image_indices[candidate]]
+            except (KeyError, TypeError):  # TypeError: a list, for one, is no key
+                continue
+        raise ResultsError(f"image {image_id!r} is not in the ground truth")
 
-    def _image_index(self, image_id: Any) -> int:
-        try:
-            return self._image_indices[image_id]
-        except (KeyError, TypeError):  # TypeError: a list, for one, is no key
-            raise ResultsError(f"image {image_id!r} is not in the ground truth") from None
+    def _image_size(self, image_id: Any) -> tuple[int, int]:
+        height, width = self.ground_truth.image_sizes[self._image_indices[image_id]]
+        return int(height), int(width)
 
     def _add(self, image_id: Any, results: ImageResults) -> None:
         if image_id in self.image_results:
@@ -246,8 +257,11 @@ class CocoEvaluator:
         self, iou_type: IouType, images: list[Any], truth_kept: np.ndarray, columns: ImageResults, numbers: np.ndarray
     ) -> ScoringTask:
         masks = iou_type == "segm"
-        truth, truth_crowd = self._truth(masks, images, np.flatnonzero(truth_kept))
-        detections, scores = self._detections(masks, columns, numbers)
+        places = np.asarray([self._image_indices[image_id] for image_id in images], np.int64)  # rising
+        truth, truth_crowd = scored_truth(
+            self.ground_truth, np.flatnonzero(truth_kept), places, masks=masks, honor_ignore=self.honor_ignore
+        )
+        detections, scores = scored_detections(columns, numbers, self.ground_truth.category_ids, masks=masks)
         return ScoringTask(
             image_sizes=[self._image_size(image_id) for image_id in images],
             num_categories=len(self.ground_truth.category_ids),
@@ -260,41 +274,6 @@ class CocoEvaluator:
             scores=scores,
         )
 
-    def _truth(self, masks: bool, images: list[Any], rows: np.ndarray) -> tuple[ScoredObjects, np.ndarray]:
-        truth = self.ground_truth
-        kept_indices = np.asarray([self._image_indices[image_id] for image_id in images], np.int64)  # rising
-        crowd, areas = truth.crowd[rows], truth.areas[rows]
-        if self.honor_ignore:
-            # An area below every range is what both backends ignore in every range, with the usual IoU rule.
-            areas = np.where(truth.ignored[rows], -1.0, areas)
-        segmentations = None
-        if masks:
-            # An object whose mask nobody drew can be neither found nor missed: its box is a region to ignore.
-            crowd = crowd | np.array([truth.segmentations[row] is None for row in rows], bool)
-            segmentations = [truth.segmentations[row] or box_polygon(truth.boxes[row]) for row in rows]
-        objects = ScoredObjects(
-            image_numbers=np.searchsorted(kept_indices, truth.image_indices[rows]) + 1,
-            category_numbers=truth.category_indices[rows] + 1,
-            boxes=truth.boxes[rows],
-            areas=areas,
-            segmentations=segmentations,
-        )
-        return objects, crowd
-
-    def _detections(self, masks: bool, columns: ImageResults, numbers: np.ndarray) -> tuple[ScoredObjects, np.ndarray]:
-        kept = _with_mask(columns) if masks else _with_box(columns)
-        boxes = columns.boxes[kept]
-        rles = [rle for rle in columns.rles if rle is not None] if masks else None
-        areas = boxes[:, 2] * boxes[:, 3] if rles is None else mask_areas(rles)
-        objects = ScoredObjects(
-            image_numbers=numbers[kept],
-            category_numbers=np.searchsorted(self.ground_truth.category_ids, columns.category_ids[kept]) + 1,
-            boxes=np.nan_to_num(boxes),
-            areas=areas,
-            segmentations=None if rles is None else [*rles],
-        )
-        return objects, columns.scores[kept]
-
 
 def _scorer(backend: Backend) -> Callable[[ScoringTask], PrecisionRecall]:
     if backend == "pycocotools":
@@ -306,23 +285,6 @@ def _scorer(backend: Backend) -> Callable[[ScoringTask], PrecisionRecall]:
     return score_with_hotcoco
 
 
-def _columns(results: list[ImageResults]) -> ImageResults:
-    return ImageResults(
-        category_ids=np.concatenate([np.zeros(0, np.int64), *(image.category_ids for image in results)]),
-        boxes=np.concatenate([np.zeros((0, 4)), *(image.boxes for image in results)]),
-        scores=np.concatenate([np.zeros(0), *(image.scores for image in results)]),
-        rles=[rle for image in results for rle in image.rles],
-    )
-
-
-def _with_box(columns: ImageResults) -> np.ndarray:
-    return ~np.isnan(columns.boxes).any(axis=1)
-
-
-def _with_mask(columns: ImageResults) -> np.ndarray:
-    return np.array([rle is not None for rle in columns.rles], bool)
-
-
 def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[IouType, ...]) -> tuple[str, ...]:
     warnings = []
     if not truth_kept.any():
@@ -331,8 +293,11 @@ def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[Io
     if num_detections == 0:
         warnings.append("nothing was detected: AP is 0")
         return tuple(warnings)
-    for iou_type, kept, what in (("bbox", _with_box(columns), "box"), ("segm", _with_mask(columns), "mask")):
+    for iou_type, kept, what in (("bbox", with_box(columns), "box"), ("segm", with_mask(columns), "mask")):
         if iou_type in iou_types and not kept.all():
             missing = num_detections - int(kept.sum())
             warnings.append(f"{missing} of {num_detections} detections have no {what} and do not count for {iou_type}")
+    num_empty = count_empty_masks(columns.rles) if "segm" in iou_types else 0
+    if num_empty:
+        warnings.append(f"{num_empty} of {num_detections} detections have a mask without a pixel: they match no object")
     return tuple(warnings)

@@ -94,6 +94,11 @@ def _checked_rles(rles: list[Rle | None], *, size: tuple[int, int], image_id: An
     return checked
 
 
+def count_empty_masks(rles: Sequence[Rle | None]) -> int:
+    """Count the masks that cover no pixel, as a small object's may once it is drawn at the size of the image."""
+    return int((mask_areas([rle for rle in rles if rle is not None]) == 0).sum())
+
+
 def from_coco(image_id: Any, entries: list[dict[str, Any]], *, size: tuple[int, int]) -> ImageResults:
     """Check the entries of one image out of a COCO results list.
 

@@ -1,4 +1,4 @@
-"""What a scorer takes and gives, the same for both backends.
+"""What a scorer takes and returns, the same for both backends.
 
 Legend: T IoU thresholds, R recall thresholds, K categories, A area ranges (the first holds every area), M detection
 caps.
@@ -32,7 +32,7 @@ class ScoredObjects(NamedTuple):
 
 
 class ScoringTask(NamedTuple):
-    """All that decides the numbers of one IoU type.
+    """What the numbers of one IoU type depend on.
 
     Attributes:
         image_sizes: (h, w) of image 1, 2, ...; (0, 0) where unknown (boxes do not need it).

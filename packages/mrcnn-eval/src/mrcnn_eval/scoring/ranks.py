@@ -1,11 +1,12 @@
-"""Evaluation on many processes: every rank does its share, and all know the whole, or fail together.
+"""Work shared by many processes: each rank does its part, and all get the whole, or all fail.
 
-What moves objects between processes is a function of the caller's: `gather(mine)` returns, on every rank, the list of
-what the ranks gave, rank 0 first (`horovod.tensorflow.allgather_object`, mpi4py's `comm.allgather`).
+The caller passes the function that moves objects between processes: `gather(mine)` returns, on every rank, the list of
+what each rank gave, rank 0 first (`horovod.tensorflow.allgather_object`, mpi4py's `comm.allgather`).
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +18,11 @@ MAX_NAMED = 5  # image ids in a message
 
 
 class RankError(RuntimeError):
-    """Another rank failed, or the ranks together did not do each image; one line."""
+    """The ranks together did not do each image, or see `OtherRankError`; one line."""
+
+
+class OtherRankError(RankError):
+    """The work failed on another rank, which raised the error itself; one line."""
 
 
 def alone(mine: Any) -> list[Any]:
@@ -28,30 +33,36 @@ def alone(mine: Any) -> list[Any]:
 def shares_of_all(work: Callable[[], Share], *, gather: Gather = alone) -> list[Share]:
     """Do this rank's work and return what all ranks made, rank 0 first.
 
-    A rank that raised before the gather would leave the others waiting in it for ever: its error is gathered instead,
-    and then raised on every rank.
+    A rank that raised before the gather would leave the others waiting in it for ever. So its error is gathered, and
+    all ranks raise after that.
 
     Raises:
-        RankError: the work failed on another rank. On the rank itself: whatever its work raised.
+        OtherRankError: the work failed on another rank. The first rank that failed raises what its work raised.
+
+    >>> shares_of_all(lambda: "my part")
+    ['my part']
     """
-    failure, share = None, None
+    failure, note, share = None, None, None
     try:
         share = work()
     except Exception as error:
         failure = error
-    outcomes = gather((None if failure is None else f"{type(failure).__name__}: {failure}", share))
-    if failure is not None:
-        raise failure
-    for rank, (message, _) in enumerate(outcomes):
-        if message is not None:
-            raise RankError(f"rank {rank} failed: {message}")
+        note = (
+            secrets.token_hex(8),
+            f"{type(error).__name__}: {error}",
+        )  # the token tells this rank's note from others
+    for rank, (first, _) in enumerate(outcomes := gather((note, share))):
+        if first is not None:
+            if failure is not None and first == note:
+                raise failure
+            raise OtherRankError(f"rank {rank} failed: {first[1]}") from failure
     return [share for _, share in outcomes]
 
 
 def merge_images(shares: Iterable[Mapping[Any, ImageResults]], image_ids: Iterable[Any]) -> dict[Any, ImageResults]:
     """Put the images of all ranks together, each once, in the order of `image_ids`.
 
-    An image that several ranks did, as padded shards do, counts once: its first rank's detections.
+    An image that several ranks did counts once, with the detections of the first (padded shares hold such images).
 
     Args:
         shares: detections by image id, rank by rank; a rank may have none.

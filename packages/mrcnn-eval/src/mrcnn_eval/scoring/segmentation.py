@@ -1,8 +1,7 @@
-"""Masks as COCO files write them: polygons, RLE with a list of counts, RLE with a compressed string."""
+"""Masks of results, checked; masks of results and of ground truth as RLE or bitmap."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -11,57 +10,14 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 Polygons: TypeAlias = list[list[float]]  # [[x1, y1, x2, y2, ...], ...], pixels of the image
-Rle: TypeAlias = dict[str, Any]  # {"size": [h, w], "counts": str, bytes or list of int}
+Rle: TypeAlias = dict[str, Any]  # {"size": [h, w], "counts": compressed str or bytes}
 Segmentation: TypeAlias = Polygons | Rle
 
-MAX_POLYGON_EXTENT = 10.0  # in image edges: pycocotools allocates by perimeter, one vertex at 1e9 takes all memory
 COUNTS_CHARACTERS = bytes(range(48, 112))  # the alphabet of COCO's compressed counts: 6 bits each, from "0"
 
 
 class SegmentationError(ValueError):
-    """A segmentation that is none of the three forms; the message does not name the annotation yet."""
-
-
-def check_segmentation(segmentation: Any, *, size: tuple[int, int]) -> tuple[Segmentation, int]:
-    """Check one `segmentation` so that pycocotools and hotcoco can take it without harm.
-
-    Polygons with fewer than three points, with coordinates that are not finite or farther out than
-    `MAX_POLYGON_EXTENT` image edges are dropped; vertices outside the image are kept (rasterising clips). A flat
-    polygon is taken for one part, as mrcnn_data does.
-
-    Args:
-        segmentation: what the file holds, of any type.
-        size: (h, w) of the image, pixels; (0, 0) where unknown, which only an RLE can do with.
-
-    Returns:
-        The segmentation and the number of polygons dropped.
-
-    Raises:
-        SegmentationError: no usable mask.
-    """
-    if isinstance(segmentation, dict):
-        return _check_rle(segmentation, size=size), 0
-    if not segmentation:
-        raise SegmentationError("no segmentation")
-    if not isinstance(segmentation, list):
-        raise SegmentationError("segmentation is neither polygons nor RLE")
-    if not any(isinstance(polygon, list) for polygon in segmentation):
-        segmentation = [segmentation]
-    limit = MAX_POLYGON_EXTENT * max(size)
-    kept = [polygon[: len(polygon) // 2 * 2] for polygon in segmentation if _is_usable(polygon, limit=limit)]
-    if not kept:
-        raise SegmentationError("no polygon has three points and sane coordinates")
-    return kept, len(segmentation) - len(kept)
-
-
-def _is_usable(polygon: Any, *, limit: float) -> bool:
-    if not isinstance(polygon, list) or len(polygon) < 6:
-        return False
-    try:
-        # sum() is NaN or infinite where any number is; min and max alone would miss a NaN.
-        return math.isfinite(sum(polygon)) and -limit <= min(polygon) and max(polygon) <= limit
-    except (TypeError, OverflowError):
-        return False
+    """A mask that cannot be scored; the message does not name the result yet."""
 
 
 def check_compressed_rle(rle: Any, *, size: tuple[int, int]) -> Rle:
@@ -87,19 +43,6 @@ def _rle_size(rle: dict[str, Any], *, size: tuple[int, int]) -> list[int]:
     if size != (0, 0) and tuple(rle_size) != size:
         raise SegmentationError(f"RLE size {list(rle_size)} differs from the image's [height, width] {list(size)}")
     return [int(n) for n in rle_size]
-
-
-def _check_rle(rle: dict[str, Any], *, size: tuple[int, int]) -> Rle:
-    if not isinstance(rle.get("counts"), list):
-        checked = check_compressed_rle(rle, size=size)
-        mask_areas([checked])  # finds damaged counts
-        return checked
-    rle_size, counts = _rle_size(rle, size=size), rle["counts"]
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise SegmentationError("RLE counts must be whole numbers, none negative")
-    if sum(counts) != rle_size[0] * rle_size[1]:
-        raise SegmentationError(f"RLE counts add up to {sum(counts)}, not to {rle_size[0]} x {rle_size[1]}")
-    return {"size": rle_size, "counts": counts}
 
 
 def counts_text(counts: Any) -> str:
@@ -136,8 +79,6 @@ def to_rle(segmentation: Segmentation, *, size: tuple[int, int]) -> Rle:
     """Return a checked segmentation as compressed RLE on an image of (h, w) `size` pixels."""
     if isinstance(segmentation, list):
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
-    if isinstance(segmentation["counts"], list):
-        return mask_utils.frPyObjects(segmentation, *segmentation["size"])
     return segmentation
 
 
@@ -146,7 +87,11 @@ def to_mask(segmentation: Segmentation, *, size: tuple[int, int]) -> np.ndarray:
     return mask_utils.decode(to_rle(segmentation, size=size))
 
 
-def box_polygon(box: np.ndarray) -> Polygons:
-    """Return the rectangle of `box` (x, y, w, h) as a polygon."""
+def box_polygon(box: np.ndarray, *, size: tuple[int, int]) -> Polygons:
+    """Return the rectangle of `box` (x, y, w, h) as a polygon, the part inside an image of (h, w) `size` pixels.
+
+    Rasterisers take time and memory by the perimeter: a box of the file may be of any size.
+    """
     x, y, w, h = (float(value) for value in box)
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (x1, x2), (y1, y2) = np.clip([x, x + w], 0, size[1]).tolist(), np.clip([y, y + h], 0, size[0]).tolist()
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and its numbers out of precision and recall."""
+"""What an evaluation measures, and its numbers, made from precision and recall."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Measures(NamedTuple):
             raise ValueError(f"iou_thresholds must be above 0, at most 1, and rise: {list(self.iou_thresholds)}")
         for name, (low, high) in self.area_ranges.items():
             if not name or name.isdigit():
-                raise ValueError(f"area_ranges: a size needs a name that is no number, not {name!r}")
+                raise ValueError(f"area_ranges: the name of a size must not be empty or a number: {name!r}")
             if not 0 <= low <= high:
-                raise ValueError(f"area_ranges: {name} must go from 0 or more up to more, not from {low} to {high}")
+                raise ValueError(f"area_ranges: {name} must rise from 0 or more, not go from {low} to {high}")
 
 
 def summarize(curves: PrecisionRecall, measures: Measures, *, category: int | None = None) -> dict[str, float]:

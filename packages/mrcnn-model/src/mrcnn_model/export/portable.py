@@ -1,32 +1,23 @@
-"""ROIAlign, proposals and class-wise NMS of TensorFlow's own ops, for detection where mrcnn_ops is not installed.
+"""ROIAlign, proposals and class-wise NMS made of TensorFlow's own ops, for models that run without mrcnn_ops.
 
-Without gradients, and with the same results as the compiled ones.
+Arguments and results are those of `mrcnn_ops`. There are no gradients.
 
 Shapes: N images, R boxes an image, L levels, A anchors over all levels, C classes without background, P output size.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from mrcnn_model.boxes import clip_boxes, decode_boxes
-from mrcnn_model.mask_rcnn import DetectionOps
+from mrcnn_model.detection_ops import DetectionOps
+from mrcnn_ops import GeneratedProposals, NmsDetections
 
 CANONICAL_LEVEL = 4
 MIN_LEVEL = 2
 SAMPLES = 2  # per bin and axis
 TAPS = 2  # pixels that a sample reads, per axis
-NEVER = tf.float32.min  # of what may not be chosen
-
-
-class ChosenBoxes(NamedTuple):
-    """Boxes float32 [N, D, 4], best first; scores [N, D], classes int32 [N, D] from 1; bool [N, D]."""
-
-    boxes: tf.Tensor
-    scores: tf.Tensor
-    classes: tf.Tensor
-    valid: tf.Tensor
+NEVER = tf.float32.min  # score of a candidate that may not be chosen
 
 
 def multilevel_roi_align(
@@ -38,7 +29,7 @@ def multilevel_roi_align(
     aligned: bool,
     canonical_size: float,
 ) -> tf.Tensor:
-    """Do as `mrcnn_ops.multilevel_roi_align`: the levels are laid end to end, and every sample is a gather."""
+    """Do as `mrcnn_ops.multilevel_roi_align`. The levels are concatenated, and every sample is a gather."""
     sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2], (h, w)
     areas = sizes[:, 0] * sizes[:, 1]
     num_images, channels = tf.shape(boxes)[0], features[0].shape[-1]
@@ -70,7 +61,7 @@ def multilevel_roi_align(
 
 
 def _levels(boxes: tf.Tensor, *, num_levels: int, canonical_size: float) -> tf.Tensor:
-    """Index of the level of each box, int32 [N, R] (FPN, equation 1)."""
+    """Return the index of the level of each box, int32 [N, R] (FPN, equation 1)."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     scale = tf.sqrt(tf.maximum(width * height, 0.0)) / canonical_size + 1e-6
     # floor(log2(scale)) counted by the powers of two that it reaches, which is exact.
@@ -122,8 +113,8 @@ def generate_proposals(
     max_log_scale: float,
     keep_empty: bool,
     keep_padding_anchors: bool,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Do as `mrcnn_ops.generate_proposals`: every level is a class of TensorFlow's combined NMS."""
+) -> GeneratedProposals:
+    """Do as `mrcnn_ops.generate_proposals`. Every level is a class in TensorFlow's combined NMS."""
     sizes = tf.cast(image_sizes, tf.float32)[:, tf.newaxis]  # [N, 1, 2]
     inside = ((anchors[:, 0] + anchors[:, 2]) * 0.5 < sizes[..., 1]) & (
         (anchors[:, 1] + anchors[:, 3]) * 0.5 < sizes[..., 0]
@@ -148,20 +139,20 @@ def generate_proposals(
         missing = pre_nms_top_k - tf.shape(scores)[1]
         boxes_per_level.append(tf.pad(boxes, [[0, 0], [0, missing], [0, 0]]))
         scores_per_level.append(tf.pad(scores, [[0, 0], [0, missing]], constant_values=NEVER))
-    boxes, scores, _, valid = _best_boxes(
+    chosen = _best_boxes(
         tf.stack(boxes_per_level, axis=2),
         tf.stack(scores_per_level, axis=2),
         nms_threshold=nms_threshold,
         per_class=post_nms_top_k,
         total=num_proposals,
     )
-    return boxes, scores, valid
+    return GeneratedProposals(chosen.boxes, chosen.scores, chosen.valid)
 
 
 def multiclass_nms(
     boxes: tf.Tensor, scores: tf.Tensor, *, score_threshold: float, nms_threshold: float, max_detections: int
-) -> ChosenBoxes:
-    """Do as `mrcnn_ops.multiclass_nms`, without the indices of the RoIs."""
+) -> NmsDetections:
+    """Do as `mrcnn_ops.multiclass_nms`."""
     finite = tf.reduce_all(tf.math.is_finite(boxes), axis=-1)  # [N, R, C or 1]
     allowed = finite & tf.math.is_finite(scores) & (scores > score_threshold)
     return _best_boxes(
@@ -175,11 +166,11 @@ def multiclass_nms(
 
 def _best_boxes(
     boxes: tf.Tensor, scores: tf.Tensor, *, nms_threshold: float, per_class: int, total: int
-) -> ChosenBoxes:
+) -> NmsDetections:
     """Choose by class-wise NMS among boxes [N, K, C or 1, 4] with scores [N, K, C], the lower class first at equality.
 
-    TensorFlow's op fills up with candidates of score -1, which come before logits below that, and leaves the order of
-    equal scores open. So it is given ranks.
+    TensorFlow's op gets ranks instead of scores: it pads with candidates of score -1, which would come before logits
+    below -1, and it does not define the order of equal scores.
     """
     num_images, num_boxes, num_classes = tf.shape(scores)[0], tf.shape(scores)[1], tf.shape(scores)[2]
     flat = tf.reshape(tf.transpose(scores, [0, 2, 1]), [num_images, -1])  # [N, C * K]
@@ -191,12 +182,17 @@ def _best_boxes(
         boxes, ranks, per_class, total, nms_threshold, score_threshold=0.5, clip_boxes=False
     )
     valid = tf.range(total) < num_chosen[:, tf.newaxis]  # [N, total]
-    best_first = tf.gather(flat, order, batch_dims=1)
     chosen = tf.where(valid, count - tf.cast(ranks, tf.int32), 0)
-    padded = tf.pad(best_first, [[0, 0], [0, 1]])  # so that there is one to gather when there are no boxes
-    scores = tf.where(valid, tf.gather(padded, chosen, batch_dims=1), 0.0)
-    classes = tf.where(valid, tf.cast(classes, tf.int32) + 1, 0)
-    return ChosenBoxes(tf.ensure_shape(boxes, [None, total, 4]), tf.ensure_shape(scores, [None, total]), classes, valid)
+    order = tf.pad(order, [[0, 0], [0, 1]])  # so that there is one to gather when there are no boxes
+    candidates = tf.where(valid, tf.gather(order, chosen, batch_dims=1), 0)  # [N, total] into C * K
+    scores = tf.where(valid, tf.gather(tf.pad(flat, [[0, 0], [0, 1]]), candidates, batch_dims=1), 0.0)
+    return NmsDetections(
+        boxes=tf.ensure_shape(boxes, [None, total, 4]),
+        scores=tf.ensure_shape(scores, [None, total]),
+        classes=tf.where(valid, tf.cast(classes, tf.int32) + 1, 0),
+        roi_indices=candidates % tf.maximum(num_boxes, 1),
+        valid=valid,
+    )
 
 
 PORTABLE_OPS = DetectionOps(multilevel_roi_align, generate_proposals, multiclass_nms)

@@ -1,4 +1,4 @@
-"""Resizing in the graph, for exported models. Shapes: N images of H x W, resized onto a canvas of H' x W'."""
+"""Resize images in the graph, for exported models. Shapes: N images of H x W, padded to H' x W' after resizing."""
 
 import tensorflow as tf
 
@@ -8,38 +8,37 @@ def resize_images(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scale every image so that its short edge is `short_edge` and its long one at most `max_size`.
 
-    Bilinear between pixel centres, edges repeated, rounded to whole numbers: what an image decoded and resized for
-    training went through.
+    Bilinear between pixel centres, edges repeated, rounded to whole numbers, as images are resized for training.
 
     Args:
-        images: uint8 [N, H, W, 3]; what lies outside `sizes` is not read.
+        images: uint8 [N, H, W, 3]; pixels outside `sizes` are not read.
         sizes: int32 [N, 2], valid (h, w).
         short_edge, max_size: pixels.
-        multiple: of the sides of the canvas, which is the smallest that holds all of them.
+        multiple: H' and W' are the smallest multiples of it that hold all images.
 
     Returns:
-        float32 [N, H', W', 3], whole numbers, zero outside the new sizes; and these, int32 [N, 2].
+        Images float32 [N, H', W', 3], whole numbers, zero outside the new sizes; new sizes int32 [N, 2].
     """
     edges = tf.cast(sizes, tf.float64)  # [N, 2]
     scale = tf.minimum(short_edge / tf.reduce_min(edges, axis=1), max_size / tf.reduce_max(edges, axis=1))
     new_sizes = tf.maximum(tf.cast(tf.floor(edges * scale[:, tf.newaxis] + 0.5), tf.int32), 1)
-    canvas = (tf.reduce_max(new_sizes, axis=0) + multiple - 1) // multiple * multiple  # (h, w)
-    above, below, y = _taps(sizes[:, 0], new_sizes[:, 0], canvas[0])
-    left, right, x = _taps(sizes[:, 1], new_sizes[:, 1], canvas[1])
+    padded = (tf.reduce_max(new_sizes, axis=0) + multiple - 1) // multiple * multiple  # (h, w)
+    above, below, y = _taps(sizes[:, 0], new_sizes[:, 0], padded[0])
+    left, right, x = _taps(sizes[:, 1], new_sizes[:, 1], padded[1])
     rows = _mix(tf.gather(images, above, batch_dims=1), tf.gather(images, below, batch_dims=1), y[:, :, None, None])
     resized = _mix(
         tf.gather(rows, left, axis=2, batch_dims=1), tf.gather(rows, right, axis=2, batch_dims=1), x[:, None, :, None]
     )
-    is_row = tf.range(canvas[0]) < new_sizes[:, :1]
-    is_column = tf.range(canvas[1]) < new_sizes[:, 1:]
+    is_row = tf.range(padded[0]) < new_sizes[:, :1]
+    is_column = tf.range(padded[1]) < new_sizes[:, 1:]
     inside = is_row[:, :, tf.newaxis, tf.newaxis] & is_column[:, tf.newaxis, :, tf.newaxis]
     return tf.where(inside, tf.floor(resized + 0.5), 0.0), new_sizes
 
 
-def _taps(length: tf.Tensor, new_length: tf.Tensor, canvas: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Two pixels that each pixel of the canvas lies between, int32 [N, canvas], and the weight of the second."""
+def _taps(length: tf.Tensor, new_length: tf.Tensor, padded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return the two old pixels on either side of each new one, int32 [N, padded], and the weight of the second."""
     step = tf.cast(length, tf.float32) / tf.cast(new_length, tf.float32)  # [N]
-    position = (tf.range(tf.cast(canvas, tf.float32)) + 0.5) * step[:, tf.newaxis] - 0.5
+    position = (tf.range(tf.cast(padded, tf.float32)) + 0.5) * step[:, tf.newaxis] - 0.5
     last = tf.cast(length - 1, tf.float32)[:, tf.newaxis]
     position = tf.clip_by_value(position, 0.0, last)
     before = tf.floor(position)

@@ -1,4 +1,4 @@
-"""Write a SavedModel that takes photographs and returns what is in them.
+"""Write a SavedModel that takes photographs and returns the objects in them.
 
     python -m mrcnn_model.export CHECKPOINT OUT [--portable]
 
@@ -9,15 +9,15 @@ Its signature `serving_default` takes
 
 and returns, for at most D detections an image, best first,
 
-    boxes         float32 [N, D, 4], (x1, y1, x2, y2) in pixels of the image as it came
+    boxes         float32 [N, D, 4], (x1, y1, x2, y2) in pixels of the input image
     scores        float32 [N, D]
     classes       int32 [N, D], 1 to C-1; 0 = none
-    category_ids  int32 [N, D], as in the annotations the model learned from; 0 where not valid
-    masks         float32 [N, D, M, M], probabilities inside the box (without a mask head M is 0)
+    category_ids  int32 [N, D], as in the annotations of the training; 0 where not valid
+    masks         float32 [N, D, M, M], probabilities inside the box (M is 0 without a mask head)
     valid         bool [N, D]
 
-Resizing and normalising are inside. It needs `import mrcnn_ops` before it is loaded; with --portable, TensorFlow alone.
-OUT/model.json names the classes.
+It resizes and normalises the images itself. Import `mrcnn_ops` before loading it; after --portable, TensorFlow alone is
+enough. OUT is a new or empty folder; OUT/model.json names the classes.
 """
 
 import argparse
@@ -29,23 +29,33 @@ from pathlib import Path
 import tensorflow as tf
 
 from mrcnn_model.boxes import clip_boxes
-from mrcnn_model.checkpoint import CARD_FILE, CheckpointError, ModelCard, load_model, resolve_checkpoint
+from mrcnn_model.checkpoint import (
+    CARD_FILE,
+    PARTIAL,
+    CheckpointError,
+    ModelCard,
+    load_model,
+    require_new_folder,
+    resolve_checkpoint,
+)
+from mrcnn_model.config import PRECISIONS
+from mrcnn_model.detection_ops import COMPILED_OPS
 from mrcnn_model.export.portable import PORTABLE_OPS
 from mrcnn_model.export.resizing import resize_images
-from mrcnn_model.mask_rcnn import COMPILED_OPS, PRECISIONS, MaskRCNN
+from mrcnn_model.mask_rcnn import MaskRCNN
 
-STRIDE = 32  # of the coarsest map of the backbone: sides of the canvas are multiples of it
+STRIDE = 32  # of the coarsest map of the backbone; the sides of its input are multiples of it
 
 
 class ServedModel(tf.Module):
-    """A model with its preprocessing, from photographs to detections in their own pixels."""
+    """A model with its preprocessing: photographs in, detections in pixels of the photographs out."""
 
     def __init__(self, model: MaskRCNN, card: ModelCard) -> None:
         super().__init__()
         self._model = model
         self._card = card
         self._category_ids = [0, *card.category_ids]
-        self.weights = [variable.value for variable in model.variables]  # what a SavedModel looks for
+        self.weights = [variable.value for variable in model.variables]  # the SavedModel stores them
 
     @tf.function(
         input_signature=[
@@ -54,13 +64,13 @@ class ServedModel(tf.Module):
         ]
     )
     def __call__(self, images: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See the module: images uint8 [N, H, W, 3] and sizes int32 [N, 2] to six named tensors."""
+        """Detect in images uint8 [N, H, W, 3] of sizes int32 [N, 2]; the module's documentation lists the outputs."""
         card = self._card
         resized, new_sizes = resize_images(
             images, sizes, short_edge=card.short_edge, max_size=card.max_size, multiple=STRIDE
         )
         found = self._model.detect(resized, new_sizes)
-        # The edges are resized to whole pixels each, so the scales of x and y differ a little.
+        # Each edge is rounded to whole pixels, so the scales of x and y differ a little.
         scale = tf.cast(sizes, tf.float32) / tf.cast(new_sizes, tf.float32)
         boxes = found.boxes * tf.gather(scale, [1, 0, 1, 0], axis=1)[:, tf.newaxis]
         return {
@@ -74,22 +84,28 @@ class ServedModel(tf.Module):
 
 
 def export(checkpoint: str | Path, target: str | Path, *, portable: bool = False, precision: str = "float32") -> None:
-    """Write a SavedModel of a checkpoint.
+    """Write a SavedModel of a checkpoint. It is written beside `target` and then renamed.
 
     Args:
         checkpoint: a checkpoint or run directory.
-        target: directory, made if it is missing.
-        portable: only TensorFlow's own ops.
+        target: a new or empty folder.
+        portable: use only TensorFlow's own ops.
         precision: of the arithmetic; see `build_model`.
 
     Raises:
-        CheckpointError: nothing there, or not a complete checkpoint.
+        CheckpointError: there is no complete checkpoint, or the target is not empty.
     """
+    target = Path(target)
+    require_new_folder(target)
+    target = target.absolute()  # so that the folder beside it has a name, whatever the path
     directory = resolve_checkpoint(checkpoint)
     model, card = load_model(directory, precision=precision, ops=PORTABLE_OPS if portable else COMPILED_OPS)
     served = ServedModel(model, card)
-    tf.saved_model.save(served, str(target), signatures={"serving_default": served.__call__})
-    shutil.copy(directory / CARD_FILE, Path(target) / CARD_FILE)
+    partial = target.with_name(target.name + PARTIAL)
+    require_new_folder(partial)
+    tf.saved_model.save(served, str(partial), signatures={"serving_default": served.__call__})
+    shutil.copy(directory / CARD_FILE, partial / CARD_FILE)
+    partial.rename(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m mrcnn_model.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint or run directory")
-    parser.add_argument("target", metavar="OUT", help="directory of the SavedModel")
-    parser.add_argument("--portable", action="store_true", help="only TensorFlow's own ops: loads without mrcnn_ops")
+    parser.add_argument("target", metavar="OUT", help="new or empty folder for the SavedModel")
+    parser.add_argument("--portable", action="store_true", help="use only TensorFlow's own ops, not mrcnn_ops")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -1,6 +1,6 @@
 """Convolution, dense and upsampling layers: variables in float32, arithmetic in the policy's compute type.
 
-Every leaf layer makes its variables in the constructor, under its dotted name, so a checkpoint key is
+Every layer makes its variables in the constructor, under its dotted name, so a checkpoint key is
 `<layer name>.<variable name>`. Shapes: N images, H x W positions, C channels.
 """
 
@@ -17,12 +17,12 @@ Initializer: TypeAlias = keras.initializers.Initializer
 
 
 def he_normal_fan_out() -> Initializer:
-    """He et al. 2015, counted over outputs, as the ancestor's backbone and mask head."""
+    """Return the initializer of backbone and mask head: He et al. 2015 by fan-out, as in Tensorpack."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 
 
 def scaled_fan_in() -> Initializer:
-    """Variance 1 / fan-in, as the ancestor's pyramid and fully connected layers."""
+    """Return the initializer of pyramid and fully connected layers: variance 1 / fan-in, as in Tensorpack."""
     return keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="truncated_normal")
 
 
@@ -31,7 +31,7 @@ def normal(stddev: float) -> Initializer:
 
 
 class LeafLayer(keras.layers.Layer):
-    """A layer that owns variables, made at once by `variable`."""
+    """A layer that owns variables, which `variable` makes at once."""
 
     def __init__(self, *, name: str, dtype: keras.DTypePolicy, trainable: bool = True) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
@@ -50,17 +50,17 @@ NO_NORM = Norm()
 
 
 class Conv(LeafLayer):
-    """Convolution, with bias or a norm, and ReLU where asked for.
+    """Convolution with a bias or a norm, and optionally ReLU.
 
     Args:
         in_channels, out_channels: C of input and output.
         kernel_size: edge of the kernel.
         stride: of both axes, 1 or 2.
-        symmetric_padding: pad k // 2 zeros on every side also at stride 2. Else align padding, the ancestor's: one
-            zero less after than before, (3, 2) for the stem and (1, 0) for a 3x3.
-        norm: what follows.
+        symmetric_padding: at stride 2 too, pad k // 2 zeros on every side. Otherwise align padding, as in Tensorpack:
+            one zero less after than before, (3, 2) for the stem and (1, 0) for a 3x3.
+        norm: the norm that follows.
         zero_scale: start the norm's scale at 0, so that a residual block starts as the identity.
-        trainable: False makes constants of the variables.
+        trainable: if False, the variables are constants.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Conv(LeafLayer):
         before = kernel_size // 2
         after = before if stride == 1 or symmetric_padding else max(before - 1, 0)
         self.padding = [[0, 0], [before, after], [before, after], [0, 0]]
-        # Not explicit padding: TensorFlow 2.21 computes the gradients of that on a CPU without oneDNN. Forward and
-        # backward of R50-FPN, 2 x 320 x 480, 128 mask RoIs an image, two busy cores: 8.6 s with it, 6.9 s without.
+        # Explicit padding is avoided: with it, TensorFlow 2.21 computes the gradients on a CPU without oneDNN. Forward
+        # and backward of R50-FPN, 2 x 320 x 480, 128 mask RoIs an image, two busy cores: 8.6 s with it, 6.9 s without.
         self.pads_itself = stride == 1 or kernel_size == 1  # kernels are odd: "SAME" pads the same
-        # Nor a 1x1 of stride 2: in TensorFlow 2.21 oneDNN's gradient of its kernel writes beyond its memory (AVX-512, 8
-        # to 16 channels: "double free or corruption"). Every other pixel is taken first, then the stride is 1.
+        # A 1x1 of stride 2 is avoided too: in TensorFlow 2.21 oneDNN's gradient of its kernel writes beyond its memory
+        # (AVX-512, 8 to 16 channels: "double free or corruption"). Every other pixel is taken first; then stride 1.
         self.stride = stride
         self.subsampling = stride if kernel_size == 1 else 1
         self.norm = norm
@@ -110,8 +110,8 @@ class Conv(LeafLayer):
         """[N, H, W, C_in] -> [N, H', W', C] in the compute type.
 
         Args:
-            training: a gradient will be asked for: what need not be kept for it is not (`recomputed`). A synchronised
-                batch norm takes the batch's statistics and remembers them.
+            training: a gradient will be computed, with as little kept for it as possible (`recomputed`). A
+                synchronised batch norm uses the statistics of the batch and updates its moving averages.
         """
         x = tf.cast(x, self.compute_dtype)
         kind, after_relu = self.norm.kind, self.norm.after_relu
@@ -165,7 +165,7 @@ class Conv(LeafLayer):
 
 
 class Dense(LeafLayer):
-    """Fully connected layer, with ReLU where asked for."""
+    """Fully connected layer, optionally with ReLU."""
 
     def __init__(
         self,
@@ -193,14 +193,14 @@ class Upsample(LeafLayer):
     """2x2 transposed convolution of stride 2, then ReLU.
 
     The four taps never overlap, so it is one matrix product, which is faster than conv2d_transpose and has no special
-    case for an empty batch. The taps stay side by side: what follows works position by position, and puts its own
-    result in order by `tf.nn.depth_to_space`, which has one channel where this has 256.
+    case for an empty batch. The taps stay side by side: the next layer works position by position and has one output
+    channel instead of 256, so `tf.nn.depth_to_space` costs less after it.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, name: str, dtype: keras.DTypePolicy) -> None:
         super().__init__(name=name, dtype=dtype)
         # [kh, kw, C_in, C]: output pixel (2y + i, 2x + j) is input pixel (y, x) times kernel[i, j].
-        # Spread as the ancestor's: variance 2 / (4 C) over the kernel seen as a convolution (fan-out).
+        # As in Tensorpack: variance 2 / (4 C), the fan-out of the kernel as a convolution.
         self.kernel = self.variable("kernel", (2, 2, in_channels, out_channels), he_normal_fan_out())
         self.bias = self.variable("bias", (out_channels,), "zeros")
 
@@ -208,7 +208,7 @@ class Upsample(LeafLayer):
         """[K, P, P, C_in] -> [K, P, P, 4, C] in the compute type; index 2i + j is output pixel (2y + i, 2x + j).
 
         Args:
-            training: a gradient will be asked for.
+            training: a gradient will be computed.
         """
         size, channels = x.shape[1], self.kernel.shape[3]
         flat = tf.reshape(tf.cast(x, self.compute_dtype), [-1, self.kernel.shape[2]])  # [K*P*P, C_in]
@@ -224,7 +224,7 @@ class Upsample(LeafLayer):
 
 
 def joined_convolution(layers: Sequence[Conv], x: tf.Tensor) -> list[tf.Tensor]:
-    """What each of some 1x1 convolutions without a norm makes of `x`, by one convolution: `x` is read once."""
+    """Apply several 1x1 convolutions without a norm to `x` as one, so that `x` is read once; return each result."""
     kernel = tf.concat([_value(layer.kernel) for layer in layers], axis=-1)
     bias = tf.concat([_value(layer.bias) for layer in layers], axis=0)
     joined = layers[0]._convolve(x, kernel, bias)
@@ -234,27 +234,27 @@ def joined_convolution(layers: Sequence[Conv], x: tf.Tensor) -> list[tf.Tensor]:
 def recomputed(
     function: Callable[..., tf.Tensor], x: tf.Tensor, *weights: tf.Tensor, weights_first: bool = False
 ) -> tf.Tensor:
-    """`function(x, *weights)`, for whose backward pass nothing but the arguments is kept.
+    """Return `function(x, *weights)`; for its backward pass only the arguments are kept.
 
-    What `function` makes of them on its way, a padded input or a folded kernel, the backward pass makes again: 175 MB
-    of a training step of R50-FPN at 800 x 1216. In a graph the convolution or product at its end does not run again:
-    its gradient does not need its result, and TensorFlow drops what nothing needs. Only for training: TensorFlow keeps
-    a graph with a custom gradient until the process ends, and tracing takes half as long again.
+    Intermediate values, such as a padded input or a folded kernel, are computed again in the backward pass. That saves
+    175 MB in a training step of R50-FPN at 800 x 1216. The convolution or product at the end does not run again in a
+    graph: its gradient does not need its result, and TensorFlow removes ops without a use. For training only:
+    TensorFlow keeps a graph with a custom gradient until the process ends, and tracing takes 1.5 times as long.
 
     Args:
-        function: of tensors, all of which are arguments; reads no variable.
+        function: takes tensors and reads no variable.
         x: the activations.
-        weights: whatever else it is computed from.
-        weights_first: compute the gradient of `x` after those of the weights, each of which must have one. Left to
-            itself, TensorFlow may start on the layers before, and keep `x` and the incoming gradient for later. Worth
-            it where these are large; for all convolutions it made the step 6 % slower on two cores, where otherwise two
-            gradients overlap.
+        weights: the other arguments.
+        weights_first: compute the gradient of `x` after those of the weights, each of which must have one. Otherwise
+            TensorFlow may first go on to the layers before, and keep `x` and the incoming gradient for later. Useful
+            where these are large; for all convolutions it made the step 6 % slower on two cores, because two gradients
+            then no longer overlap.
     """
 
     @tf.custom_gradient
     def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
-            # Not before `dy` is there: else what is made again would be made at once, or merged with the first.
+            # After `dy`: otherwise TensorFlow would compute it at once, or merge it with the forward pass.
             with tf.control_dependencies([dy]), tf.GradientTape(persistent=weights_first) as tape:
                 again = [tf.identity(argument) for argument in arguments]
                 tape.watch(again)

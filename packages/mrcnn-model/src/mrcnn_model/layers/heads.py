@@ -14,17 +14,17 @@ from mrcnn_model.layers.normalization import Norm
 
 
 class BoxHeadOutput(NamedTuple):
-    """What the box head says of every RoI."""
+    """The output of the box head for every RoI."""
 
     logits: tf.Tensor  # float32 [K, C]
-    deltas: tf.Tensor  # float32 [K, B, 4]; B = C counts the background, as the ancestor's
+    deltas: tf.Tensor  # float32 [K, B, 4]; B = C includes the background, as in Tensorpack
 
 
 class BoxHead(keras.layers.Layer):
-    """3x3 convolutions where asked for, fully connected layers, then classes and boxes.
+    """Optional 3x3 convolutions, fully connected layers, then classes and boxes.
 
-    Two fully connected layers alone are the head of FPN; four convolutions and one of them, with group norm, that of
-    Wu and He 2018, which trains better from scratch.
+    FPN's head is two fully connected layers. That of Wu and He 2018, which trains better from scratch, is four
+    convolutions with group norm and one fully connected layer.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class MaskHead(keras.layers.Layer):
             name="mask_head.upsample",
             dtype=dtype,
         )
-        # Not a 1x1 convolution over every class: only one class of a RoI is ever used, and a gather of that class's
-        # kernel does 1 / (C - 1) of the work.
+        # `call` does not run it as a 1x1 convolution over all classes: only one class of a RoI is used, and gathering
+        # the kernel of that class takes 1 / (C - 1) of the work.
         self.logits = Conv(
             in_channels=channels,
             out_channels=num_classes - 1,
@@ -121,8 +121,8 @@ class MaskHead(keras.layers.Layer):
 
         Args:
             rois: [K, P, P, F].
-            classes: int32 [K], 1..C-1 (0, background, is read as 1: mask it out afterwards).
-            training: a gradient will be asked for.
+            classes: int32 [K], 1..C-1. 0, the background, is read as 1; the caller discards those masks.
+            training: a gradient will be computed.
 
         Returns:
             float32 logits [K, 2P, 2P].
@@ -142,7 +142,7 @@ class MaskHead(keras.layers.Layer):
 
 
 def _convolutions(count: int, *, in_channels: int, channels: int, norm: Norm, parent: keras.layers.Layer) -> list[Conv]:
-    """3x3 convolutions with ReLU, named PARENT.conv0, PARENT.conv1, ..."""
+    """Make 3x3 convolutions with ReLU, named PARENT.conv0, PARENT.conv1, ..."""
     return [
         Conv(
             in_channels=in_channels if index == 0 else channels,

@@ -1,4 +1,4 @@
-"""What follows a convolution: frozen batch norm (folded into it), synchronised batch norm, or group norm.
+"""The norms after a convolution: frozen batch norm (folded into it), synchronised batch norm, and group norm.
 
 Shapes: N images, H x W positions, C channels, G groups.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import tensorflow as tf
 
 NORM_EPSILON = 1e-5  # of the pretrained ResNets, and of Wu and He 2018
-MOVING_MOMENTUM = 0.9  # of the statistics that a synchronised batch norm keeps for inference, as the ancestor's
+MOVING_MOMENTUM = 0.9  # of the statistics that a synchronised batch norm keeps for inference, as in Tensorpack
 
 # Takes float32 [...] of this process and returns its mean over all processes.
 MeanOverProcesses: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
@@ -24,8 +24,8 @@ class Norm(NamedTuple):
         groups: of "gn".
         epsilon: added to the variance.
         freeze_affine: scale and shift are constants.
-        after_relu: "gn" comes after bias and ReLU, as in the ancestor's pyramid and heads; else between convolution
-            and ReLU.
+        after_relu: "gn" comes after bias and ReLU, as in Tensorpack's pyramid and heads; otherwise between
+            convolution and ReLU.
         mean_over_processes: for "sync_bn".
     """
 
@@ -48,8 +48,8 @@ def fold_batch_norm(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Fold a batch norm with fixed statistics into the convolution before it.
 
-    W' = W gamma / sqrt(variance + eps), b' = beta - mean gamma / sqrt(variance + eps). One pass over the feature map
-    less than normalising it, and Conv -> BiasAdd -> ReLU is what oneDNN and cuDNN fuse. Gradients reach W, gamma, beta.
+    W' = W gamma / sqrt(variance + eps), b' = beta - mean gamma / sqrt(variance + eps). This saves a pass over the
+    feature map, and oneDNN and cuDNN fuse Conv -> BiasAdd -> ReLU. Gradients reach W, gamma and beta.
 
     Args:
         kernel: float32 [kh, kw, C_in, C], HWIO.
@@ -88,9 +88,9 @@ def batch_norm(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalise every channel over the positions of all images of all processes (Ioffe and Szegedy 2015).
 
-    The statistics see the padding of the canvas too, so with this norm a batch does not equal its images one by one.
-    The gradient reduces over the processes in the same way, and stays that of this process's own loss: averaging
-    gradients over processes, as data-parallel training does, gives that of the mean loss.
+    The statistics include the padding and the other images, so with this norm a batch does not equal its images one by
+    one. The backward pass takes means over the processes in the same way and returns the gradient of this process's
+    loss: averaged over the processes, as in data-parallel training, it is the gradient of the mean loss.
 
     Args:
         x: [N, H, W, C] of any float type; as many images and positions in every process.
@@ -113,11 +113,12 @@ def _normalise(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """(x - mean) / std * gamma + beta, statistics in float32.
 
-    Written as per-channel sums and one affine pass (and the same backward): the textbook form of group norm reshapes to
-    five dimensions, which costs several passes over the feature map on a CPU.
+    Forward and backward are per-channel sums and one affine pass. The textbook form of group norm reshapes to five
+    dimensions, which costs several passes over the feature map on a CPU.
 
     Args:
-        average: replaces per-channel means over positions [..., N, C] by the means over all that share statistics.
+        average: turns means over the positions of each channel, [..., N, C], into means over all channels, images and
+            processes that share statistics.
 
     Returns:
         y [N, H, W, C] of the type of `x`; mean and variance, float32 [N, C], without a gradient.

@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016): the backbone of the pretrained ancestors.
+"""ResNet (He et al. 2016), the backbone.
 
 Shapes: N images, H x W padded size (multiples of 32).
 """
@@ -25,7 +25,7 @@ class ResNet(keras.layers.Layer):
     Args:
         depth: a key of STAGE_BLOCKS; 50 layers and more use bottlenecks.
         width: channels of the stem (64 in the paper).
-        norm: of every convolution. Fixed parts keep the statistics of a batch norm fixed too.
+        norm: of every convolution. In fixed parts, the statistics of a batch norm are fixed too.
         freeze_at: 0: everything trains; 1: the stem is fixed; 2: stem and first stage are fixed.
         symmetric_padding: of the layers of stride 2; see `Conv`.
         stride_in_1x1: a bottleneck's stride is in its first 1x1 (He et al. 2016, and Caffe's weights), not in the 3x3.
@@ -45,7 +45,7 @@ class ResNet(keras.layers.Layer):
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name="backbone", dtype=dtype)
-        self.built = True  # else Keras runs the first call twice, and with it the reduce function of a sync BN
+        self.built = True  # otherwise Keras runs the first call twice, and with it the mean of a sync BN
         self.freeze_at = freeze_at
         self.pool_padding = [1, 1] if symmetric_padding else [1, 0]
         frozen_norm = norm._replace(kind="frozen_bn") if norm.kind == "sync_bn" else norm
@@ -187,7 +187,7 @@ class Bottleneck(keras.layers.Layer):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, name: str, options: dict) -> Conv | None:
-    """A 1x1 projection where the shape changes."""
+    """Make a 1x1 projection where the shape changes."""
     if in_channels == out_channels and stride == 1:
         return None
     return Conv(

@@ -1,4 +1,4 @@
-"""What anchors and RoIs should learn: labels from matching, sampled and encoded.
+"""Targets of anchors and RoIs: labels from matching, sampled and encoded.
 
 Shapes: N images, A anchors, R candidate RoIs, S samples, G ground truths, K crowds.
 """
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+import mrcnn_ops
 from mrcnn_model.boxes import boxes_inside, encode_boxes
-from mrcnn_model.config import ModelConfig
+from mrcnn_model.config.parts import RoiConfig, RpnConfig
 from mrcnn_model.structures import Proposals, RoiTargets, Samples
 from mrcnn_model.targets.gathering import gather_ground_truth
 from mrcnn_model.targets.sampling import sample_candidates
-from mrcnn_ops import match_boxes
 
 ANCHOR_SALT, ROI_SALT = 1, 2
 
@@ -29,48 +29,50 @@ class GroundTruth(NamedTuple):
 
     @property
     def valid(self) -> tf.Tensor:
-        """bool [N, G]."""
+        """Which rows are objects, bool [N, G]."""
         return self.classes > 0
 
 
 class AnchorTargets(NamedTuple):
-    """Sampled anchors of each image and the boxes they should become."""
+    """Sampled anchors of each image and their target boxes."""
 
     samples: Samples  # indices into the anchors
     boxes: tf.Tensor  # float32 [N, S, 4], the matched ground truth of the foreground
 
 
 def anchor_targets(
-    anchors: tf.Tensor, gt: GroundTruth, image_sizes: tf.Tensor, seeds: tf.Tensor, config: ModelConfig
+    anchors: tf.Tensor,
+    gt: GroundTruth,
+    image_sizes: tf.Tensor,
+    seeds: tf.Tensor,
+    rpn: RpnConfig,
+    *,
+    crowd_overlap_threshold: float,
 ) -> AnchorTargets:
     """Label anchors and sample them (Ren et al. 2015, section 3.1.2).
 
-    Foreground: IoU at or above the threshold with some ground truth, or the best of one. Background: IoU below the
-    lower threshold with all, and not in a crowd. Anchors that leave the image take no part when
-    `config.rpn_label_only_inside`; those that lie wholly in the padding never do.
+    Foreground: IoU at or above `rpn_foreground_iou` with some ground truth, or the best anchor of one. Background: IoU
+    below `rpn_background_iou` with all, and not in a crowd. With `rpn_label_only_inside`, anchors that leave the image
+    are neither; anchors centred in the padding never are.
 
     Args:
         anchors: float32 [A, 4].
         image_sizes: int32 [N, 2], (h, w).
         seeds: int32 [N, 2].
+        crowd_overlap_threshold: an anchor of which a crowd covers more than this share is not background.
     """
-    usable = _usable_anchors(anchors, image_sizes, only_inside=config.rpn_label_only_inside)  # [N, A]
-    best_iou, best_gt, is_best, crowd_overlap = match_boxes(
+    usable = _usable_anchors(anchors, image_sizes, only_inside=rpn.rpn_label_only_inside)  # [N, A]
+    best_iou, best_gt, is_best, crowd_overlap = mrcnn_ops.match_boxes(
         anchors, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=usable
     )
-    foreground = usable & ((best_iou >= config.rpn_foreground_iou) | is_best)
-    background = (
-        usable
-        & ~foreground
-        & (best_iou < config.rpn_background_iou)
-        & (crowd_overlap <= config.crowd_overlap_threshold)
-    )
+    foreground = usable & ((best_iou >= rpn.rpn_foreground_iou) | is_best)
+    background = usable & ~foreground & (best_iou < rpn.rpn_background_iou) & (crowd_overlap <= crowd_overlap_threshold)
     samples = sample_candidates(
         foreground,
         background,
         seeds,
-        num_samples=config.rpn_samples,
-        max_foreground=max(1, round(config.rpn_samples * config.rpn_foreground_fraction)),
+        num_samples=rpn.rpn_samples,
+        max_foreground=rpn.max_foreground,
         salt=ANCHOR_SALT,
     )
     sampled_gt = tf.gather(best_gt, samples.indices, batch_dims=1)  # [N, S]
@@ -81,7 +83,7 @@ def roi_targets(
     proposals: Proposals,
     gt: GroundTruth,
     seeds: tf.Tensor,
-    config: ModelConfig,
+    options: RoiConfig,
     *,
     foreground_iou: float,
     weights: Sequence[float],
@@ -89,21 +91,28 @@ def roi_targets(
     """Append the ground truth to the proposals, match, sample and encode (Girshick 2015, section 2.3).
 
     Args:
+        seeds: int32 [N, 2].
         foreground_iou: from which a RoI is foreground.
-        weights: of the encoding.
+        weights: of the deltas.
 
     Returns:
-        RoiTargets with S = config.roi_samples (fewer only if there are fewer candidates), foreground first.
+        RoiTargets with S = roi_samples, or the number of candidates if that is smaller; foreground first.
     """
     candidates = tf.concat([proposals.boxes, gt.boxes], axis=1)  # [N, R + G, 4]
     valid = tf.concat([proposals.valid, gt.valid], axis=1)
-    foreground, background, best_gt = _label_rois(candidates, valid, gt, foreground_iou, config)
+    foreground, background, best_gt = _label_rois(
+        candidates,
+        valid,
+        gt,
+        foreground_iou=foreground_iou,
+        crowd_overlap_threshold=options.crowd_overlap_threshold,
+    )
     samples = sample_candidates(
         foreground,
         background,
         seeds,
-        num_samples=config.roi_samples,
-        max_foreground=config.roi_max_foreground,
+        num_samples=options.roi_samples,
+        max_foreground=options.max_foreground,
         salt=ROI_SALT,
     )
     boxes = tf.gather(candidates, samples.indices, batch_dims=1)  # [N, S, 4]
@@ -116,31 +125,39 @@ def rematch_rois(
     boxes: tf.Tensor,
     sampled: tf.Tensor,
     gt: GroundTruth,
-    config: ModelConfig,
     *,
+    crowd_overlap_threshold: float,
     foreground_iou: float,
     weights: Sequence[float],
 ) -> RoiTargets:
-    """Label the boxes that a stage of a cascade made of its RoIs for the next (Cai and Vasconcelos 2018, section 4.2).
+    """Label the boxes that one stage of a cascade hands to the next (Cai and Vasconcelos 2018, section 4.2).
 
-    Nothing is sampled anew. Boxes that clipping left without area take no part.
+    No new sampling. Boxes that clipping left without area are neither foreground nor background.
 
     Args:
         boxes: float32 [N, S, 4].
-        sampled: bool [N, S], which of them are RoIs.
+        sampled: bool [N, S], which of them are RoIs and not padding.
     """
     has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    foreground, background, best_gt = _label_rois(boxes, sampled & has_area, gt, foreground_iou, config)
+    foreground, background, best_gt = _label_rois(
+        boxes,
+        sampled & has_area,
+        gt,
+        foreground_iou=foreground_iou,
+        crowd_overlap_threshold=crowd_overlap_threshold,
+    )
     return _encode_rois(boxes, foreground, foreground | background, best_gt, gt, weights)
 
 
 def _label_rois(
-    boxes: tf.Tensor, valid: tf.Tensor, gt: GroundTruth, foreground_iou: float, config: ModelConfig
+    boxes: tf.Tensor, valid: tf.Tensor, gt: GroundTruth, *, foreground_iou: float, crowd_overlap_threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Foreground and background, bool [N, R], and the best ground truth, int32 [N, R]."""
-    best_iou, best_gt, _, crowd_overlap = match_boxes(boxes, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=valid)
+    """Return foreground and background, bool [N, R], and the best ground truth, int32 [N, R]."""
+    best_iou, best_gt, _, crowd_overlap = mrcnn_ops.match_boxes(
+        boxes, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=valid
+    )
     foreground = valid & (best_iou >= foreground_iou)
-    background = valid & ~foreground & (crowd_overlap <= config.crowd_overlap_threshold)
+    background = valid & ~foreground & (crowd_overlap <= crowd_overlap_threshold)
     return foreground, background, best_gt
 
 
@@ -164,7 +181,7 @@ def _encode_rois(
 
 
 def _usable_anchors(anchors: tf.Tensor, image_sizes: tf.Tensor, *, only_inside: bool) -> tf.Tensor:
-    """bool [N, A]."""
+    """Return which anchors can be labelled, bool [N, A]."""
     if only_inside:
         return boxes_inside(anchors, image_sizes)
     # The same rule as for proposals: an anchor belongs to the image when its centre does.

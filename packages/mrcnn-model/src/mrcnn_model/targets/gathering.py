@@ -1,4 +1,4 @@
-"""What belongs to each sample's ground truth. Shapes: N images, G ground truths, S samples."""
+"""Look up the ground truth of each sample. Shapes: N images, G ground truths, S samples."""
 
 import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The five losses, float32. Every one is the mean over images of per-image losses.
+"""The five losses, float32. Each is the mean over images of per-image losses.
 
 Shapes: N images, S samples, F foreground slots, C classes with background, B boxes of a RoI (C, or 1), m mask edge.
 """
@@ -8,28 +8,27 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mrcnn_model.boxes import decode_boxes, generalized_iou
-from mrcnn_model.config import ModelConfig
 from mrcnn_model.structures import RoiTargets
 
 
 def smooth_l1(errors: tf.Tensor, *, beta: float) -> tf.Tensor:
-    """0.5 e^2 / beta where |e| < beta, else |e| - beta / 2 (Girshick 2015, equation 3, is beta 1)."""
+    """Return 0.5 e^2 / beta where |e| < beta, otherwise |e| - beta / 2 (with beta 1, Girshick 2015, equation 3)."""
     size = tf.abs(errors)
     return tf.where(size < beta, 0.5 / beta * tf.square(errors), size - 0.5 * beta)
 
 
 def huber(errors: tf.Tensor) -> tf.Tensor:
-    """Huber loss with delta 1, which is smooth L1 with beta 1."""
+    """Return the Huber loss with delta 1, which is smooth L1 with beta 1."""
     return smooth_l1(errors, beta=1.0)
 
 
 def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor, *, normaliser: int) -> tf.Tensor:
-    """Sigmoid cross entropy over the sampled anchors / the number of samples asked for.
+    """Return the sigmoid cross entropy of the sampled anchors / `normaliser`.
 
     Args:
         logits: float32 [N, S] of the sampled anchors.
         foreground, sampled: bool [N, S].
-        normaliser: samples per image, whether found or not, as the ancestor does.
+        normaliser: the number of samples that an image should have, also where it has fewer, as in Tensorpack.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(foreground, tf.float32), logits=logits)
     return tf.reduce_mean(_masked_sum(entropy, sampled) / normaliser)
@@ -38,7 +37,7 @@ def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor,
 def rpn_box_loss(
     deltas: tf.Tensor, target_deltas: tf.Tensor, foreground: tf.Tensor, *, beta: float, normaliser: int
 ) -> tf.Tensor:
-    """Smooth L1 over the foreground anchors / the number of samples asked for.
+    """Return the smooth L1 loss of the foreground anchors / `normaliser`.
 
     Args:
         deltas, target_deltas: float32 [N, S, 4].
@@ -49,7 +48,7 @@ def rpn_box_loss(
 
 
 def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
-    """Softmax cross entropy, averaged over each image's sampled RoIs.
+    """Return the softmax cross entropy, averaged over each image's sampled RoIs.
 
     Args:
         logits: float32 [N, S, C].
@@ -61,7 +60,7 @@ def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) ->
 
 
 def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
-    """Sum over foreground RoIs of their box error / each image's number of sampled RoIs.
+    """Return the sum of the box errors of the foreground RoIs / the number of sampled RoIs, image by image.
 
     Args:
         errors: float32 [N, S], from `box_errors`.
@@ -71,36 +70,40 @@ def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tenso
     return tf.reduce_mean(_masked_sum(errors, sampled & (classes > 0)) / _count(sampled))
 
 
-def box_errors(deltas: tf.Tensor, rois: RoiTargets, weights: Sequence[float], config: ModelConfig) -> tf.Tensor:
-    """Say how wrong the box of each RoI's own class is, by `config.box_loss`.
+def box_errors(
+    deltas: tf.Tensor, rois: RoiTargets, *, weights: Sequence[float], loss: str, beta: float, max_log_scale: float
+) -> tf.Tensor:
+    """Return how wrong the box of each RoI's own class is.
 
     L1, smooth L1 and Huber add up over the four deltas; GIoU (Rezatofighi et al. 2019) compares the decoded boxes.
 
     Args:
         deltas: float32 [N, S, B, 4].
         rois: boxes, classes and deltas [N, S, ...] are read.
-        weights: with which the deltas are encoded.
+        weights: of the deltas.
+        loss: one of `BOX_LOSSES`.
+        beta: of smooth L1.
+        max_log_scale: limit of dw and dh where boxes are decoded.
 
     Returns:
-        float32 [N, S]; of background and padding, finite and without meaning.
+        float32 [N, S]; for background and padding, finite and without meaning.
     """
     own = deltas[:, :, 0] if deltas.shape[2] == 1 else tf.gather(deltas, rois.classes, batch_dims=2)  # [N, S, 4]
-    if config.box_loss == "giou":
+    if loss == "giou":
         decoded, target = (
-            decode_boxes(d, rois.boxes, weights, max_log_scale=config.max_log_scale) for d in (own, rois.deltas)
+            decode_boxes(d, rois.boxes, weights, max_log_scale=max_log_scale) for d in (own, rois.deltas)
         )
         return 1.0 - generalized_iou(decoded, target)
     errors = own - rois.deltas
-    if config.box_loss == "l1":
+    if loss == "l1":
         return tf.reduce_sum(tf.abs(errors), axis=-1)
-    element_loss = huber(errors) if config.box_loss == "huber" else smooth_l1(errors, beta=config.box_loss_beta)
-    return tf.reduce_sum(element_loss, axis=-1)
+    return tf.reduce_sum(huber(errors) if loss == "huber" else smooth_l1(errors, beta=beta), axis=-1)
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:
-    """Sigmoid cross entropy, averaged over pixels and each image's foreground RoIs that have a mask.
+    """Return the sigmoid cross entropy, averaged over pixels and each image's foreground RoIs that have a mask.
 
-    An image without one adds zero and counts.
+    An image without such RoIs adds 0 and counts in the mean over images.
 
     Args:
         logits, targets: float32 [N, F, m, m]; targets may lie between 0 and 1.

@@ -1,4 +1,4 @@
-"""Ground-truth masks as the mask head sees them (Mask R-CNN, He et al. 2017, section 3.1).
+"""Targets of the mask head (Mask R-CNN, He et al. 2017, section 3.1).
 
 Shapes: N images, G ground truths, F foreground RoIs an image, M edge of the stored masks, m edge of the targets.
 """
@@ -21,7 +21,7 @@ def mask_targets(
     Args:
         gt_masks: uint8 [N, G, M, M], 0 or 1.
         gt_boxes: float32 [N, G, 4].
-        gt_indices: int32 [N, F], which ground truth.
+        gt_indices: int32 [N, F], the ground truth of each RoI.
         rois: float32 [N, F, 4], in the frame of gt_boxes.
         size: m.
 
@@ -38,7 +38,7 @@ def mask_targets(
     relative = [(roi_y1 - y1) * scale_y, (roi_x1 - x1) * scale_x, (roi_y2 - y1) * scale_y, (roi_x2 - x1) * scale_x]
     crops = _aligned_corners(tf.stack(relative, axis=-1), edge=edge, size=SAMPLES_PER_CELL * size)  # [N, F, 4]
 
-    # One extra, empty mask, so that an index exists even when there is no ground truth at all.
+    # One extra, empty mask, so that an index exists even without ground truth.
     flat = tf.concat([tf.reshape(gt_masks, [-1, edge, edge, 1]), tf.zeros([1, edge, edge, 1], gt_masks.dtype)], axis=0)
     row = tf.range(num_images)[:, tf.newaxis] * num_gt + gt_indices
     row = tf.minimum(row, num_images * num_gt)

@@ -23,7 +23,7 @@ def sample_candidates(
 ) -> Samples:
     """Choose up to `num_samples` candidates of each image at random, at most `max_foreground` of them foreground.
 
-    Background fills what foreground leaves (Ren et al. 2015, section 3.1.3). No loop over images and no dynamic shape.
+    Background fills the rest (Ren et al. 2015, section 3.1.3). There is no loop over images and no dynamic shape.
 
     Args:
         foreground, background: bool [N, K], disjoint.
@@ -31,7 +31,7 @@ def sample_candidates(
         salt: separates the draws of one image.
 
     Returns:
-        Samples with S = min(num_samples, K), foreground first. With no candidate at all, nothing is sampled.
+        Samples with S = min(num_samples, K), foreground first. Without candidates, nothing is sampled.
     """
     num_candidates = foreground.shape[1] if foreground.shape[1] is not None else tf.shape(foreground)[1]
     static = isinstance(num_candidates, int)

@@ -1,4 +1,4 @@
-"""Layers over classes whose rows are category ids: COCO's ids have gaps, and torchvision's detectors a row for each.
+"""Layers over classes whose rows are category ids. COCO's ids have gaps; torchvision's detectors have all rows.
 
 The last axis of such an array runs over rows, each of one number (scores, masks) or four (boxes); row 0 of scores and
 boxes is the background, and masks start at row 1.
@@ -6,24 +6,29 @@ boxes is the background, and masks start at row 1.
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
-NEVER = -1e4  # logit of a row that no class has: its score is 0, in float16 too
+NEVER = -1e4  # logit of a row without a class: its score is 0, in float16 too
 
 
 def runs_over_classes(key: str) -> bool:
-    """Whether the last axis of a variable is the number of classes, or four times it."""
+    """Return whether a variable belongs to a layer over classes (scores, boxes, masks)."""
     layer = key.rpartition(".")[0]
     return layer == "mask_head.logits" or (layer.startswith("box_head") and layer.endswith((".logits", ".deltas")))
 
 
-def count_rows(key: str, array: np.ndarray) -> int:
-    """Rows of an array over classes, with background."""
+def count_rows(key: str, array: np.ndarray | keras.Variable) -> int:
+    """Return the number of rows of an array over classes, with background."""
     return array.shape[-1] // _row_size(key) + _first_row(key)
 
 
 def rows_without_class(category_ids: Sequence[int], count: int) -> list[int]:
-    """Which of `count` rows are neither the background nor a category id."""
+    """Return which of `count` rows are neither the background nor a category id.
+
+    >>> rows_without_class([1, 2, 4], 6)
+    [3, 5]
+    """
     return sorted(set(range(1, count)) - set(category_ids))
 
 
@@ -34,17 +39,17 @@ def take_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np
         key: of one of our variables; an array that does not run over classes is returned as it is.
         array: in our layout.
     """
-    if not _has_rows(key, array):
+    if not has_class_rows(key, array):
         return array
     return _flat(_by_row(key, array)[..., _places(key, category_ids), :])
 
 
 def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np.ndarray:
-    """Invert `take_classes`: as many rows as the largest id needs.
+    """Invert `take_classes`, with as many rows as the largest id needs.
 
-    Rows between hold zeros, but for the bias of the scores, which is such that they are never found.
+    Rows without a class hold zeros; the bias of their scores is so low that they are never found.
     """
-    if not _has_rows(key, array):
+    if not has_class_rows(key, array):
         return array
     fill = NEVER if key.startswith("box_head") and key.endswith(".logits.bias") else 0.0
     rows = _by_row(key, array)
@@ -54,7 +59,8 @@ def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> 
     return _flat(spread)
 
 
-def _has_rows(key: str, array: np.ndarray) -> bool:
+def has_class_rows(key: str, array: np.ndarray | keras.Variable) -> bool:
+    """Return whether the last axis of an array runs over classes; that of a box that all classes share does not."""
     is_shared_box = ".deltas." in key and array.shape[-1] == 4
     return runs_over_classes(key) and not is_shared_box
 

@@ -1,4 +1,4 @@
-"""What the shapes of a network's variables say of its architecture."""
+"""Read the architecture of a network off the shapes of its variables."""
 
 import math
 from typing import Any
@@ -10,9 +10,9 @@ BOTTLENECK_DEPTHS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 
 
 def architecture(arrays: Arrays) -> dict[str, Any]:
-    """Read fields of `ModelConfig` off the shapes of arrays under our keys; fields of missing parts are left out.
+    """Return the options of `ModelConfig` that the shapes of arrays under our keys determine.
 
-    A file whose box head is class-agnostic and has one class fits both ways; it is read as class-agnostic, which is the
+    Options of missing parts are left out. A box head with one box and one class is read as class-agnostic, which is the
     same network.
     """
     return _backbone(arrays) | _pyramid(arrays) | _box_head(arrays) | _mask_head(arrays)
@@ -81,7 +81,7 @@ def _mask_head(arrays: Arrays) -> dict[str, Any]:
 
 
 def _count(arrays: Arrays, template: str, *, first: int = 0) -> int:
-    """How many of a numbered layer there are."""
+    """Count the layers of one kind, which are numbered from `first`."""
     number = first
     while template.format(number) in arrays:
         number += 1

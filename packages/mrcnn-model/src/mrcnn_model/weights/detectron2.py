@@ -1,6 +1,7 @@
 """Names and layout of detectron2's ResNet-FPN models (the "model" of a zoo file, saved as .safetensors or .npz).
 
-BGR. The background is the last class of the scores and has no box; ours is the first, with a box that nothing reads.
+They expect BGR images. The background is the last class of the scores and has no box. Ours is the first class, with an
+unused box.
 """
 
 import math
@@ -65,12 +66,16 @@ def read(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:
     if key.startswith("box_head") and ".logits." in key:
         return np.roll(array, 1, axis=-1)  # the background comes first
     if key.startswith("box_head") and ".deltas." in key and not options.class_agnostic_boxes:
-        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(4, 0)])  # a box of the background
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(4, 0)])  # a box for the background
     return array
 
 
 def conventions(arrays: Arrays) -> dict[str, Any]:
-    """The zoo's defaults; pixels as the file says, else as its Caffe backbones: not divided, the stride in the 1x1."""
+    """Return the options of the zoo's models.
+
+    Mean and deviation of the pixels come from the file; otherwise they are those of the Caffe backbones, which do not
+    divide pixels and have the stride in the 1x1.
+    """
     mean = arrays.get("pixel_mean", np.array([103.53, 116.28, 123.675]))  # BGR
     std = arrays.get("pixel_std", np.ones(3))
     return {

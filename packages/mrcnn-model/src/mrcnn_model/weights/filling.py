@@ -1,4 +1,4 @@
-"""Weights from files and to files: ours, Tensorpack's, torchvision's and detectron2's."""
+"""Fill a model with weights of a file, and give its weights the names of another project."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from mrcnn_model.checkpoint import CheckpointError, assign, read_weights, resolve_checkpoint, variable_key
 from mrcnn_model.config import ModelConfig
 from mrcnn_model.mask_rcnn import MaskRCNN
 from mrcnn_model.weights.class_rows import (
     count_rows,
+    has_class_rows,
     rows_without_class,
     runs_over_classes,
     spread_classes,
     take_classes,
 )
 from mrcnn_model.weights.detectron2 import DETECTRON2
+from mrcnn_model.weights.files import read_arrays
 from mrcnn_model.weights.layout import Arrays, HeadOptions, Layout, to_keys, to_name
 from mrcnn_model.weights.tensorpack import TENSORPACK
 from mrcnn_model.weights.torchvision import TORCHVISION
@@ -31,13 +32,13 @@ LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHV
 
 
 class WeightsReport(NamedTuple):
-    """What a file and a model did not share, sorted."""
+    """The differences between a file and a model, sorted."""
 
     unused: list[str]  # names in the file that no variable took
-    unfilled: list[str]  # variables that kept their start
-    reinitialised: list[str]  # those of them that the file holds for another number of classes
-    unlike: list[str]  # conventions of the file's project that the model does not follow: it computes something else
-    unused_rows: Sequence[int] = ()  # of layers over classes, where only those of some category ids were asked for
+    unfilled: list[str]  # variables that keep their fresh values
+    reinitialised: list[str]  # those of them that depend on the classes and are in the file (new_classes=True)
+    unlike: list[str]  # conventions of the file's project that the model does not follow, so its results differ
+    unused_rows: Sequence[int] = ()  # of layers over classes, if `category_ids` were given
 
 
 def load_weights(
@@ -46,13 +47,15 @@ def load_weights(
     """Fill a model from a file, or from one of our checkpoint or run directories.
 
     Args:
-        path: `.npz` or `.safetensors`; a backbone alone is fine.
-        layout: whose names a file has; by default, that which knows most of them.
-        new_classes: variables whose size is the number of classes keep their start where that number differs.
+        path: `.npz` or `.safetensors`, of a detector or of a backbone alone; or a directory.
+        layout: the project whose names a file has; by default, the one that knows most of them.
+        new_classes: the file was trained for other classes. The layers that depend on them (class scores, a box or a
+            mask of each class) keep their fresh values, even where the number of classes is the same; the report lists
+            them as `reinitialised`.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or a shape differs (key and both shapes are
-            named).
+        CheckpointError: the file is missing, damaged or of another kind, it is for another number of classes, or a
+            shape differs; the message names the variable.
     """
     path = Path(path)
     if path.is_dir():
@@ -115,11 +118,11 @@ def _count_rows(arrays: Arrays, *, source: str) -> int:
 def unlike_conventions(
     config: ModelConfig, layout: Layout, arrays: Arrays, *, only: Collection[str] | None = None
 ) -> list[str]:
-    """Say where a model computes otherwise than the networks of another project, with the same weights.
+    """List the conventions by which a model's results differ from another project's, with the same weights.
 
     Args:
         arrays: of that project; some conventions are in the file.
-        only: fields of `ModelConfig` to look at; None: all but those that concern training alone.
+        only: options of `ModelConfig` to compare; None: all but those that concern only training.
     """
     theirs = layout.conventions(arrays)
     return [
@@ -137,7 +140,7 @@ def _detect_layout(arrays: Arrays, *, source: str) -> Layout:
     """Find the layout that knows most of the names.
 
     Raises:
-        CheckpointError: none knows any.
+        CheckpointError: no layout knows any.
     """
     known = {title: len(to_keys(arrays, layout)) for title, layout in LAYOUTS.items()}
     best = max(known, key=lambda title: known[title])
@@ -157,10 +160,10 @@ def export_weights(
             row c.
 
     Raises:
-        CheckpointError: it has no such network; the message names the variables.
+        CheckpointError: the project has no such network; the message names the variables.
     """
     if layout.write is None:
-        raise CheckpointError(f"nothing is exported to the names of {layout.title}")
+        raise CheckpointError(f"weights cannot be exported for {layout.title}")
     arrays, nameless = {}, []
     options = head_options(model.config)
     for variable in model.variables:
@@ -175,20 +178,22 @@ def export_weights(
             arrays[name] = np.ascontiguousarray(layout.write(key, array, options))
     if nameless:
         raise CheckpointError(f"{layout.title} has no name for {', '.join(nameless)}")
-    if model.config.norm == "gn" and layout is TORCHVISION:
-        raise CheckpointError("torchvision's names are of batch norms, and this backbone has group norms")
+    if model.config.norms.norm == "gn" and layout is TORCHVISION:
+        raise CheckpointError("torchvision has no ResNet with group norms, and this backbone has them")
     return arrays
 
 
 def head_options(config: ModelConfig) -> HeadOptions:
-    return HeadOptions(config.box_pool_size, class_agnostic_boxes=config.cascade or config.class_agnostic_boxes)
+    """Return what the layout of a model's heads depends on."""
+    box = config.box
+    return HeadOptions(box.box_pool_size, class_agnostic_boxes=box.cascade or box.class_agnostic_boxes)
 
 
 def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, source: str) -> np.ndarray:
     """Turn one of their arrays into ours, float32.
 
     Raises:
-        CheckpointError: it has not the axes that it should; the message names it.
+        CheckpointError: its number of axes or its shape is wrong; the message names it.
     """
     try:
         return layout.read(key, np.asarray(array, np.float32), options)
@@ -196,55 +201,15 @@ def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions
         raise CheckpointError(f"{source}: {key} cannot be made of an array of shape {array.shape}: {error}") from error
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read an `.npz` or `.safetensors` file of named arrays.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or neither.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"weights {path} do not exist")
-    if path.suffix not in (".npz", ".safetensors"):
-        raise CheckpointError(f"weights {path}: expected an .npz or .safetensors file, or a checkpoint directory")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        arrays = np.load(path)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise CheckpointError(f"weights {path} cannot be read: one array, not an .npz of named arrays")
-        with arrays:
-            return dict(arrays)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged file raises whatever its decoder meets: zip, zlib, tokenizer and more
-        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
-
-
-def write_arrays(path: str | Path, arrays: Arrays) -> None:
-    """Write named arrays to an `.npz` or `.safetensors` file.
-
-    Raises:
-        CheckpointError: the path ends otherwise.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        save_file(dict(arrays), path)
-    elif path.suffix == ".npz":
-        np.savez(path, allow_pickle=False, **arrays)
-    else:
-        raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")
-
-
 def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
-    """Scale and shift of a batch norm would fit a group norm, and mean nothing there."""
+    """Refuse scale and shift of a batch norm for a group norm, and the reverse: the shapes fit, the values do not."""
     ours = {variable_key(v) for v in model.variables}
     for layer in ("backbone.stem", "fpn.lateral2", "mask_head.conv0"):
         scale, statistics = f"{layer}.gamma", f"{layer}.moving_mean"
         if scale in arrays and scale in ours and (statistics in arrays) != (statistics in ours):
             theirs = "batch norm" if statistics in arrays else "group norm"
             raise CheckpointError(
-                f"{source}: {theirs} after {layer}, where the model has another kind (model.norm, fpn_norm, head_norm)"
+                f"{source}: {theirs} after {layer}; the model has another norm there (model.norm, fpn_norm, head_norm)"
             )
 
 
@@ -252,10 +217,14 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
     by_key = {variable_key(v): v for v in model.variables}
     reinitialised = []
     for key in sorted(by_key.keys() & arrays.keys()):
-        if new_classes and _differs_in_classes(by_key[key], arrays[key]):
+        variable, array = by_key[key], arrays[key]
+        same_inputs = tuple(variable.shape[:-1]) == array.shape[:-1]
+        if new_classes and same_inputs and has_class_rows(key, variable):
             reinitialised.append(key)
-        else:
-            assign(by_key[key], arrays[key], source=f"{source}: {key}")
+            continue
+        if same_inputs and has_class_rows(key, variable) and has_class_rows(key, array):
+            _require_same_classes(key, variable, array, source=source)
+        assign(variable, array, source=f"{source}: {key}")
     return WeightsReport(
         unused=sorted([*(arrays.keys() - by_key.keys()), *reinitialised]),
         unfilled=sorted([*(by_key.keys() - arrays.keys()), *reinitialised]),
@@ -264,7 +233,10 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
     )
 
 
-def _differs_in_classes(variable: keras.Variable, array: np.ndarray) -> bool:
-    """Whether an array would fit but for the number of classes."""
-    same_inputs = tuple(variable.shape[:-1]) == array.shape[:-1]
-    return runs_over_classes(variable_key(variable)) and same_inputs and variable.shape[-1] != array.shape[-1]
+def _require_same_classes(key: str, variable: keras.Variable, array: np.ndarray, *, source: str) -> None:
+    theirs, ours = count_rows(key, array) - 1, count_rows(key, variable) - 1
+    if theirs != ours:
+        raise CheckpointError(
+            f"{source}: {key} is for {theirs} classes, the model has {ours}. With new_classes=True "
+            "(training: model.new_classes=true) the layers that depend on the classes start fresh."
+        )

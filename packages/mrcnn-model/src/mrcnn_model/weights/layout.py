@@ -1,7 +1,7 @@
 """How another project names and lays out the variables of this network.
 
-A key is ours: "backbone.stage1.block0.conv1.kernel". A name is theirs: "group0/block0/conv1/W". Every layer is one
-rule, read in both directions, so a name that `to_name` gives is read back by `to_keys`.
+"Key" means our name of a variable: "backbone.stage1.block0.conv1.kernel". "Name" means theirs:
+"group0/block0/conv1/W". One rule for each kind of layer serves both directions, so `to_keys` inverts `to_name`.
 """
 
 import re
@@ -23,7 +23,7 @@ class LayerRule(NamedTuple):
         ours: "backbone.stage{}.block{}.conv{}".
         theirs: where kernel and bias are.
         norm: where scale, shift and statistics of the norm after it are.
-        offsets: added to our numbers to make theirs; none where all are alike.
+        offsets: added to our numbers to make theirs; empty where the numbers are the same.
     """
 
     ours: str
@@ -33,7 +33,7 @@ class LayerRule(NamedTuple):
 
 
 class HeadOptions(NamedTuple):
-    """What the layout of the heads depends on."""
+    """The options on which the layout of the heads depends."""
 
     box_pool_size: int  # the first fully connected layer reads pool_size^2 positions
     class_agnostic_boxes: bool
@@ -46,11 +46,11 @@ class Layout(NamedTuple):
         title: its name, for messages.
         rules: of every kind of layer.
         leaves: of a layer and of its norm: our name of a variable -> theirs, with the separator.
-        canonical: turns a name of another version or kind of network into the one that the rules know.
-        specific: the way back, for a network of ours.
+        canonical: turns a name of another version or kind of network into the one in the rules.
+        specific: inverts `canonical` for a network with given options.
         read: (key, array, options) -> our array.
-        write: its inverse; None where nothing is exported.
-        conventions: fields of `ModelConfig` that its networks are made with, from the arrays by their names.
+        write: inverts `read`; None where export is not offered.
+        conventions: the options of `ModelConfig` that its networks use, given their arrays by name.
     """
 
     title: str
@@ -64,13 +64,18 @@ class Layout(NamedTuple):
 
 
 def to_keys(names: Iterable[str], layout: Layout) -> dict[str, str]:
-    """Translate the names that the layout knows: {name: key}."""
+    """Return {name: key} of the names that the layout knows.
+
+    >>> from mrcnn_model.weights.tensorpack import TENSORPACK
+    >>> to_keys(["group0/block1/conv2/W", "learning_rate"], TENSORPACK)
+    {'group0/block1/conv2/W': 'backbone.stage1.block1.conv2.kernel'}
+    """
     keys = {name: _to_key(layout.canonical(name), layout) for name in names}
     return {name: key for name, key in keys.items() if key is not None}
 
 
 def to_name(key: str, layout: Layout, config: ModelConfig) -> str | None:
-    """Translate one of our keys to the name it has in such a network; None where the layout has none."""
+    """Translate a key to the name it has in such a network; None if the layout has no name for it."""
     layer, _, leaf = key.rpartition(".")
     for rule in layout.rules:
         target = rule.norm if leaf in NORM_LEAVES else rule.theirs
@@ -115,5 +120,5 @@ def flat_rows_to_channels_first(kernel: np.ndarray, *, pool_size: int) -> np.nda
 
 
 def is_first_dense_kernel(key: str) -> bool:
-    """Whether a key is the kernel whose rows run over pooled features."""
+    """Return whether a key is the kernel whose rows run over pooled features."""
     return re.fullmatch(r"box_head\d?\.fc1\.kernel", key) is not None

@@ -1,4 +1,4 @@
-"""How PyTorch lays out what convolutions and fully connected layers hold."""
+"""The memory layout of PyTorch's convolutions and fully connected layers."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ LEAVES = {
 
 
 def read_kernel(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:
-    """Convolutions are [out, in, kh, kw], transposed ones [in, out, kh, kw], dense kernels [out, in]."""
+    """Turn [out, in, kh, kw], transposed [in, out, kh, kw] and dense [out, in] kernels into ours."""
     if not key.endswith(".kernel"):
         return array
     if key == "mask_head.upsample.kernel":

@@ -1,7 +1,7 @@
-"""Names and layout of Tensorpack's ResNets and detectors (the ancestor), saved as `.npz`.
+"""Names and layout of Tensorpack's ResNets and detectors, saved as `.npz`.
 
-They expect BGR images. Kernels lie as ours, [kh, kw, in, out], but that of the transposed convolution is
-[kh, kw, out, in], and the rows of the first fully connected layer run over (channel, y, x).
+They expect BGR images. Kernels are [kh, kw, in, out], like ours, except that of the transposed convolution, which is
+[kh, kw, out, in]. The rows of the first fully connected layer run over (channel, y, x).
 """
 
 import re
@@ -59,16 +59,16 @@ LEAVES = {
 
 
 def canonical(name: str) -> str:
-    """Call the backbone's group norm bn, as its batch norm, and give a single fully connected layer a number."""
+    """Rename the backbone's group norm to bn, like its batch norm, and give a single fully connected layer a number."""
     name = re.sub(r"^((?:conv0|group.*)/)gn(/\w+)$", r"\1bn\2", name.removesuffix(":0"))
     return re.sub(r"^(fastrcnn|cascade_rcnn_stage\d/head)/fc(/\w)$", r"\1/fc6\2", name)
 
 
 def specific(name: str, config: ModelConfig) -> str:
-    """Invert `canonical`, as Tensorpack's network with these options looks for it."""
-    if config.norm == "gn":
+    """Invert `canonical` for Tensorpack's network with these options."""
+    if config.norms.norm == "gn":
         name = re.sub(r"^((?:conv0|group.*)/)bn(/\w+)$", r"\1gn\2", name)
-    return name.replace("/fc6/", "/fc/") if config.box_head_convs else name
+    return name.replace("/fc6/", "/fc/") if config.box.box_head_convs else name
 
 
 def read(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:
@@ -84,7 +84,7 @@ def write(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:
 
 
 def _turned(key: str, array: np.ndarray) -> np.ndarray:
-    """Both of these are their own inverse."""
+    """Turn colours and transposed kernels; done twice, it changes nothing."""
     if key == "backbone.stem.kernel":
         return array[:, :, ::-1, :]  # BGR <-> RGB
     if key == "mask_head.upsample.kernel":
@@ -93,7 +93,7 @@ def _turned(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def conventions(_: Arrays) -> dict[str, Any]:
-    """Else the defaults: `ModelConfig` follows Tensorpack."""
+    """Return the options that differ from the defaults of `ModelConfig`, which follow Tensorpack."""
     return {"keep_empty_proposals": True, "keep_padding_anchors": True}
 
 

@@ -1,7 +1,7 @@
 """Names and layout of torchvision's ResNets and of `maskrcnn_resnet50_fpn` (state dicts saved as .safetensors or .npz).
 
-RGB, as ours. The mask head has a channel for the background, which no loss and no prediction reads. In the released
-COCO detectors, the rows of the layers over classes are category ids (`class_rows`).
+They expect RGB images, like ours. The mask head has an unused channel for the background. In the released COCO
+detectors, the rows of the layers over classes are category ids (`class_rows`).
 """
 
 import math
@@ -42,7 +42,7 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def canonical(name: str) -> str:
-    """A ResNet alone lacks the prefix; before version 0.15 convolutions were not in a block of their own."""
+    """Add the prefix that a ResNet alone lacks, and translate the names of versions before 0.15."""
     if re.match(r"(conv1|bn1|layer\d)\.", name):
         return f"backbone.body.{name}"
     old_mask = re.fullmatch(r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", name)
@@ -64,7 +64,7 @@ def read(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:
 
 def write(key: str, array: np.ndarray, options: HeadOptions) -> np.ndarray:
     if key.startswith("mask_head.logits."):
-        array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(1, 0)])  # the background: zeros
+        array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(1, 0)])  # zeros for the background
     return write_kernel(key, array, options)
 
 

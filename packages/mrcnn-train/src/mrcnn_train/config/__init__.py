@@ -1,1 +1,1 @@
-"""Options of a run: types, composition, plan and schedule."""
+"""The options of a run: typed, checked, resolved, and the plan that follows from them."""

@@ -1,4 +1,4 @@
-"""From the command line to a typed config, with one line for whatever is wrong with it. Hydra is known here only."""
+"""From the command line to a typed config, with one line for each mistake. Only this module and `app` use Hydra."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from mrcnn_train.config.going_on import AUTO, start_or_go_on
 from mrcnn_train.config.options import RunConfig
+from mrcnn_train.config.resolving import as_saved, with_absolute_paths
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.place import launched_place
 
 CONFIG_PATH = "pkg://mrcnn_train.conf"
 CONFIG_NAME = "config"
 HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults list depend on it
 SAVED_CONFIG = "config.yaml"
-# A resumed run keeps these: the shapes of the weights, and what makes the data a function of the step.
+# A resumed run keeps these: they decide the shapes of the weights and which images a step sees.
 FIXED_AT_RESUME = ("model", "run", "train.global_batch", "train.images_per_gpu", "train.seed")
+# Options of earlier versions, with the values that are now fixed: a saved config may still hold them.
+REMOVED = {"optimizer.lars_trust": 0.001, "optimizer.novograd_beta_2": 0.98}
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-def launched_config(composed: DictConfig) -> RunConfig:
+def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> RunConfig:
     """Turn what Hydra composed for this launch into a RunConfig.
+
+    Args:
+        needs_experiment: whether +experiment or resume must be given; a preflight checks machines without them too.
 
     Raises:
         ConfigError: an unknown option, no experiment and nothing to resume, or options that cannot change at a resume.
@@ -45,11 +53,15 @@ def launched_config(composed: DictConfig) -> RunConfig:
     options = [override.lstrip("+").partition("=")[0] for override in overrides]
     require_known(options)
     has_experiment = groups.get("experiment") is not None
+    if composed.resume == AUTO:
+        if not has_experiment:
+            raise ConfigError("resume=auto goes with the whole command: give +experiment=NAME and run.dir=DIR")
+        return _start_or_go_on(composed)
     if composed.resume is not None:
         if has_experiment:
             raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
         return resumed_config(composed, options)
-    if not has_experiment:
+    if not has_experiment and needs_experiment:
         raise ConfigError(
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
@@ -57,7 +69,7 @@ def launched_config(composed: DictConfig) -> RunConfig:
 
 
 def refuse_dashes(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for an option written as other programs have it. Hydra would take `--experiment` for a flag."""
+    """Raise ConfigError for an option that is written with dashes: Hydra would take `--experiment` for a flag."""
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
         if argument.startswith("--") and name == "experiment":
@@ -67,17 +79,17 @@ def refuse_dashes(arguments: Sequence[str]) -> None:
 
 
 def is_multirun() -> bool:
-    """Whether this is one job of several, of `--multirun`."""
+    """Return whether this is one of the jobs of `--multirun`."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def job_arguments() -> list[str]:
-    """The command line of this job alone."""
+    """Return the command line of this job alone."""
     return list(HydraConfig.get().overrides.task)
 
 
 def require_known(keys: Sequence[str]) -> None:
-    """Raise ConfigError for an option that does not exist: Hydra takes anything that is written with a plus."""
+    """Raise ConfigError for an option that does not exist: Hydra accepts any name that follows a plus."""
     known = set(option_names(RunConfig))
     for key in keys:
         if key not in known:
@@ -85,7 +97,7 @@ def require_known(keys: Sequence[str]) -> None:
 
 
 def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig:
-    """Take the config that a run saved, and over it the options given now.
+    """Read the config that a run saved, and apply the options given now.
 
     Args:
         composed: of this launch.
@@ -99,21 +111,54 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
             raise ConfigError(
                 f"{key} cannot change when a run is resumed (model.weights=RUN_DIR starts a new run from its weights)"
             )
-    try:
-        config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path)))
-    except Exception as error:  # of the YAML reader or of OmegaConf, which share no base
-        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+    config = read_config(path)
     for key in overridden:
         OmegaConf.update(config, key, OmegaConf.select(composed, key))
     config.resume = composed.resume
     return typed_config(config)
 
 
-def typed_config(config: DictConfig) -> RunConfig:
-    """Resolve interpolations.
+def _start_or_go_on(composed: DictConfig) -> RunConfig:
+    config = with_absolute_paths(typed_config(composed))
+    saved = Path(config.run.dir or "") / SAVED_CONFIG
+    fixed = tuple(name for name in FIXED_AT_RESUME if name != "run")
+    has_run = config.run.dir is not None and saved.is_file()
+    return start_or_go_on(config, typed_config(read_config(saved)) if has_run else None, fixed=fixed)
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read a config that a run saved.
 
     Raises:
-        ConfigError: one that cannot be resolved, or leads to nothing.
+        ConfigError: it is not one.
+    """
+    try:
+        saved = OmegaConf.load(path)
+        notes = drop_removed(saved)
+        config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))
+    except Exception as error:  # the YAML reader and OmegaConf raise unrelated types
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+    for note in notes if launched_place().rank == 0 else []:
+        print(f"note: {path}: {note}", flush=True)
+    return config
+
+
+def drop_removed(saved: Any) -> list[str]:
+    """Delete the options that this version no longer has from a saved config; return a note for each."""
+    notes = []
+    for key, value in REMOVED.items():
+        group, _, name = key.rpartition(".")
+        options = OmegaConf.select(saved, group)
+        if options is not None and name in options:
+            notes.append(f"{key}={options.pop(name)} is ignored: this version always uses {value}")
+    return notes
+
+
+def typed_config(config: DictConfig) -> RunConfig:
+    """Resolve interpolations and make the dataclasses.
+
+    Raises:
+        ConfigError: an interpolation cannot be resolved.
     """
     _require_root_of_weights(config)
     try:
@@ -125,7 +170,7 @@ def typed_config(config: DictConfig) -> RunConfig:
 
 
 def _require_root_of_weights(config: DictConfig) -> None:
-    """A path below data.root would otherwise begin with the word None where only explicit paths are given."""
+    """Refuse weights below a data.root that is not set: their path would begin with the word None."""
     written: Any = OmegaConf.to_container(config, resolve=False)
     weights = written["model"]["weights"]
     if written["data"]["root"] is None and "${data.root}" in str(weights):
@@ -135,16 +180,17 @@ def _require_root_of_weights(config: DictConfig) -> None:
 
 
 def save_config(path: Path, config: RunConfig) -> None:
-    """Write a config as `resumed_config` reads it."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    """Write a config for `resumed_config`, without what concerns this launch alone."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(as_saved(config))))
 
 
 def known_experiments() -> list[str]:
+    """Return the names that +experiment= takes."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> str:
-    """Say in one line what a composition error means for the one who typed the command."""
+    """Return one line that tells the user what is wrong with the command."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         return _missing(error)
     for cause in _causes(error):
@@ -177,7 +223,7 @@ def _unknown_option(key: str) -> str:
 
 
 def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
-    """List the dotted names of all options, and of their groups."""
+    """Yield the dotted names of all options, and of their groups."""
     hints = typing.get_type_hints(schema)
     for option in dataclasses.fields(schema):
         yield prefix + option.name
@@ -187,7 +233,7 @@ def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The nearest known name; also where the right option was looked for in the wrong group."""
+    """Return a hint with the nearest known name, an option of this name in another group first."""
     leaf = name.rpartition(".")[2]
     by_leaf = [option for option in known if option.rpartition(".")[2] == leaf]
     group = name.rpartition(".")[0]
@@ -204,7 +250,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full_key(cause: OmegaConfBaseException, error: BaseException) -> str:
-    """The option that was typed, where Hydra's message has it, else the one OmegaConf stumbled over."""
+    """Return the option that was typed, from Hydra's message if it has it, else from OmegaConf's."""
     match = re.search(
         r"(?:Could not override|Could not append to config\. .*? to|Error merging override) '?\+?([\w.]+)", str(error)
     )
@@ -214,4 +260,5 @@ def _full_key(cause: OmegaConfBaseException, error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type if there is none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,12 +1,16 @@
-"""What a run is going to do, in numbers: known before TensorFlow is loaded, printed before the first step."""
+"""The plan of a run in numbers: known before TensorFlow is loaded, printed before the first step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from mrcnn_data import CocoDataset
+from mrcnn_data import CocoDataset, visible
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.schedule import Schedule, learning_rate, make_schedule, steps_of_epochs
+from mrcnn_train.config.values import Bucket
+
+CLASSES_SHOWN = 8
 
 
 class Plan(NamedTuple):
@@ -14,11 +18,12 @@ class Plan(NamedTuple):
 
     Attributes:
         num_images: images of an epoch.
-        processes: that share a step.
-        micro_batches: forward and backward passes of a step, of each process.
-        steps_per_epoch: may be fractional, as epochs end within a step.
+        processes: number of processes that share a step.
+        global_batch: images of a step.
+        micro_batches: forward and backward passes of each process in a step.
+        steps_per_epoch: may be fractional, because an epoch can end within a step.
         total_steps: updates of the whole run.
-        schedule: learning rate.
+        schedule: of the learning rate.
     """
 
     num_images: int
@@ -31,7 +36,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan:
-    """Work out the numbers for a data set of so many images and a job of so many processes, which divide a step."""
+    """Work out the numbers for a data set of `num_images` and a job of so many processes."""
     train, optimizer = config.train, config.optimizer
 
     def to_steps(epochs: float) -> int:
@@ -64,38 +69,47 @@ def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan
 
 
 def describe_plan(
-    config: RunConfig, plan: Plan, *, train: CocoDataset, val: CocoDataset | None, canvases: list[tuple[int, int]]
+    config: RunConfig, plan: Plan, *, train: CocoDataset, val: Sequence[CocoDataset], buckets: Sequence[Bucket]
 ) -> str:
-    """Lay the plan out as lines of `what: numbers`."""
-    schedule = plan.schedule
-    left_out = len(train) - plan.num_images
-    shown = ", ".join(train.class_names[:8]) + (", ..." if len(train.class_names) > 8 else "")
+    """Write the plan as lines of `what: numbers`."""
     lines = {
         "experiment": str(config.run.name),
-        "training data": f"{train.annotation_path}: {plan.num_images} images"
-        + (f" ({left_out} without objects left out)" if left_out else "")
-        + f", {int(train.num_objects().sum())} objects",
-        "validation data": "none" if val is None else f"{val.annotation_path}: {len(val)} images",
-        "classes": f"{train.num_classes - 1}: {shown}",
+        "training data": _describe_training(plan, train),
+        "validation data": ", ".join(f"{one.name}: {len(one)} images" for one in val) or "none",
+        "classes": _describe_classes(train),
         "processes": str(plan.processes),
-        "batch": f"{plan.global_batch} images a step = "
-        + (f"{plan.processes} processes x " if plan.processes > 1 else "")
-        + f"{plan.micro_batches} x {config.train.images_per_gpu}"
-        + (" (gradients accumulated)" if plan.micro_batches > 1 else ""),
-        "batch shapes": ", ".join(f"{height} x {width}" for height, width in canvases),
+        "batch": _describe_batch(plan, images_per_gpu=config.train.images_per_gpu),
+        "batch shapes": ", ".join(f"{height} x {width}" for height, width in buckets),
         "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
         f" of {plan.steps_per_epoch:.2f} steps",
         "optimizer": _describe_optimizer(config),
-        "learning rate": describe_rates(schedule, plan.total_steps),
-        "weights": f"of {config.resume}, which goes on where it stopped"
+        "learning rate": describe_rates(plan.schedule, plan.total_steps),
+        "weights": f"of {config.resume}, which continues from its last checkpoint"
         if config.resume
-        else str(config.model.weights or "none, from scratch"),
+        else str(config.model.weights or "none, training from scratch"),
     }
-    return "\n".join(f"{what + ':':17} {text}" for what, text in lines.items())
+    return "\n".join(f"{what + ':':17} {visible(text, limit=2000)}" for what, text in lines.items())
+
+
+def _describe_training(plan: Plan, train: CocoDataset) -> str:
+    left_out = len(train) - plan.num_images
+    images = f"{plan.num_images} images" + (f" ({left_out} without objects left out)" if left_out else "")
+    return f"{train.name}: {images}, {int(train.num_objects().sum())} objects"
+
+
+def _describe_classes(train: CocoDataset) -> str:
+    more = ", ..." if len(train.class_names) > CLASSES_SHOWN else ""
+    return f"{train.num_classes - 1}: {', '.join(train.class_names[:CLASSES_SHOWN])}{more}"
+
+
+def _describe_batch(plan: Plan, *, images_per_gpu: int) -> str:
+    processes = f"{plan.processes} processes x " if plan.processes > 1 else ""
+    accumulated = " (gradients accumulated)" if plan.micro_batches > 1 else ""
+    return f"{plan.global_batch} images a step = {processes}{plan.micro_batches} x {images_per_gpu}{accumulated}"
 
 
 def describe_rates(schedule: Schedule, total_steps: int) -> str:
-    """Say what the rate is at the start, after warm-up, and from each drop on that the run lives to see."""
+    """Write the rate at the start, after warm-up, and after each drop that the run reaches."""
     text = f"{learning_rate(0, schedule):.6g} at step 0"
     if schedule.warmup_steps >= total_steps:
         last = learning_rate(total_steps - 1, schedule)
@@ -111,7 +125,7 @@ def describe_rates(schedule: Schedule, total_steps: int) -> str:
             text += f", {learning_rate(step, schedule):.6g} from step {step}"
     behind = [str(step) for step in schedule.drop_steps if step >= total_steps]
     if behind:
-        text += f"; the run ends before it drops at step {', '.join(behind)}"
+        text += f"; the run ends before the drop at step {', '.join(behind)}"
     return text + (", changing where epochs begin" if schedule.epoch_steps is not None else "")
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# The ancestor starts every recipe at 0.00333, a third of the rate of its 8-image recipe. Below 8 images that would be
-# more than a third, at 2 images above the rate itself: there the start keeps to the third.
+# Tensorpack starts every recipe at 0.00333, a third of the rate of its 8-image recipe. Below 8 images that would be
+# more than a third of the rate, at 2 images more than the rate itself: there the start is a third.
 MAX_START_SHARE = 1 / 3
 
 
@@ -16,11 +16,12 @@ class Schedule(NamedTuple):
         peak: rate after warm-up.
         warmup_start: rate of step 0.
         warmup_steps: step at which the peak is reached.
-        drop_steps: steps from which on the rate is multiplied once more by `drop_factor`.
-        drop_factor: of every drop.
+        drop_steps: from each of these steps on, the rate is multiplied by `drop_factor`.
+        drop_factor: the same for every drop.
         cosine_end: step at which a cosine that starts after warm-up reaches 0 (Loshchilov and Hutter 2017, without
             restarts); None for a rate that only drops.
-        epoch_steps: length of an epoch; after warm-up the rate is that of the epoch's first step. None: of each step.
+        epoch_steps: steps of an epoch, whose rate after warm-up is that of its first step. None: the rate changes at
+            each step.
     """
 
     peak: float
@@ -80,12 +81,16 @@ def _dropped(step: int, schedule: Schedule) -> float:
 
 
 def steps_of_epochs(epochs: float, *, num_images: int, global_batch: int) -> int:
-    """Return how many steps it takes until every image was seen `epochs` times on average, rounded up."""
-    return math.ceil(round(epochs * num_images / global_batch, 6))  # 0.1 + 0.2 epochs are no reason for one more step
+    """Return after how many steps every image was seen `epochs` times on average, rounded up.
+
+    >>> steps_of_epochs(2, num_images=10, global_batch=4)
+    5
+    """
+    return math.ceil(round(epochs * num_images / global_batch, 6))  # 0.1 + 0.2 > 0.3 must not add a step
 
 
 def crosses(every: float | None, epoch_before: float, epoch_after: float) -> bool:
-    """Whether a multiple of `every` epochs lies after `epoch_before` and not after `epoch_after`; None: never."""
+    """Return whether a multiple of `every` epochs lies after `epoch_before`, up to `epoch_after`; None: never."""
     if every is None:
         return False
     tolerance = 1e-9  # 3 * 0.1 is more than 0.3

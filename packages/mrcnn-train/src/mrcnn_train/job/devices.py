@@ -1,9 +1,8 @@
-"""Which cores and which GPU a process of the job takes."""
+"""Which GPU a process of the job takes."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,21 +10,6 @@ from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import Place
 
 UUID_BYTES = 16
-
-
-def limit_to_local_cpus(place: Place) -> None:
-    """Give each process of a machine its own share of the cores, unless the launcher bound it already.
-
-    Neighbouring cores share a cache and, on most machines, the memory next to the GPU of the same local rank.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    allowed = sorted(os.sched_getaffinity(0))
-    per_process = len(allowed) // place.local_size
-    if len(allowed) < (os.cpu_count() or 1) or per_process == 0:
-        return
-    start = place.local_rank * per_process
-    os.sched_setaffinity(0, allowed[start : start + per_process])
 
 
 def use_own_gpu(place: Place) -> str | None:

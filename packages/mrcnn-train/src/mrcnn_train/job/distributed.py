@@ -1,6 +1,6 @@
-"""What the processes of one job tell each other. Horovod is imported here only.
+"""Exchanges between the processes of a job. Only this module imports Horovod.
 
-`connect(place)` gives the object that the rest of the trainer uses, that of a single process or Horovod's.
+`connect(place)` returns the object that the rest of the trainer uses: `Processes` for one, `HorovodProcesses` for many.
 """
 
 from __future__ import annotations
@@ -8,31 +8,48 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from mrcnn_eval import OtherRankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
-from mrcnn_train.job.devices import check_gpus_differ, limit_to_local_cpus, use_own_gpu
+from mrcnn_train.job.cores import gpu_node, take_cores
+from mrcnn_train.job.devices import check_gpus_differ, use_own_gpu
+from mrcnn_train.job.facts import read_gpus
+from mrcnn_train.job.hosts import interface_of, own_address_toward
 from mrcnn_train.job.place import Place, check_alone
 from mrcnn_train.job.watchdog import Watchdog
 
 Value = TypeVar("Value")
 
 HOROVOD_DEFAULTS = {
-    # Gradients travel in portions of 64 MB at most, looked for every half millisecond: Horovod's advice for overlap.
+    # Gradients are sent in portions of up to 64 MB, every half millisecond, as Horovod advises for overlap.
     "HOROVOD_FUSION_THRESHOLD": str(64 * 2**20),
     "HOROVOD_CYCLE_TIME": "0.5",
-    # A frozen process, or a machine that is gone without a word; also how much later one may start than another.
+    # After so many seconds a frozen process or a lost machine is given up; processes may start this far apart.
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
 }
 INSTALL_HINT = "`make horovod` builds and installs it (infra/horovod)"
+EXCHANGE = "MrcnnExchange"  # begins the names of our exchanges, so that an error of TensorFlow shows which op failed
+# In errors of exchanges: the names of our ops and Horovod's, Horovod's own sentences, its transport's source files.
+EXCHANGE_FAILED = re.compile(
+    rf"{EXCHANGE}|Horovod(Allreduce|Allgather|Broadcast)|Horovod (has|could|background)|gloo/\w+(/\w+)*\.(cc|h)"
+)
+
+
+class RankStart(NamedTuple):
+    """What a launcher needs to start one rank."""
+
+    host: int  # its number among those of the job
+    variables: dict[str, str]  # which tell it its place
 
 
 class Processes:
-    """A job of a single process: every exchange gives back what it was given."""
+    """A job of a single process: every exchange returns what it was given."""
 
     def __init__(self, place: Place | None = None) -> None:
         self.place = place or Place()
@@ -49,61 +66,61 @@ class Processes:
         """Average a floating tensor over the processes, inside a `tf.function` or outside.
 
         Args:
-            name: of the exchange, the same on all processes whatever shape their batch has.
-            wire: "float16" to halve what is sent; None sends the tensor's own type.
+            name: of the exchange, the same on all processes whatever the shape of their batch.
+            wire: "float16" sends half the bytes; None sends the tensor's own type.
         """
         return tensor
 
     def mean_in_order(self, tensor: Any) -> Any:
-        """Average, where no name is at hand: the n-th call while a function is traced is the n-th on all processes."""
+        """Average without a name: the n-th call while a function is traced is the n-th on all processes."""
         return tensor
 
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
         """Overwrite TensorFlow variables by those of rank 0."""
 
     def broadcast(self, value: Value) -> Value:
-        """Return rank 0's value, anything that can be pickled."""
+        """Return rank 0's value, which can be pickled."""
         return value
 
     def gather(self, value: Value) -> list[Value]:
-        """Return the values of all processes by rank, on all of them."""
+        """Return the values of all processes, by rank."""
         return [value]
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         self.gather(None)
 
     @contextlib.contextmanager
     def watched(self, patience: float) -> Iterator[None]:
-        """Within, a process of several ends itself where it gets nowhere for so many seconds; see `progress`."""
+        """Inside, a process of several ends itself if it makes no `progress` for `patience` seconds."""
         yield
 
     def progress(self) -> None:
-        """Note that this process gets on; every exchange does."""
+        """Note that this process works; every exchange does so by itself."""
+
+    @contextlib.contextmanager
+    def peer_errors(self) -> Iterator[None]:
+        """Turn the error of an exchange whose other process is gone into PeerLostError; one process has no others."""
+        yield
 
     def together(self, work: Callable[[], Value]) -> Value:
-        """Do what may fail on one process only, and fail on all of them if it does.
+        """Do work that may fail on one process only, and end all processes if it does.
 
         Raises:
             Whatever `work` raised, on the first process that failed; PeerLostError, without a message, on the others.
         """
-        failure: Exception | None = None
+        values: list[Value] = []  # which need not be fit to be sent
         try:
-            value = work()
-        except Exception as error:
-            failure = error
-        failed = [rank for rank, has_failed in enumerate(self.gather(failure is not None)) if has_failed]
-        if not failed:
-            return value
-        if failure is not None and failed[0] == self.rank:
-            raise failure
-        raise PeerLostError
+            shares_of_all(lambda: values.append(work()), gather=self.gather)
+        except OtherRankError:
+            raise PeerLostError from None
+        return values[0]
 
 
 class HorovodProcesses(Processes):
     """The processes that `horovodrun` or `mpirun` started.
 
-    Every exchange raises PeerLostError where another process ended, or froze, before it.
+    Every exchange raises PeerLostError if another process has ended or frozen.
     """
 
     def __init__(self, place: Place, gpu: str | None = None) -> None:
@@ -117,7 +134,8 @@ class HorovodProcesses(Processes):
         self._exchanges: weakref.WeakKeyDictionary[Any, collections.Counter[str]] = weakref.WeakKeyDictionary()
         point = slurm.meeting_point(os.environ, has_mpi=horovod.mpi_built())
         self._meeting = None if point is None else _meet(point, place)
-        with peer_errors():
+        _choose_interface()
+        with self.peer_errors():
             horovod.init()
         found = Place(horovod.rank(), horovod.size(), horovod.local_rank(), horovod.local_size())
         if (found.rank, found.size) != (place.rank, place.size):
@@ -132,7 +150,7 @@ class HorovodProcesses(Processes):
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf
 
-        if wire is not None:  # divided first: a sum over many processes may leave the range of half precision
+        if wire is not None:  # divided first, because a sum over many processes may overflow float16
             halved = tf.cast(tensor / self.size, wire)
             return tf.cast(self._sum(halved, name), tensor.dtype)
         return self._sum(tensor, name) / self.size
@@ -140,14 +158,26 @@ class HorovodProcesses(Processes):
     def mean_in_order(self, tensor: Any) -> Any:
         import tensorflow as tf
 
-        # Counted per traced function: ranks may trace their shapes of batch in different orders.
+        # Counted per traced function, because ranks may trace their batch shapes in different orders.
         counts = self._exchanges.setdefault(tf.compat.v1.get_default_graph(), collections.Counter())
         counts["mean"] += 1
         return self.mean(tensor, name=f"mean{counts['mean']}")
 
     def _sum(self, tensor: Any, name: str) -> Any:
-        with peer_errors():
+        name = f"{EXCHANGE}.{name}"
+        with self.peer_errors():
             return self._horovod.allreduce(tensor, op=self._horovod.Sum, name=name, ignore_name_scope=True)
+
+    @contextlib.contextmanager
+    def peer_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_of_exchange(error):
+                raise PeerLostError(
+                    "another process of the job ended or froze; the cause is the first error that was printed"
+                ) from error
+            raise
 
     @contextlib.contextmanager
     def watched(self, patience: float) -> Iterator[None]:
@@ -158,18 +188,18 @@ class HorovodProcesses(Processes):
             self._watchdog.stop()
 
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
-        with peer_errors():
+        with self.peer_errors():
             self._horovod.broadcast_variables(list(variables), root_rank=0)
 
     def broadcast(self, value: Value) -> Value:
-        with peer_errors():  # named, or it would be after the value's type, which may differ between ranks
-            shared: Value = self._horovod.broadcast_object(value, root_rank=0, name="broadcast")
+        with self.peer_errors():  # named, because the default name is the value's type, which may differ between ranks
+            shared: Value = self._horovod.broadcast_object(value, root_rank=0, name=f"{EXCHANGE}.broadcast")
         self.progress()
         return shared
 
     def gather(self, value: Value) -> list[Value]:
-        with peer_errors():
-            values = list(self._horovod.allgather_object(value, name="gather"))
+        with self.peer_errors():
+            values = list(self._horovod.allgather_object(value, name=f"{EXCHANGE}.gather"))
         self.progress()
         return values
 
@@ -178,8 +208,11 @@ class HorovodProcesses(Processes):
             self._watchdog.progress()
 
 
-def connect(place: Place) -> Processes:
-    """Join the other processes of the job, if there are any, on cores and a GPU of one's own.
+def connect(place: Place, *, bind_cores: bool = True) -> Processes:
+    """Join the other processes of the job, if there are any; each takes its share of the cores and its GPU.
+
+    Args:
+        bind_cores: take a share of the cores, near the GPU; False leaves that to the launcher and the system.
 
     Raises:
         ConfigError: Horovod is not installed, or is not the one that started this process; more processes than GPUs.
@@ -187,21 +220,21 @@ def connect(place: Place) -> Processes:
     if place.size == 1:
         check_alone()
         return Processes()
-    limit_to_local_cpus(place)
+    if bind_cores:
+        nodes = [gpu_node(pci_id) for pci_id in read_gpus().pci_ids[: place.local_size]]
+        take_cores(place.local_rank, place.local_size, gpu_nodes=nodes)
     return HorovodProcesses(place, gpu=use_own_gpu(place))
 
 
 def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
     """Let Horovod find the other tasks of srun; returns the server of rank 0, which has to live as long as the job."""
-    import psutil  # comes with Horovod
     from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-    cards = {name: [card.address for card in cards] for name, cards in psutil.net_if_addrs().items()}
-    interface, own_address = slurm.interface_towards(slurm.resolve(point.neighbour), cards)
-    # The first node's own name may be that of its loopback.
+    own_address = own_address_toward(slurm.resolve(point.neighbour))
+    # The first node's own name may lead to its loopback.
     address = own_address if point.node == 0 else slurm.resolve(point.host)
-    interface = os.environ.get("HOROVOD_GLOO_IFACE", interface)
+    interface = os.environ.get("HOROVOD_GLOO_IFACE") or interface_of(own_address)
     os.environ.update(slurm.variables(point, place, address=address, interface=interface))
     server = None
     if place.rank == 0:
@@ -222,43 +255,71 @@ def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
     return server
 
 
+def _choose_interface() -> None:
+    """Bind Gloo to the interface that leads to the meeting point.
+
+    By itself Gloo binds to the address of the host's own name: on Debian 127.0.1.1, which no other host reaches.
+    """
+    address = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
+    if address is not None and "HOROVOD_GLOO_IFACE" not in os.environ:
+        interface = interface_of(own_address_toward(address))
+        os.environ["HOROVOD_GLOO_IFACE"] = interface
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+
 @contextlib.contextmanager
-def rendezvous(size: int) -> Iterator[list[dict[str, str]]]:
-    """Serve the meeting point of `size` processes of this machine; gives the environment of each.
+def rendezvous(counts: Sequence[int], addresses: Sequence[str]) -> Iterator[tuple[int, list[RankStart]]]:
+    """Serve the meeting point of the processes of a job.
+
+    Args:
+        counts: processes of each host.
+        addresses: of the hosts.
+
+    Yields:
+        The port, and the ranks in order.
 
     Raises:
         ConfigError: Horovod is not installed.
     """
     try:
-        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-        from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+        from horovod.runner.common.util.hosts import SlotInfo
+        from horovod.runner.gloo_run import create_slot_env_vars
         from horovod.runner.http.http_server import RendezvousServer
     except ImportError as error:
-        raise ConfigError(f"{size} processes need Horovod: {INSTALL_HINT}; {error}") from error
+        raise ConfigError(f"{sum(counts)} processes need Horovod: {INSTALL_HINT}; {error}") from error
+    places = [(number, local) for number, count in enumerate(counts) for local in range(count)]
+    slots = [
+        SlotInfo(
+            hostname=addresses[number],
+            rank=rank,
+            local_rank=local,
+            cross_rank=sum(count > local for count in counts[:number]),
+            size=len(places),
+            local_size=counts[number],
+            cross_size=sum(count > local for count in counts),
+        )
+        for rank, (number, local) in enumerate(places)
+    ]
     server = RendezvousServer()
     port = server.start()
     try:
-        slots = get_host_assignments(parse_hosts(f"localhost:{size}"), size)
         server.init(slots)
-        common = {key: str(value) for key, value in create_run_env_vars("127.0.0.1", ["lo"], port).items()}
-        yield [{**common, **create_slot_env_vars(slot)} for slot in slots]
+        yield (
+            port,
+            [RankStart(number, create_slot_env_vars(slot)) for (number, _), slot in zip(places, slots, strict=True)],
+        )
     finally:
         server.stop()
 
 
-@contextlib.contextmanager
-def peer_errors() -> Iterator[None]:
-    """Turn what Horovod throws when another process is gone into PeerLostError."""
-    try:
-        yield
-    except Exception as error:  # HorovodInternalError, or one of TensorFlow's from inside of a compiled function
-        if is_of_horovod(error):
-            raise PeerLostError("another process of the job ended or froze; the first error is its own") from error
-        raise
+def is_of_exchange(error: BaseException) -> bool:
+    """Return whether an exchange between processes raised an error, going by its type and the words of its text.
 
-
-def is_of_horovod(error: BaseException) -> bool:
-    """Whether an exception was thrown by an exchange between processes."""
+    Horovod raises its own types, and from compiled functions TensorFlow's, with the name of the op in the text. Errors
+    of files are never counted, because a path may hold any word.
+    """
     home = type(error).__module__.partition(".")[0]
-    text = f"{type(error).__name__}: {error}".lower()
-    return home == "horovod" or (home in ("tensorflow", "builtins") and "horovod" in text)
+    if home == "horovod":
+        return True
+    is_candidate = home == "tensorflow" or (home == "builtins" and isinstance(error, RuntimeError | ValueError))
+    return is_candidate and EXCHANGE_FAILED.search(str(error)) is not None

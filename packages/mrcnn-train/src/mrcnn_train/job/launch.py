@@ -1,95 +1,196 @@
-"""Starts the processes of a job: on this machine itself, on several by horovodrun."""
+"""Start the processes of a job, on this machine and on others by ssh, and end them together."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import NamedTuple
 
-from mrcnn_train.config.options import LaunchOptions, asked_processes
+from mrcnn_train.config.options import LaunchOptions
+from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import EXIT_PEER_LOST, ConfigError
-from mrcnn_train.job.distributed import INSTALL_HINT, rendezvous
+from mrcnn_train.job.distributed import rendezvous
+from mrcnn_train.job.hosts import (
+    Host,
+    Ssh,
+    address_of_interface,
+    addresses_of,
+    is_local,
+    own_address_toward,
+    parse_hosts,
+    require_reachable,
+    start,
+)
+from mrcnn_train.job.link import LINKED, signal_line
 
 GRACE = 60.0  # seconds that the others have to end by themselves when one process has failed
 POLL = 0.1
+SSH_FAILED = 255  # exit code of ssh where the connection failed or broke
+
+# What processes on other hosts get of this one's environment, besides the names in launch.environment.
+PASSED = re.compile(
+    r"PATH|LD_LIBRARY_PATH|PYTHON(PATH|HASHSEED|UNBUFFERED)|VIRTUAL_ENV|OMP_NUM_THREADS|TZ|LANG|LC_[A-Z]+"
+    r"|(TF|XLA|ONEDNN|DNNL|NCCL|FI|CUDA|HOROVOD|MRCNN)_[A-Z0-9_]+"
+)
 
 
-def launch(options: LaunchOptions, arguments: Sequence[str]) -> int:
-    """Run `python -m mrcnn_train` with these arguments in as many processes as `options` asks for.
+class Started(NamedTuple):
+    """A process of the job."""
 
-    Returns:
-        The exit code of the process that failed, or 0: 128 + signal where a signal ended it. With `hosts` that of
-        horovodrun, which is 1 whatever the failure; 128 + 15 where SIGTERM came to this process.
-
-    Raises:
-        ConfigError: Horovod is not installed.
-    """
-    command = [sys.executable, "-m", "mrcnn_train", *arguments]
-    if options.hosts is None:
-        return run_here(command, count=asked_processes(options))
-    horovodrun = Path(sys.executable).with_name("horovodrun")
-    if not horovodrun.exists() and shutil.which("horovodrun") is None:
-        raise ConfigError(f"launch.hosts needs horovodrun: {INSTALL_HINT}")
-    program = str(horovodrun) if horovodrun.exists() else "horovodrun"
-    hosts = ["-np", str(asked_processes(options)), "-H", ",".join(options.hosts)]
-    # Not by mpirun, which horovodrun prefers where Horovod has MPI and starts apart from itself: SIGTERM would end
-    # horovodrun alone, and the job would go on. Gloo finds the processes; on GPUs NCCL still adds up the gradients.
-    process = subprocess.Popen([program, "--gloo", *hosts, *command])
-    # horovodrun would kill within seconds. A process of the job tells the others, and all end after the same step; only
-    # where none of them is on this machine, horovodrun itself gets the signal.
-    with _passing_on_sigterm(lambda: _ranks_below(process.pid) or [process.pid]) as received:
-        code = process.wait()
-    return 128 + received[0] if code and received else _as_in_shells(code)
+    host: Host
+    process: subprocess.Popen[bytes]
 
 
-def run_here(command: Sequence[str], *, count: int) -> int:
-    """Run `count` copies of a command on this machine as the processes of one job; see `launch`.
+def launch(options: LaunchOptions, arguments: Sequence[str], *, module: str = "mrcnn_train") -> int:
+    """Run `python -m mrcnn_train` in as many processes as `options` asks for; see `run_together`."""
+    hosts = [Host("localhost", asked_processes(options))] if options.hosts is None else parse_hosts(options.hosts)
+    return run_together(
+        ["-m", module, *arguments],
+        hosts=hosts,
+        ssh=Ssh(options.ssh_port, options.ssh_key),
+        interface=options.interface,
+        also_passed=options.environment or [],
+    )
+
+
+def run_here(arguments: Sequence[str], *, count: int) -> int:
+    """Run Python with these arguments in `count` processes of this machine; see `run_together`."""
+    return run_together(arguments, hosts=[Host("localhost", count)])
+
+
+def run_together(
+    arguments: Sequence[str],
+    *,
+    hosts: Sequence[Host],
+    ssh: Ssh = Ssh(),  # noqa: B008  (a NamedTuple, which nothing changes)
+    interface: str | None = None,
+    also_passed: Sequence[str] = (),
+) -> int:
+    """Run Python with these arguments as the processes of one job, and wait for them.
 
     When one fails, those that have not ended a minute later are killed.
+
+    Args:
+        interface: of this machine, by which the other hosts reach it; None for that of the route to each.
+        also_passed: names of variables that processes on other hosts get besides those in PASSED.
+
+    Returns:
+        The exit code of the process that failed, or 0; 128 + signal where a signal ended it.
+
+    Raises:
+        ConfigError: Horovod is not installed, or a host cannot be reached.
     """
-    with rendezvous(count) as environments:
-        processes = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
-        with _passing_on_sigterm(lambda: [process.pid for process in processes if process.poll() is None]):
-            deadline = math.inf
-            while any(process.poll() is None for process in processes):
-                if deadline == math.inf and any(process.returncode for process in processes):
-                    deadline = time.monotonic() + GRACE
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(POLL)
+    addresses = addresses_of(hosts, ssh)
+    own = [is_local(address) for address in addresses]
+    require_reachable([host for host, local in zip(hosts, own, strict=True) if not local], ssh)
+    passed = passed_variables(os.environ, also=also_passed)
+    points = meeting_points(addresses, own, interface=interface)
+    processes: list[Started] = []
+    with rendezvous([host.processes for host in hosts], addresses) as (port, ranks), _passing_on_signals(processes):
+        for number, variables in ranks:
+            process = start(
+                hosts[number],
+                ssh,
+                arguments=arguments,
+                environment={**passed, **variables, **meeting_variables(points[number], port), LINKED: "1"},
+                folder=os.getcwd(),
+                local=own[number],
+            )
+            processes.append(Started(hosts[number], process))
+        _wait(processes)
         code = _exit_code(processes)
-        for rank, process in enumerate(processes):
-            if process.poll() is None:
-                print(f"mrcnn_train: error: process {rank} did not end in {GRACE:g} s: killed", file=sys.stderr)
-                process.kill()
-                process.wait()
+        _kill_the_rest(processes)
         return code
 
 
+def meeting_points(addresses: Sequence[str], own: Sequence[bool], *, interface: str | None) -> list[str]:
+    """Return, for each host, the address of this machine at which its processes find the meeting point.
+
+    Args:
+        addresses: of the hosts.
+        own: which of them are this machine.
+        interface: of this machine, to be used in place of the one that leads to each host.
+    """
+    others = [address for address, local in zip(addresses, own, strict=True) if not local]
+    if interface is not None:
+        return [address_of_interface(interface)] * len(addresses)
+    first = own_address_toward(others[0]) if others else "127.0.0.1"
+    return [first if local else own_address_toward(address) for address, local in zip(addresses, own, strict=True)]
+
+
+def meeting_variables(address: str, port: int) -> dict[str, str]:
+    """Return what Horovod reads to find the other processes."""
+    return {
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+    }
+
+
+def passed_variables(environment: Mapping[str, str], *, also: Sequence[str]) -> dict[str, str]:
+    """Return the variables that processes on other hosts get.
+
+    Args:
+        also: further names (`launch.environment`).
+
+    Raises:
+        ConfigError: one of these is not set.
+    """
+    missing = [name for name in also if name not in environment]
+    if missing:
+        raise ConfigError(f"launch.environment names {missing[0]}, which is not set here")
+    return {name: value for name, value in environment.items() if PASSED.fullmatch(name) or name in also}
+
+
 def run_job(arguments: Sequence[str]) -> int:
-    """Run `python -m mrcnn_train` with these arguments in a process of its own; returns its exit code."""
-    process = subprocess.Popen([sys.executable, "-m", "mrcnn_train", *arguments])
-    with _passing_on_sigterm(lambda: [process.pid]):
-        code = process.wait()
-    return _as_in_shells(code)
+    """Run `python -m mrcnn_train` with these arguments in a process of its own; return its exit code."""
+    environment = {LINKED: "1"}
+    job = Host("localhost", 1)
+    arguments = ["-m", "mrcnn_train", *arguments]
+    process = start(job, Ssh(), arguments=arguments, environment=environment, folder=os.getcwd(), local=True)
+    processes = [Started(job, process)]
+    with _passing_on_signals(processes):
+        return _as_in_shells(process.wait())
 
 
-def _exit_code(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: Sequence[Started]) -> None:
+    """Wait for all processes, once one has failed not longer than `GRACE` for the others."""
+    deadline = math.inf
+    while any(one.process.poll() is None for one in processes) and time.monotonic() < deadline:
+        if deadline == math.inf and any(one.process.returncode for one in processes):
+            deadline = time.monotonic() + GRACE
+        time.sleep(POLL)
+
+
+def _kill_the_rest(processes: Sequence[Started]) -> None:
+    for rank, one in enumerate(processes):
+        if one.process.poll() is None:
+            print(f"mrcnn_train: error: process {rank} did not end in {GRACE:g} s: killed", file=sys.stderr)
+            one.process.kill()  # on another host its link ends with ssh, which ends it
+            one.process.wait()
+
+
+def _exit_code(processes: Sequence[Started]) -> int:
     """The code of the process whose failure was not that of another one; one that a signal killed is named."""
-    for rank, process in enumerate(processes):
+    for rank, (host, process) in enumerate(processes):
+        where = f"process {rank} of {len(processes)}" + (f" on {host.name}" if host.name != "localhost" else "")
         if process.returncode is not None and process.returncode < 0:
             name = signal.Signals(-process.returncode).name
-            print(f"mrcnn_train: error: process {rank} of {len(processes)} was ended by {name}", file=sys.stderr)
+            print(f"mrcnn_train: error: {where} was ended by {name}", file=sys.stderr)
             return _as_in_shells(process.returncode)
-    failures = [process.returncode for process in processes if process.returncode]
+        if process.returncode == SSH_FAILED:
+            print(f"mrcnn_train: error: {where}: the connection by ssh ended", file=sys.stderr)
+            return EXIT_PEER_LOST
+    failures = [one.process.returncode for one in processes if one.process.returncode]
     return min(failures, key=lambda code: code == EXIT_PEER_LOST, default=0)
 
 
@@ -98,34 +199,21 @@ def _as_in_shells(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _ranks_below(pid: int) -> list[int]:
-    """Process ids of the ranks that a process on this machine has started, directly or not."""
-    import psutil  # comes with Horovod
-
-    ranks = []
-    with contextlib.suppress(psutil.Error):  # it ended meanwhile
-        for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "HOROVOD_RANK" in process.environ():
-                    ranks.append(process.pid)
-    return ranks
-
-
 @contextlib.contextmanager
-def _passing_on_sigterm(receivers: Callable[[], Sequence[int]]) -> Iterator[list[int]]:
-    """Hand SIGTERM to these processes; gives the signals that came. Ctrl-C reaches all of them from the terminal."""
-    received: list[int] = []
+def _passing_on_signals(processes: Sequence[Started]) -> Iterator[None]:
+    """Hand SIGTERM and Ctrl-C on to the processes started so far, over their links."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for pid in receivers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        for one in processes:
+            pipe = one.process.stdin
+            if one.process.poll() is None and pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.write(signal_line(number))
+                    pipe.flush()
 
-    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield received
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: asked for at any time, obeyed between two steps."""
+"""SIGTERM and Ctrl-C: noted at any time, obeyed between two steps."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class StopRequested(Exception):
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells report it: 143 and 130. A pre-empted job must not look finished."""
+        """128 + signal, as shells report it (143 and 130): a pre-empted job must not look finished."""
         return 128 + self.number
 
 
 class StopSignals:
     """A context in which the first SIGTERM or SIGINT is noted instead of ending the process.
 
-    A second Ctrl-C raises KeyboardInterrupt at once: who presses it twice does not want to wait for a checkpoint.
+    A second Ctrl-C raises KeyboardInterrupt at once, without a checkpoint.
 
     Attributes:
-        received: number of the signal, None so far.
+        received: number of the signal; None so far.
     """
 
     def __init__(self) -> None:

@@ -121,27 +121,6 @@ def resolve(name: str) -> str:
         raise ConfigError(f"the address of node {name} is not known here: {error.strerror or error}") from None
 
 
-def interface_towards(address: str, interfaces: Mapping[str, list[str]]) -> tuple[str, str]:
-    """Return the network card by which this machine reaches an address, and its own address there.
-
-    Args:
-        interfaces: the addresses of each card.
-
-    Raises:
-        ConfigError: no card leads there.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))  # chooses the route; sends nothing
-        except OSError as error:
-            raise ConfigError(f"no network leads to {address}: {error.strerror}") from None
-        own = str(probe.getsockname()[0])
-    for name, addresses in interfaces.items():
-        if own in addresses:
-            return name, own
-    raise ConfigError(f"no network card has the address {own}, from which {address} is reached: set HOROVOD_GLOO_IFACE")
-
-
 def wait_for_server(point: MeetingPoint, address: str, *, patience: float = PATIENCE) -> None:
     """Wait until rank 0 serves the meeting point.
 

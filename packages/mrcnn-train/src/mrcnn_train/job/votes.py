@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 import signal
-
-import tensorflow as tf
+from typing import TYPE_CHECKING
 
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.signals import StopSignals
-from mrcnn_train.training.step import STOP, Metrics
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopVotes:
-    """What one process knows, a signal or a target that was reached, made known to all.
+    """Tells all processes of a signal or a reached target that one of them has seen.
 
-    A single process acts on it at once. Of many, each sends its votes with the metrics of its next step; they are read
-    one step later, when the device has them, so that the host never waits for the step in flight.
+    A single process acts on it at once. Each of many sends its votes with the metrics of its next step. They are read
+    one step later, when the device has them, so that the host never waits for the current step.
 
     Attributes:
-        has_reached_target: set by who finds out.
-        signal: that all processes have agreed to end for, None so far.
-        target: whether all have agreed that the target is reached.
+        has_reached_target: set by the process that finds out.
+        signal: number of the signal that all processes have agreed to end for; None so far.
+        target: whether all processes have agreed that the target is reached.
     """
 
     def __init__(self, processes: Processes, stop: StopSignals) -> None:
         self._is_alone = processes.size == 1
         self._stop = stop
-        self._travelling: list[tf.Tensor] = []  # of the step before
+        self._shares: tf.Tensor | None = None  # of the step before
         self.has_reached_target = False
         self.signal: int | None = None
         self.target = False
 
     def mine(self) -> list[bool]:
-        """The votes of this process, for `TrainStep`."""
+        """Return the votes of this process, for `TrainStep`: one for each of SIGNALS, then the target."""
         return [*(self._stop.received == number for number in SIGNALS), self.has_reached_target]
 
-    def count(self, metrics: Metrics) -> None:
-        """Take the votes out of the metrics of a step; obey those of the step before, or one's own when alone."""
-        arriving = [metrics.pop(f"{STOP}{number}") for number in range(len(SIGNALS) + 1)]
+    def count(self, shares: tf.Tensor) -> None:
+        """Obey the votes of the step before; a single process obeys its own at once.
+
+        Args:
+            shares: float32 [votes], the share of the processes that voted for each reason in this step.
+        """
         if self._is_alone:
             agreed = self.mine()
         else:
-            agreed = [float(share) > 0 for share in self._travelling] or [False] * len(arriving)
-            self._travelling = arriving
+            agreed = [False] * len(self.mine()) if self._shares is None else [s > 0 for s in self._shares.numpy()]
+            self._shares = shares
         for number, vote in zip(SIGNALS, agreed, strict=False):
             if vote:
                 self.signal = number

@@ -1,7 +1,7 @@
-"""Ends a process that got nowhere for too long, because it hangs or waits for one that does.
+"""End a process that makes no progress, because it hangs or waits for one that does.
 
-Horovod's own check for that, HOROVOD_STALL_SHUTDOWN_TIME_SECONDS, does not act in 0.28.1 over Gloo (tried in
-test_ranks.py). Every process of a job watches itself, so all of them end.
+Horovod's own check, HOROVOD_STALL_SHUTDOWN_TIME_SECONDS, does not work in 0.28.1 over Gloo (seen in test_ranks.py).
+Every process of a job watches itself, so all of them end.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from mrcnn_train.errors import EXIT_PEER_LOST
 
 
 class Watchdog:
-    """Looks, in a thread and until `stop`, whether `progress` is called in time; else shows where the process is, and
-    ends it.
+    """A thread that ends the process, after showing where it is, if `progress` is not called in time.
 
     Args:
-        patience: seconds from one call to the next.
+        patience: the longest time from one call to the next, seconds.
         rank: for the message.
     """
 
@@ -32,11 +31,11 @@ class Watchdog:
         threading.Thread(target=self._watch, name="mrcnn-watchdog", daemon=True).start()
 
     def progress(self) -> None:
-        """Note that the process gets on."""
+        """Note that the process works."""
         self._last = time.monotonic()
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the watch."""
         self._stopped.set()
 
     def _watch(self) -> None:
@@ -45,9 +44,9 @@ class Watchdog:
                 return
         faulthandler.dump_traceback(all_threads=True)
         print(
-            f"mrcnn_train: error: process {self._rank}: no step and no exchange in {self._patience / 60:g} minutes: it "
-            "hangs where the lines above say, or waits there for one that hangs (distributed.timeout_minutes)",
+            f"mrcnn_train: error: process {self._rank}: no step and no exchange in {self._patience / 60:g} minutes "
+            "(distributed.timeout_minutes): it hangs where the lines above show, or waits there for another process",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(EXIT_PEER_LOST)  # the thread that hangs would not notice anything softer
+        os._exit(EXIT_PEER_LOST)  # an exception would not reach the thread that hangs

@@ -1,4 +1,4 @@
-"""Loss and AP over minutes as a picture."""
+"""The picture of loss and AP over minutes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mrcnn_train.record.metrics_log import Row
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     """Write a PNG: the losses above, box and mask AP below, both over minutes since the start."""
-    from matplotlib.figure import Figure  # no pyplot: it would look for a display and keep every figure
+    from matplotlib.figure import Figure  # not pyplot, which looks for a display and keeps every figure
 
     train = [row for row in rows if row["kind"] == "train"]
     evaluations = [row for row in rows if row["kind"] == "evaluation"]

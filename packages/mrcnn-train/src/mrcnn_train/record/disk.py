@@ -1,4 +1,4 @@
-"""A disk that is full, or gone, as one line."""
+"""Report a full or lost disk in one line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.errors import SaveError
-from mrcnn_train.training.checkpoint import CHECKPOINTS_DIR, complete_checkpoints
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 FULL = "No space left on device"
@@ -16,7 +16,7 @@ FULL = "No space left on device"
 
 @contextlib.contextmanager
 def disk_errors(run_dir: Path) -> Iterator[None]:
-    """Turn what a write below `run_dir` fails with into SaveError, which names the last whole checkpoint."""
+    """Turn the error of a write below `run_dir` into SaveError, which names the last complete checkpoint."""
     try:
         yield
     except OSError as error:
@@ -24,7 +24,7 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
             raise
         raise SaveError(_message(run_dir, error.strerror or FULL)) from error
     except Exception as error:
-        # TensorBoard's writer raises TensorFlow's own kind, with the system's words in it.
+        # TensorBoard's writer raises an error of TensorFlow's with the system's words in it.
         if not type(error).__module__.startswith("tensorflow") or FULL not in str(error):
             raise
         raise SaveError(_message(run_dir, FULL)) from error
@@ -32,5 +32,5 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
 
 def _message(run_dir: Path, reason: str) -> str:
     whole = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
-    last = f"resume={run_dir} will go on from {whole[-1].name}" if whole else "there is no checkpoint yet"
+    last = f"resume={run_dir} continues from {whole[-1].name}" if whole else "there is no checkpoint yet"
     return f"{run_dir} cannot be written: {reason}; {last}"

@@ -1,4 +1,4 @@
-"""What a run measured, kept three ways: metrics.jsonl for programs, TensorBoard, and rows in memory for the plot."""
+"""The numbers of a run: metrics.jsonl for programs, TensorBoard, and rows in memory for curves and report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
-from mrcnn_data.images.header import read_header
+from mrcnn_data.images import read_header
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
@@ -22,10 +22,10 @@ class MetricsLog:
     """Rows of three kinds, "train", "epoch" and "evaluation"; each has `step` (updates done) and `minutes`.
 
     Args:
-        start_step: rows after it are of a part of the run that is being repeated, and are removed.
+        start_step: rows after it are removed, because the resumed run repeats those steps.
 
     Attributes:
-        rows: all of them, those of earlier parts of the run included.
+        rows: all of them, with those of earlier launches of the run.
     """
 
     def __init__(self, run_dir: Path, *, start_step: int) -> None:
@@ -48,15 +48,15 @@ class MetricsLog:
         self._writer.flush()
 
     def histograms(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Show distributions in TensorBoard, under tags that no scalar has: it takes a tag for one kind only."""
+        """Show distributions in TensorBoard, under tags that no scalar has: a tag can have one kind only."""
         with self._writer.as_default(step=step):
             for name, sample in values.items():
                 tf.summary.histogram(f"distribution/{name}", sample)
 
     def picture(self, step: int, name: str, png: Path) -> None:
-        """Show a PNG file in TensorBoard, as it is: `tf.summary.image` would take a second to encode it again."""
+        """Show a PNG file in TensorBoard as it is; `tf.summary.image` would take a second to encode it again."""
         header = read_header(png)
-        assert header is not None, f"{png} is no picture"
+        assert header is not None, f"{png} is not a picture"
         height, width = map(str, header.size)
         metadata = create_summary_metadata(display_name=None, description="")
         with self._writer.as_default(step=step):
@@ -67,7 +67,7 @@ class MetricsLog:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a metrics file; a last line that was cut off by a kill is left out. No file, no rows."""
+    """Read a metrics file without a last line that was cut off; a file that does not exist has no rows."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a bar on a terminal, plain lines anywhere else."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mrcnn_eval import EvalResult
-from mrcnn_eval.report.tables import ap_tables
-from mrcnn_train.record.headline import describe_ap, headline
+from mrcnn_eval.report import ap_tables
+from mrcnn_train.record.scores import describe_ap, logged_numbers
+from mrcnn_train.training.evaluation import Results
 
 
 class ProgressDisplay:
@@ -17,17 +17,17 @@ class ProgressDisplay:
 
     Args:
         total_steps: of the run.
-        start_step: done before.
+        start_step: steps done in earlier launches.
     """
 
     def __init__(self, *, total_steps: int, start_step: int) -> None:
         self._console = Console()
         self._total_steps = total_steps
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -41,11 +41,11 @@ class ProgressDisplay:
         self._bar.stop()
 
     def step(self, done: int) -> None:
-        """Note that so many steps are done."""
+        """Show that `done` steps are done."""
         self._bar.update(self._task, completed=done)
 
     def log(self, done: int, row: Mapping[str, float], *, epoch: float, images_per_step: int, is_first: bool) -> None:
-        """Show the numbers of the last window; the first step's time holds the compilation, and predicts nothing."""
+        """Show the numbers of the last window. The first step compiles, so it tells no remaining time."""
         remaining = (self._total_steps - done) * images_per_step / row["images_per_second"]
         left = "compiling" if is_first else f"{_duration(remaining)} left"
         skipped = f"{row['skipped_steps']:.0f} skipped  " if row.get("skipped_steps") else ""
@@ -62,16 +62,23 @@ class ProgressDisplay:
         self._bar.update(self._task, description=f"evaluate {done}/{total}")
 
     def detected(self) -> None:
-        """Note that an evaluation is through its images."""
+        """Show that an evaluation has seen all images."""
         self._bar.update(self._task, description="train")
 
-    def evaluated(self, step: int, result: EvalResult) -> None:
-        """Print the one or two numbers of an evaluation that matter most."""
-        self._console.print(f"evaluation after {step} steps: {describe_ap(headline(result))}", highlight=False)
+    def evaluated(self, step: int, results: Results) -> None:
+        """Print box AP and mask AP of an evaluation."""
+        self._print(f"evaluation after {step} steps: {describe_ap(logged_numbers(results))}")
 
-    def tables(self, result: EvalResult) -> None:
+    def tables(self, results: Results) -> None:
         """Print all numbers of an evaluation."""
-        self._console.print(ap_tables(result))
+        for name, result in results.items():
+            if len(results) > 1:
+                self._print(f"{name}:")
+            self._console.print(ap_tables(result))
+
+    def _print(self, text: str) -> None:
+        """Print text that may hold names of the user's: rich would read markup and emoji codes in it."""
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

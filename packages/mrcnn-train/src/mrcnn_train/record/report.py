@@ -1,42 +1,45 @@
-"""The report of a finished run: what was asked for, what came out, and the pictures."""
+"""The report of a finished run: plan, results and pictures."""
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mrcnn_train.record.headline import AP_NAMES, total_ap
+from mrcnn_data import visible
 from mrcnn_train.record.metrics_log import Row
+from mrcnn_train.record.scores import AP_NAMES, total_ap
+from mrcnn_train.training.evaluation import EvaluationFiles
 
 
 def write_run_report(
-    path: Path, *, name: str, plan: str, rows: Sequence[Row], curves: str, ap_table: str, contact_sheet: str
+    path: Path, *, name: str, plan: str, rows: Sequence[Row], curves: str, files: Mapping[str, EvaluationFiles]
 ) -> None:
     """Write RUN_DIR/report.md.
 
     Args:
         plan: as printed before the first step.
         rows: of metrics.jsonl.
-        curves, ap_table, contact_sheet: file names beside the report; the last two are left out where they are missing.
+        curves: file name beside the report.
+        files: of each validation set, beside the report; those that do not exist are left out.
     """
-    train = [row for row in rows if row["kind"] == "train"]
-    evaluations = [row for row in rows if row["kind"] == "evaluation"]
-    epochs = [row for row in rows if row["kind"] == "epoch"]
+    train, epochs, evaluations = ([row for row in rows if row["kind"] == k] for k in ("train", "epoch", "evaluation"))
     parts = [
-        f"# {name}",
+        f"# {visible(name)}",
         _code(plan),
         "## Training",
         _training_table(train, epochs),
         f"![loss and AP over minutes]({curves})",
     ]
     if evaluations:
-        parts += ["## Evaluations", _evaluation_table(evaluations)]
-    table = path.with_name(ap_table)
-    if table.exists():
-        parts += ["## AP of the last evaluation", _code(table.read_text())]
-    if path.with_name(contact_sheet).exists():
-        parts.append(f"![ground truth, and predictions beside it]({contact_sheet})")
+        parts += ["## Evaluations", _evaluation_table(evaluations, sets=list(files))]
+    for val, (table, sheet, _) in files.items():
+        of_set = f" on {val}" if len(files) > 1 else ""
+        if path.with_name(table).exists():
+            parts += [f"## AP of the last evaluation{of_set}", _code(path.with_name(table).read_text())]
+        if path.with_name(sheet).exists():
+            parts.append(f"![ground truth{of_set}, and predictions beside it]({sheet})")
     path.write_text("\n\n".join(parts) + "\n")
 
 
@@ -49,7 +52,7 @@ def _training_table(rows: Sequence[Row], epochs: Sequence[Row]) -> str:
         "epochs": f"{last['epoch']:.2f}",
         "minutes": f"{last['minutes']:.1f}",
         "images per second, median of the log lines": f"{statistics.median(r['images_per_second'] for r in rows):.2f}",
-        "seconds of a step that data were waited for, median": f"{statistics.median(r['data_wait'] for r in rows):.4f}",
+        "seconds a step waits for data, median": f"{statistics.median(r['data_wait'] for r in rows):.4f}",
         "loss, first and last line": f"{rows[0]['total']:.3f}, {last['total']:.3f}",
     }
     if epochs:
@@ -62,17 +65,25 @@ def _training_table(rows: Sequence[Row], epochs: Sequence[Row]) -> str:
     return _table(("", ""), list(lines.items()))
 
 
-def _evaluation_table(rows: Sequence[Row]) -> str:
+def _evaluation_table(rows: Sequence[Row], *, sets: Sequence[str]) -> str:
+    """Write a line for each evaluation; of several validation sets one for the mean and one for each."""
     best = max(rows, key=total_ap)
     names = [name for name in AP_NAMES if name in best]
-    headings = ("step", "epoch", *(name.replace("_", " ") for name in names), "")
-    return _table(
-        headings,
-        [
-            (str(r["step"]), f"{r['epoch']:.2f}", *(f"{r[n]:.3f}" for n in names), "best" if r is best else "")
-            for r in rows
-        ],
-    )
+    prefixes = {"": ""} if len(sets) == 1 else {"mean": "", **{name: f"{name}/" for name in sets}}
+    headings = ["step", "epoch", *(name.replace("_", " ") for name in names), ""]
+    if len(prefixes) > 1:
+        headings.insert(2, "set")
+    lines = []
+    for row in rows:
+        for label, prefix in prefixes.items():
+            if any(prefix + name not in row for name in names):
+                continue  # a set that was added when the run was resumed
+            line = [str(row["step"]), f"{row['epoch']:.2f}", *(f"{row[prefix + name]:.3f}" for name in names)]
+            line.append("best" if row is best and not prefix else "")
+            if len(prefixes) > 1:
+                line.insert(2, label)
+            lines.append(line)
+    return _table(headings, lines)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -80,4 +91,6 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"```\n{text.strip()}\n```"
+    """Make a code block, whose fence is longer than any in the text."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+    return f"{fence}\n{text.strip()}\n{fence}"

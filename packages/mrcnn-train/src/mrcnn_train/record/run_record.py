@@ -3,65 +3,76 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn_eval import CocoEvaluator, EvalResult
+from mrcnn_eval import CocoEvaluator
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR
 from mrcnn_train.record.curves import draw_curves
-from mrcnn_train.record.headline import headline, total_ap
 from mrcnn_train.record.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
 from mrcnn_train.record.report import write_run_report
+from mrcnn_train.record.scores import logged_numbers, total_ap
 from mrcnn_train.record.window import Numbers
 from mrcnn_train.training.checkpoint import (
-    CHECKPOINTS_DIR,
-    TrainerState,
+    CheckpointState,
     mark_best,
     prune_checkpoints,
     save_checkpoint,
     step_name,
 )
-from mrcnn_train.training.evaluation import AP_TABLE, CONTACT_SHEET, Evaluation
+from mrcnn_train.training.evaluation import Evaluation, EvaluationFiles, Results, evaluation_files
 from mrcnn_train.training.initial_weights import WEIGHTS_FILE
-from mrcnn_train.training.start import Trainer
+from mrcnn_train.training.state import TrainingState
 
 CURVES = "curves.png"
 REPORT = "report.md"
 
 
 class Scored(NamedTuple):
-    """The numbers of the weights after `step` updates."""
+    """The evaluation of the weights after `step` updates."""
 
     step: int
-    result: EvalResult
+    results: Results
 
 
 class _Scoring(NamedTuple):
-    """An evaluation whose images are detected, while a thread scores it."""
+    """An evaluation whose detections a thread is scoring."""
 
     step: int
     epoch: float
-    result: Future[EvalResult]
+    results: Future[Results]
 
 
 class RunRecord:
-    """Writes into a run directory. Minutes count from the start of the run, earlier parts of it included.
+    """Writes into a run directory. Minutes count from the start of the run, with all its launches.
 
     Args:
         seed, global_batch: written into the checkpoints.
-        keep_last: checkpoints kept besides the best.
+        keep_last: checkpoints to keep besides the best.
+        val_names: of the validation sets.
     """
 
-    def __init__(self, run_dir: Path, trainer: Trainer, *, seed: int, global_batch: int, keep_last: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        state: TrainingState,
+        *,
+        seed: int,
+        global_batch: int,
+        keep_last: int,
+        val_names: Sequence[str],
+    ) -> None:
         self.run_dir = run_dir
         self._checkpoints = run_dir / CHECKPOINTS_DIR
-        self._trainer = trainer
+        self._state = state
         self._seed = seed
         self._global_batch = global_batch
         self._keep_last = keep_last
-        self._began = time.perf_counter() - trainer.elapsed_seconds
-        self._log = MetricsLog(run_dir, start_step=trainer.start_step)
+        self._files: dict[str, EvaluationFiles] = evaluation_files(val_names)
+        self._began = time.perf_counter() - state.elapsed_seconds
+        self._log = MetricsLog(run_dir, start_step=state.start_step)
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="mrcnn-score")
         self._scoring: _Scoring | None = None
         self._drawing: Future[None] | None = None  # of the curves, by the same thread
@@ -76,50 +87,52 @@ class RunRecord:
         self._log.write("epoch", step, {**throughput, "epoch": epoch, "minutes": self._minutes()})
 
     def save(self, step: int, *, epoch: float, learning_rate: float) -> None:
-        """Write a checkpoint of the weights after `step` updates; drop the oldest.
+        """Write a checkpoint of the weights after `step` updates, and delete the oldest.
 
         Raises:
-            SaveError: the disk refuses.
+            SaveError: the disk is full or refuses.
         """
-        state = TrainerState(
+        position = CheckpointState(
             step=step,
             seed=self._seed,
             global_batch=self._global_batch,
             epoch=epoch,
             learning_rate=learning_rate,
             elapsed_seconds=time.perf_counter() - self._began,
+            data=self._state.data,
         )
-        trainer = self._trainer
+        state = self._state
         save_checkpoint(
             self._checkpoints,
-            model=trainer.model,
-            card=trainer.card,
-            optimizer=trainer.optimizer,
-            loss_scale=trainer.loss_scale,
-            state=state,
+            model=state.model,
+            card=state.card,
+            optimizer=state.optimizer,
+            loss_scale=state.loss_scale,
+            state=position,
         )
         scoring = None if self._scoring is None else step_name(self._scoring.step)
         prune_checkpoints(self._checkpoints, keep_last=self._keep_last, also=scoring)
 
-    def score(self, evaluation: Evaluation, evaluator: CocoEvaluator, *, step: int, epoch: float) -> None:
-        """Begin to score what was detected with the weights after `step` updates, which are saved."""
+    def score(self, evaluation: Evaluation, evaluators: Sequence[CocoEvaluator], *, step: int, epoch: float) -> None:
+        """Start to score the detections of the weights after `step` updates, which are saved."""
         assert self._scoring is None
         if self._drawing is not None:
             self._drawing.result()
-        future = self._scorer.submit(evaluation.score, evaluator, self.run_dir, step=step)
+        future = self._scorer.submit(evaluation.score, evaluators, self.run_dir, step=step)
         self._scoring = _Scoring(step, epoch, future)
 
     @property
     def is_scoring(self) -> bool:
+        """Whether an evaluation is being scored, or was and has not been fetched."""
         return self._scoring is not None
 
     @property
     def has_scored(self) -> bool:
-        """Whether `scored` would not have to wait."""
-        return self._scoring is not None and self._scoring.result.done()
+        """Whether `scored` would return without waiting."""
+        return self._scoring is not None and self._scoring.results.done()
 
     def scored(self) -> Scored:
-        """Wait for the score; log it, and mark the weights where they are the best.
+        """Wait for the scores, log them, and mark the weights if they are the best.
 
         Raises:
             Whatever the scorer raised.
@@ -127,19 +140,21 @@ class RunRecord:
         assert self._scoring is not None
         step, epoch, future = self._scoring
         self._scoring = None
-        result = future.result()
-        values = {**headline(result), "epoch": epoch, "minutes": self._minutes()}
+        results = future.result()
+        values = {**logged_numbers(results), "epoch": epoch, "minutes": self._minutes()}
         earlier = self.best
-        self._log.picture(step, "evaluation/predictions", self.run_dir / CONTACT_SHEET)
+        for name in results:
+            tag = "evaluation/predictions" if len(results) == 1 else f"evaluation/{name}/predictions"
+            self._log.picture(step, tag, self.run_dir / self._files[name].contact_sheet)
         self._log.write("evaluation", step, values)
         if earlier is None or total_ap(values) > total_ap(earlier):
             mark_best(self._checkpoints, self._checkpoints / step_name(step))
         self._drawing = self._scorer.submit(draw_curves, self.run_dir / CURVES, list(self._log.rows))
-        return Scored(step, result)
+        return Scored(step, results)
 
     @property
     def best(self) -> Row | None:
-        """The evaluation with the highest box AP + mask AP, the first of equals."""
+        """The evaluation with the highest box AP + mask AP, the first of equals; None before the first one."""
         evaluations = [row for row in self._log.rows if row["kind"] == "evaluation"]
         return max(evaluations, key=total_ap, default=None)
 
@@ -147,30 +162,24 @@ class RunRecord:
         return (time.perf_counter() - self._began) / 60
 
     def is_evaluated(self, step: int) -> bool:
+        """Return whether the weights after `step` updates have been evaluated."""
         return any(row["kind"] == "evaluation" and row["step"] == step for row in self._log.rows)
 
     def close(self) -> None:
-        """Draw the curves to the end and close the logs."""
+        """Draw the final curves and close the logs."""
         if self._drawing is not None and not self._drawing.cancel():
-            self._drawing.exception()  # waits: both write the same file
+            self._drawing.exception()  # waits, because both write the same file
         self._scorer.shutdown(wait=False, cancel_futures=True)
         draw_curves(self.run_dir / CURVES, self._log.rows)
         self._log.close()
 
     def report(self, *, name: str, plan: str) -> None:
-        """Write report.md, of a run that has finished."""
-        write_run_report(
-            self.run_dir / REPORT,
-            name=name,
-            plan=plan,
-            rows=self._log.rows,
-            curves=CURVES,
-            ap_table=AP_TABLE,
-            contact_sheet=CONTACT_SHEET,
-        )
+        """Write report.md of a finished run."""
+        path = self.run_dir / REPORT
+        write_run_report(path, name=name, plan=plan, rows=self._log.rows, curves=CURVES, files=self._files)
 
     def contents(self) -> str:
-        """Say where things are, a line each, for what there is."""
+        """Return a line for each thing in the directory, with its path."""
         names = {
             CHECKPOINTS_DIR: "checkpoints",
             WEIGHTS_FILE: "weights that did not fit",
@@ -178,8 +187,10 @@ class RunRecord:
             TENSORBOARD_DIR: "TensorBoard",
             REPORT: "report",
             CURVES: "loss and AP over minutes",
-            AP_TABLE: "AP table",
-            CONTACT_SHEET: "predictions beside ground truth",
         }
+        for name, files in self._files.items():
+            of_set = f" ({name})" if len(self._files) > 1 else ""
+            names[files.ap_table] = f"AP table{of_set}"
+            names[files.contact_sheet] = f"predictions beside ground truth{of_set}"
         present = [(self.run_dir / name, what) for name, what in names.items() if (self.run_dir / name).exists()]
         return "\n".join(f"{what + ':':33} {path}" for path, what in present)

@@ -1,4 +1,4 @@
-"""The steps since the last log line, whose numbers stay on the device until it is written; and those of an epoch."""
+"""The numbers of the steps since the last log line, and the throughput of an epoch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 from mrcnn_train.errors import DivergedError
 from mrcnn_train.training.loss_scale import MINIMUM
-from mrcnn_train.training.step import LOSS_NAMES, Metrics
+from mrcnn_train.training.step import LOSS_NAMES, StepMetrics
 
-COUNTS = ("valid_proposals", "foreground_anchors", "foreground_rois")  # of an image, on average over those of a step
-LATEST = ("loss_scale", "skipped_steps")  # not averaged: the last value says all
+COUNTS = ("valid_proposals", "foreground_anchors", "foreground_rois")  # per image, averaged over those of a step
+LATEST = ("loss_scale", "skipped_steps")  # not averaged: the last value is logged
 
 
 class _Step(NamedTuple):
     step: int
-    metrics: Metrics
+    metrics: StepMetrics
     learning_rate: float
     image_ids: list[Any]
 
@@ -28,10 +28,11 @@ class Numbers(NamedTuple):
     """What the steps of a window measured.
 
     Attributes:
-        means: over the steps, `images_per_second` of all processes, `data_wait` (seconds a step) and the last
-            learning rate. With a loss scale the steps that it skipped have no part in the mean of `gradient_norm`,
-            which is missing where all of them were skipped; `loss_scale` and `skipped_steps` are the last ones.
-        counts: of every step, of what there are COUNTS.
+        means: of the losses and statistics over the steps, `images_per_second` of all processes, `data_wait` in seconds
+            a step, with many processes the `slowest_rank` and its `slowest_data_wait`, and the last `learning_rate`,
+            `loss_scale` and `skipped_steps`. The mean of `gradient_norm` leaves out steps that the loss scale skipped;
+            if all were skipped there is none.
+        counts: the numbers of each step, by name, for the names in COUNTS.
     """
 
     means: dict[str, float]
@@ -39,30 +40,33 @@ class Numbers(NamedTuple):
 
 
 class Window:
-    """Collects steps, and time spent on them and on waiting for their data.
+    """Collects steps, whose numbers stay on the device until they are read, and the time for them and for their data.
 
     Args:
         images_per_step: of all processes.
-        gather: tells the image ids of a step to all processes, which come to it together: they saw the same numbers.
+        gather: returns the image ids of all processes. It is called when a loss is not finite, which all processes see
+            at the same step.
     """
 
     def __init__(self, *, images_per_step: int, gather: Callable[[list[Any]], list[list[Any]]]) -> None:
         self._images_per_step = images_per_step
         self._gather = gather
-        self._steps: list[_Step] = []
-        self.data_wait = 0.0  # seconds
-        self._start = time.perf_counter()
+        self.restart()
 
-    def add(self, step: int, metrics: Metrics, *, learning_rate: float, image_ids: Sequence[Any]) -> None:
+    def add(
+        self, step: int, metrics: StepMetrics, *, learning_rate: float, image_ids: Sequence[Any], data_wait: float = 0.0
+    ) -> None:
+        """Add a step, and the seconds that it waited for data."""
         self._steps.append(_Step(step, metrics, learning_rate, list(image_ids)))
+        self._data_wait += data_wait
 
     def read(self) -> Numbers:
-        """Fetch the numbers and begin anew.
+        """Fetch the numbers, and start over.
 
         Raises:
             DivergedError: a loss of one of the steps is not finite.
         """
-        steps, values = self._steps, [{k: float(v) for k, v in one.metrics.items()} for one in self._steps]
+        steps, values = self._steps, [one.metrics.scalars() for one in self._steps]
         for one, numbers in zip(steps, values, strict=True):
             self._require_finite(one, numbers)
         seconds = time.perf_counter() - self._start
@@ -70,19 +74,19 @@ class Window:
         means = {name: value for name, value in means.items() if math.isfinite(value)}
         means["learning_rate"] = steps[-1].learning_rate
         means["images_per_second"] = len(steps) * self._images_per_step / seconds
-        means["data_wait"] = self.data_wait / len(steps)
+        means["data_wait"] = self._data_wait / len(steps)
+        means |= _slowest([one.metrics.waits.numpy() for one in steps])
         self.restart()
         return Numbers(means, {name: [numbers[name] for numbers in values] for name in COUNTS})
 
     def restart(self) -> None:
-        """Forget the steps, and the time that has passed (for evaluations and checkpoints, which are not training)."""
-        self._steps, self.data_wait, self._start = [], 0.0, time.perf_counter()
-
-    def __len__(self) -> int:
-        return len(self._steps)
+        """Forget the steps and the time so far: evaluations and checkpoints are not training."""
+        self._steps: list[_Step] = []
+        self._data_wait = 0.0
+        self._start = time.perf_counter()
 
     def _require_finite(self, one: _Step, numbers: dict[str, float]) -> None:
-        is_skipped = numbers.get("loss_scale", 0.0) > MINIMUM  # a lower scale may still help
+        is_skipped = numbers.get("loss_scale", 0.0) > MINIMUM  # a lower scale can still help
         for name in (*LOSS_NAMES, "total", *(() if is_skipped else ("gradient_norm",))):
             if not math.isfinite(numbers[name]):
                 image_ids = [image_id for ids in self._gather(one.image_ids) for image_id in ids]
@@ -93,8 +97,20 @@ class Window:
                 )
 
 
+def _slowest(waits: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return which process waited longest for its data, and for how many seconds a step; nothing for one process.
+
+    All processes take a step together, so each step takes as long as the slowest makes it.
+    """
+    means = np.mean(waits, axis=0)  # [processes]
+    if len(means) == 1:
+        return {}
+    slowest = int(means.argmax())
+    return {"slowest_rank": slowest, "slowest_data_wait": float(means[slowest])}
+
+
 class EpochMeter:
-    """Adds up the time of the steps of an epoch; that of evaluations and checkpoints is not theirs.
+    """Adds up the time of the steps of an epoch, without that of evaluations and checkpoints.
 
     Args:
         images_per_step: of all processes.
@@ -105,13 +121,13 @@ class EpochMeter:
         self._steps, self._seconds, self._data_wait = 0, 0.0, 0.0
 
     def add(self, *, seconds: float, data_wait: float) -> None:
-        """Note a step: its time, and how much of that was spent waiting for data."""
+        """Add the time of a step, and how much of it was spent waiting for data."""
         self._steps += 1
         self._seconds += seconds
         self._data_wait += data_wait
 
     def read(self) -> dict[str, float] | None:
-        """Images per second and seconds of a step that data were waited for, and begin anew; without steps None."""
+        """Return images per second and the seconds a step waited for data, and start over; None without steps."""
         steps, seconds, data_wait = self._steps, self._seconds, self._data_wait
         self._steps, self._seconds, self._data_wait = 0, 0.0, 0.0
         if steps == 0:

@@ -1,9 +1,9 @@
-"""Checkpoints of a run: the model as any program reads it, and beside it what only the trainer needs to go on.
+"""Checkpoints of a run: the model for any program, and beside it what the trainer needs to resume.
 
 RUN/checkpoints/step-XXXXXXXX/ holds model.safetensors, model.json (mrcnn_model), trainer.safetensors and trainer.json;
 the text file RUN/checkpoints/best names the step folder of the best evaluation. trainer.safetensors holds the variables
-of the optimizer as SLOT/VARIABLE and the loss scale. Where the run averages its weights, the average is the model, and
-the weights in training are beside it as weights/VARIABLE.
+of the optimizer as SLOT/VARIABLE, and the loss scale. If the run averages its weights, the model is the average, and
+trainer.safetensors holds the weights in training as weights/VARIABLE.
 """
 
 from __future__ import annotations
@@ -22,30 +22,39 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
+from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete
 from mrcnn_train.errors import SaveError
+from mrcnn_train.training.fingerprint import Fingerprint
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
 
-CHECKPOINTS_DIR = "checkpoints"  # of a run directory
 TRAINER_ARRAYS = "trainer.safetensors"
-TRAINER_FILE = "trainer.json"
 BEST = "best"
 PARTIAL = "partial-"  # begins the name of a folder that is being written
 
 
 @dataclasses.dataclass
-class TrainerState:
-    """Where a run stands. Learning rate and data order follow from the step; they are there to be read by people."""
+class CheckpointState:
+    """The position of a run. Epoch and learning rate follow from the step, and are here for people to read.
 
-    step: int  # updates done; the next one has this number
+    Attributes:
+        step: updates done; the next one has this number.
+        learning_rate: of the last update.
+        elapsed_seconds: of training, over all launches.
+        data: fingerprint of the training data; None in checkpoints of version 0.1.
+    """
+
+    step: int
     seed: int
     global_batch: int
     epoch: float
-    learning_rate: float  # of the last update
-    elapsed_seconds: float  # of training, over all resumed parts
+    learning_rate: float
+    elapsed_seconds: float
+    data: Fingerprint | None = None
 
 
 def step_name(step: int) -> str:
+    """Return the name of the checkpoint folder after `step` updates."""
     return f"step-{step:08d}"
 
 
@@ -55,24 +64,26 @@ def save_checkpoint(
     model: MaskRCNN,
     card: ModelCard,
     optimizer: Optimizer,
-    state: TrainerState,
+    state: CheckpointState,
     loss_scale: LossScale | None = None,
 ) -> Path:
-    """Write a checkpoint that is there completely or not at all: a folder beside, flushed to the disk, then renamed.
+    """Write a checkpoint completely or not at all: into another folder, which is flushed to the disk, then renamed.
 
     Returns:
-        Its folder. One of this step that is there already stays as it is.
+        Its folder. A complete checkpoint of this step stays as it is.
 
     Raises:
-        SaveError: the disk is full or refuses. Checkpoints written before are untouched.
+        SaveError: the disk is full or refuses. Earlier checkpoints stay as they are.
     """
     target = checkpoints / step_name(state.step)
-    if target.exists():
+    if is_complete(target):
         return target
     partial = checkpoints / (PARTIAL + target.name)
     with _explained(target):
         checkpoints.mkdir(parents=True, exist_ok=True)
         remove_leftovers(checkpoints)
+        if target.exists():  # cut off while a service copied it here
+            shutil.rmtree(target)
         optimizer.swap_average()
         try:
             save_model(partial, model, card)
@@ -96,14 +107,14 @@ def _explained(target: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
-            remove_leftovers(target.parent)  # a full disk is not to stay full of half a checkpoint
+            remove_leftovers(target.parent)  # half a checkpoint would keep the disk full
         whole = complete_checkpoints(target.parent)
-        last = f"the last whole one is {whole[-1]}" if whole else "there is none yet"
+        last = f"the last complete one is {whole[-1]}" if whole else "there is none yet"
         raise SaveError(f"checkpoint {target} cannot be written: {error}; {last}") from error
 
 
 def remove_leftovers(checkpoints: Path) -> None:
-    """Delete what a run left that died, or failed, while it wrote."""
+    """Delete checkpoints that were not finished, because the run died or failed while it wrote."""
     for leftover in checkpoints.glob(f"{PARTIAL}*"):
         shutil.rmtree(leftover)
 
@@ -114,7 +125,7 @@ def restore_checkpoint(
     """Fill model, optimizer and loss scale.
 
     Raises:
-        CheckpointError: a file is missing, torn, or of another model or another kind of run.
+        CheckpointError: a file is missing, torn, or of another model, optimizer or precision.
     """
     report = load_weights(model, checkpoint)
     arrays = _read_arrays(checkpoint / TRAINER_ARRAYS)
@@ -132,7 +143,7 @@ def restore_checkpoint(
 
 
 def _trainer_variables(optimizer: Optimizer, loss_scale: LossScale | None) -> dict[str, tf.Variable]:
-    """What trainer.safetensors holds, by key; the average and the weights are exchanged when it is read and written."""
+    """Return what trainer.safetensors holds, by key; reading and writing exchange the weights and their average."""
     keys = [variable_key(variable) for variable in optimizer.variables]
     variables = {
         f"{'weights' if slot == 'average' else slot}/{key}": variable
@@ -144,7 +155,7 @@ def _trainer_variables(optimizer: Optimizer, loss_scale: LossScale | None) -> di
     return variables
 
 
-def read_state(checkpoint: Path) -> TrainerState:
+def read_state(checkpoint: Path) -> CheckpointState:
     """Read `trainer.json`.
 
     Raises:
@@ -152,18 +163,13 @@ def read_state(checkpoint: Path) -> TrainerState:
     """
     path = checkpoint / TRAINER_FILE
     try:
-        return TrainerState(**json.loads(path.read_text()))
+        return CheckpointState(**json.loads(path.read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def complete_checkpoints(checkpoints: Path) -> list[Path]:
-    """List the step folders that training can go on from, oldest first."""
-    return sorted(folder for folder in checkpoints.glob("step-*") if (folder / TRAINER_FILE).is_file())
-
-
 def mark_best(checkpoints: Path, checkpoint: Path) -> None:
-    """Make `best` name this checkpoint."""
+    """Write the name of a checkpoint to the file `best`."""
     partial = checkpoints / (BEST + ".partial")
     partial.write_text(checkpoint.name + "\n")
     _flush(partial)
@@ -171,13 +177,13 @@ def mark_best(checkpoints: Path, checkpoint: Path) -> None:
 
 
 def best_name(checkpoints: Path) -> str | None:
-    """The folder name that `best` holds, None where there is none."""
+    """Return the name in the file `best`; None if there is no such file."""
     path = checkpoints / BEST
     return path.read_text().strip() if path.is_file() else None
 
 
 def prune_checkpoints(checkpoints: Path, *, keep_last: int, also: str | None = None) -> None:
-    """Delete all but the newest `keep_last`, the best, and the one named `also`, which may turn out to be the best."""
+    """Delete all but the newest `keep_last`, the best, and the one named `also`, which may become the best."""
     kept = (best_name(checkpoints), also)
     for folder in complete_checkpoints(checkpoints)[:-keep_last]:
         if folder.name not in kept:
@@ -192,7 +198,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until the disk has it, else a power cut after the rename could leave an empty file under the final name."""
+    """Wait until the disk has a file: else a power cut after the rename could leave an empty one under its name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,27 +1,53 @@
-"""AP of the model in training, with its files in the run directory."""
+"""AP of the model in training on each validation set, with its files in the run directory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mrcnn_data import CocoDataset
 from mrcnn_eval import CocoEvaluator, EvalResult
-from mrcnn_eval.inference.dataset import compiled_detect, detect_dataset
-from mrcnn_eval.report.pictures import draw_contact_sheet
-from mrcnn_eval.report.tables import write_ap_table, write_metrics
+from mrcnn_eval.inference import Preprocessing, Share, compiled_detect, detect_dataset, new_evaluator
+from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.config.options import EvalOptions
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.training.checkpoint import step_name
+from mrcnn_train.training.datasets import ValSet
 
 AP_TABLE = "ap_table.txt"
 CONTACT_SHEET = "contact_sheet.png"
 EVALUATION_DIR = "evaluation"
 
+Results = dict[str, EvalResult]  # by name of the validation set
+
+
+class EvaluationFiles(NamedTuple):
+    """Where the files of a validation set are, below the run directory; of several sets with the set's name."""
+
+    ap_table: str
+    contact_sheet: str
+    numbers_suffix: str
+
+
+def evaluation_files(names: Sequence[str]) -> dict[str, EvaluationFiles]:
+    """Return the files of each validation set.
+
+    >>> evaluation_files(["val"])["val"].ap_table
+    'ap_table.txt'
+    >>> evaluation_files(["day", "night"])["night"].ap_table
+    'ap_table-night.txt'
+    """
+    files = {}
+    for name in names:
+        suffix = "" if len(names) == 1 else f"-{name}"
+        table, sheet = (f"{path.stem}{suffix}{path.suffix}" for path in (Path(AP_TABLE), Path(CONTACT_SHEET)))
+        files[name] = EvaluationFiles(table, sheet, suffix)
+    return files
+
 
 class Evaluation:
-    """Scores a model on the validation split, again and again without compiling again.
+    """Scores a model on the validation sets, any number of times; it is compiled once.
 
     Args:
         card: holds the preprocessing.
@@ -31,7 +57,7 @@ class Evaluation:
     def __init__(
         self,
         model: MaskRCNN,
-        dataset: CocoDataset,
+        val: Sequence[ValSet],
         card: ModelCard,
         options: EvalOptions,
         *,
@@ -39,38 +65,48 @@ class Evaluation:
         on_error: str = "raise",
     ) -> None:
         self._model = model
-        self._dataset = dataset
-        self._card = card
+        self._val = list(val)
+        self._preprocessing = Preprocessing.of(card)
         self._options = options
-        self._processes = processes
+        self._share = Share(processes.rank, processes.size, processes.gather)
         self._on_error = on_error
         self._detect = compiled_detect(model)
+        # Ground truth without detections. Objects with `ignore` do not train, so they need not be found.
+        self._blank = [new_evaluator(model, one.dataset, honor_ignore=True) for one in val]
+        self.files = evaluation_files([one.name for one in val])
 
-    def detect(self, *, progress: Callable[[int, int], None]) -> CocoEvaluator:
-        """Detect on this process's share of the images; all processes get all detections."""
-        card, options = self._card, self._options
-        return detect_dataset(
-            self._model,
-            self._dataset,
-            buckets=[(height, width) for height, width in card.buckets],
-            short_edge=card.short_edge,
-            max_size=card.max_size,
-            batch_size=options.batch_size,
-            limit=options.limit,
-            on_error=self._on_error,
-            rank=self._processes.rank,
-            num_ranks=self._processes.size,
-            gather=self._processes.gather,
-            progress=progress,
-            detect=self._detect,
-        )
+    def detect(self, *, progress: Callable[[int, int], None]) -> list[CocoEvaluator]:
+        """Detect on this process's share of the images; all processes get all detections of each validation set."""
+        return [
+            detect_dataset(
+                self._model,
+                val.dataset,
+                self._preprocessing,
+                batch_size=self._options.batch_size,
+                evaluator=CocoEvaluator.of(blank),
+                limit=self._options.limit,
+                on_error=self._on_error,
+                share=self._share,
+                progress=progress,
+                detect=self._detect,
+            )
+            for val, blank in zip(self._val, self._blank, strict=True)
+        ]
 
-    def score(self, evaluator: CocoEvaluator, run_dir: Path, *, step: int) -> EvalResult:
-        """Score, and write the AP table, the contact sheet and evaluation/step-XXXXXXXX.json; in any thread."""
-        result = evaluator.evaluate(image_ids=evaluator.image_results)
-        settings = {"step": step, "annotations": str(self._dataset.annotation_path), "limit": self._options.limit}
+    def score(self, evaluators: Sequence[CocoEvaluator], run_dir: Path, *, step: int) -> Results:
+        """Score each set; write its AP table, contact sheet and evaluation/step-XXXXXXXX.json. Runs in any thread."""
         (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
-        write_metrics(run_dir / EVALUATION_DIR / f"{step_name(step)}.json", result, settings=settings)
-        write_ap_table(run_dir / AP_TABLE, result)
-        draw_contact_sheet(run_dir / CONTACT_SHEET, evaluator, self._dataset.image_dir, on_error=self._on_error)
-        return result
+        results = {}
+        for val, evaluator in zip(self._val, evaluators, strict=True):
+            files = self.files[val.name]
+            result = evaluator.evaluate(image_ids=evaluator.image_results)
+            settings = {"step": step, "annotations": val.dataset.name, "limit": self._options.limit}
+            numbers = run_dir / EVALUATION_DIR / f"{step_name(step)}{files.numbers_suffix}.json"
+            table, sheet = run_dir / files.ap_table, run_dir / files.contact_sheet
+            for path in (numbers, table, sheet):  # of the run, perhaps from a version that did not note what it wrote
+                path.unlink(missing_ok=True)
+            write_metrics(numbers, result, settings=settings)
+            write_ap_table(table, result)
+            draw_contact_sheet(sheet, evaluator, on_error=self._on_error)
+            results[val.name] = result
+        return results

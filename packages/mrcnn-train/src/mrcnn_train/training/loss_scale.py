@@ -1,4 +1,4 @@
-"""Dynamic loss scaling for float16 (Micikevicius et al. 2018): gradients below its range are kept by a larger loss."""
+"""Dynamic loss scaling for float16 (Micikevicius et al. 2018): a larger loss keeps small gradients above zero."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import tensorflow as tf
 INITIAL = 2.0**15
 GROWTH_STEPS = 2000  # finite steps after which the scale doubles
 MAXIMUM = 2.0**24
-MINIMUM = 2.0**-10  # below 1: losses that overflow at 1 are rare, not impossible
+MINIMUM = 2.0**-10  # below 1, because a loss may overflow at 1, though rarely
 
 
 class LossScale:
-    """A scale that halves when a gradient overflows, in which case the step is skipped, and doubles after long peace.
+    """A scale that halves when a gradient overflows, and doubles after GROWTH_STEPS finite steps.
 
-    All processes decide by the averaged gradient, which is the same on all of them, so their scales stay equal.
+    A step whose gradient overflows is skipped. The scales of all processes stay equal, because the gradient they look
+    at is the average over the processes.
 
     Attributes:
         scale: float32.
-        good_steps: since the scale changed, int32.
-        skipped: steps, in all, int32.
+        good_steps: finite steps since the scale changed, int32.
+        skipped: skipped steps of the whole run, int32.
     """
 
     def __init__(self, *, initial: float = INITIAL, growth_steps: int = GROWTH_STEPS) -> None:
@@ -32,7 +33,7 @@ class LossScale:
         return {"scale": self.scale, "good_steps": self.good_steps, "skipped": self.skipped}
 
     def update(self, is_finite: tf.Tensor) -> None:
-        """Note how a step went, inside a `tf.function`."""
+        """Change the scale after a step; called inside a `tf.function`."""
         good = tf.where(is_finite, self.good_steps + 1, 0)
         grows = good >= self._growth_steps
         changed = tf.where(grows, tf.minimum(self.scale * 2.0, MAXIMUM), self.scale)

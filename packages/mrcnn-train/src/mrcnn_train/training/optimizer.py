@@ -1,7 +1,7 @@
 """Optimizers on plain TensorFlow variables: what all share, and the rules SGD, NovoGrad and LARS.
 
-Written here and not taken from Keras: the step decides what is finite, momenta are saved under the variables' names,
-and the ancestor's order (clip after weight decay) is none of Keras'. The tests compare each rule with a NumPy twin.
+Not Keras' optimizers, because the step decides what is finite, momenta are saved under the variables' names, and
+Tensorpack clips after adding the weight decay. The tests compare each rule with a NumPy twin.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ NORMS = ("gamma", "beta")  # names of the scales and shifts of norms
 
 
 class Parameter(NamedTuple):
-    """A variable that trains, with what its kind asks for.
+    """A trainable variable with the options of its kind.
 
     Attributes:
         value: float32.
-        weight_decay: what is added to the gradient is this times the value.
+        weight_decay: the gradient gets this times the value added.
         rate_factor: its learning rate is this times that of the step.
-        is_kernel: LARS and NovoGrad treat biases and norms as plain SGD would.
+        is_kernel: LARS adapts the rate of kernels only, not of biases and norms.
     """
 
     value: tf.Variable
@@ -32,7 +32,7 @@ class Parameter(NamedTuple):
 
 
 class Rule(Protocol):
-    """How one parameter follows its gradient.
+    """How a gradient changes a parameter.
 
     Attributes:
         clips_decay: whether weight decay is part of the gradient that is clipped.
@@ -41,7 +41,7 @@ class Rule(Protocol):
     clips_decay: bool
 
     def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
-        """Make the variables that the rule keeps for a parameter."""
+        """Make the variables that the rule needs for a parameter."""
         ...
 
     def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
@@ -50,7 +50,7 @@ class Rule(Protocol):
 
 
 class Sgd:
-    """v = momentum v + g; w = w - rate v; as in the ancestor, g is clipped after weight decay was added to it."""
+    """v = momentum v + g; w = w - rate v. As in Tensorpack, g is clipped after weight decay was added to it."""
 
     clips_decay = True
 
@@ -69,12 +69,12 @@ class Sgd:
 class Lars:
     """Layer-wise adaptive rates (You et al. 2017): v = momentum v + rate local (g + decay w); w = w - v.
 
-    local = trust |w| / (|g| + decay |w|) for kernels, where both norms are positive; 1 for biases and norms.
+    local = trust |w| / (|g| + decay |w|) for kernels, if both norms are positive; else 1.
     """
 
     clips_decay = False
 
-    def __init__(self, *, momentum: float, trust: float) -> None:
+    def __init__(self, *, momentum: float, trust: float = 0.001) -> None:
         self._momentum = momentum
         self._trust = trust
 
@@ -93,15 +93,15 @@ class Lars:
 
 
 class NovoGrad:
-    """Gradients over their layer's norm (Ginsburg et al. 2019, algorithm 1): m = b1 m + (g / sqrt(v) + decay w).
+    """Gradients divided by their layer's norm (Ginsburg et al. 2019, algorithm 1): m = b1 m + (g / sqrt(v) + decay w).
 
-    v is the moving mean of the layer's squared gradient norm; the first one is taken as it is.
+    v is the moving mean of the layer's squared gradient norm; it starts with that of the first step.
     """
 
     clips_decay = False
-    EPSILON = 1e-8  # of a layer without gradient
+    EPSILON = 1e-8  # keeps a layer without gradient finite
 
-    def __init__(self, *, beta_1: float, beta_2: float) -> None:
+    def __init__(self, *, beta_1: float, beta_2: float = 0.98) -> None:
         self._beta_1 = beta_1
         self._beta_2 = beta_2
 
@@ -123,15 +123,15 @@ class Optimizer:
 
     Args:
         variables: those that train.
-        decayed: those of them whose gradient gets weight_decay w: the kernels.
-        bias_decay, norm_decay: weight decay of biases and of the scales and shifts of norms.
+        decayed: the kernels among them, which get `weight_decay`.
+        bias_decay, norm_decay: weight decay of biases, and of the scales and shifts of norms.
         bias_rate_factor: learning rate of biases over that of the rest (2 in Caffe's and Detectron's recipes).
         clip_norm: limit of the global norm of all gradients; None for none.
         ema_decay: d of average = d average + (1 - d) w after every update; None for no average.
 
     Attributes:
         variables: as given.
-        slots: variables of the rule by name, one for each variable; with "average", that of the weights.
+        slots: variables of the rule by name, one for each variable; with an average of the weights also "average".
     """
 
     def __init__(
@@ -179,13 +179,13 @@ class Optimizer:
         return self._ema_decay is not None
 
     def start_average(self) -> None:
-        """Let the average begin at the weights as they are now, which were filled after it was made."""
+        """Start the average at the current weights: they may have been filled after the optimizer was made."""
         for parameter, slots in zip(self._parameters, self._slots, strict=True):
             if "average" in slots:
                 slots["average"].assign(parameter.value)
 
     def apply(self, gradients: Sequence[tf.Tensor], *, learning_rate: tf.Tensor, is_finite: tf.Tensor) -> tf.Tensor:
-        """Update the variables, unless the loss or the gradient is not finite.
+        """Update the variables if the loss and the gradient are finite.
 
         Args:
             gradients: float32, one for each variable.
@@ -210,12 +210,12 @@ class Optimizer:
                     average.assign(self._ema_decay * average + (1.0 - self._ema_decay) * parameter.value)
             return tf.constant(True)
 
-        # The host looks at the losses only when it logs: until then a NaN must not get into the weights.
+        # The host sees the losses only when it logs: until then a NaN must not reach the weights.
         tf.cond(is_finite & tf.math.is_finite(norm), update, lambda: tf.constant(False))
         return norm
 
     def swap_average(self) -> None:
-        """Exchange the weights and their average; a second call takes it back. Without an average nothing happens."""
+        """Exchange the weights and their average; a second call undoes it. Without an average do nothing."""
         for parameter, slots in zip(self._parameters, self._slots, strict=True):
             if "average" in slots:
                 weights = tf.identity(parameter.value)
@@ -226,11 +226,12 @@ class Optimizer:
 def _with_decay(gradient: tf.Tensor, parameter: Parameter) -> tf.Tensor:
     if not parameter.weight_decay:
         return gradient
-    # Not before the gradient is there: TensorFlow would make the products of all weights at the start of the step, and
-    # hold them through it.
+    # Only once the gradient is there: else TensorFlow makes the products of all weights at the start of the step, and
+    # keeps them in memory through it.
     with tf.control_dependencies([gradient]):
         return gradient + parameter.weight_decay * tf.convert_to_tensor(parameter.value)
 
 
 def zeros_like(value: tf.Variable) -> tf.Variable:
+    """Make a variable of zeros of the same shape, which does not train."""
     return tf.Variable(tf.zeros(value.shape), trainable=False)

@@ -1,11 +1,12 @@
 """One update, compiled: forward and backward of its micro-batches, then the optimizer.
 
-Traced once per shape of batch. What is measured stays on the device until somebody reads it.
+Traced once per batch shape. The numbers it measures stay on the device until they are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -15,7 +16,6 @@ from mrcnn_train.job.distributed import Processes
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
 
-Metrics = dict[str, tf.Tensor]  # float32 scalars: the five losses, their sum as "total", the model's statistics
 MODEL_FIELDS = (
     "images",
     "image_sizes",
@@ -26,17 +26,58 @@ MODEL_FIELDS = (
     "crowd_boxes",
     "sample_seeds",
 )
-STOP = "stop"  # prefix of the metrics that carry `stop_flags`: the share of processes that raised each
+LOSS_NAMES = Losses._fields
+
+
+class Measured(NamedTuple):
+    """What forward and backward of one micro-batch measure: float32 scalars.
+
+    Attributes:
+        losses: the five of the model.
+        total: their sum.
+        stats: the statistics of the model, by name.
+    """
+
+    losses: Losses
+    total: tf.Tensor
+    stats: dict[str, tf.Tensor]
+
+
+class StepMetrics(NamedTuple):
+    """What a step measured, on the device.
+
+    Attributes:
+        measured: means over the micro-batches of all processes.
+        gradient_norm: float32 scalar, before clipping.
+        votes: float32 [votes], the share of processes that gave each vote.
+        waits: float32 [processes], the seconds that each process waited for the data of this step.
+        loss_scale, skipped_steps: float32 scalars of float16, the skipped steps with this one; None otherwise.
+    """
+
+    measured: Measured
+    gradient_norm: tf.Tensor
+    votes: tf.Tensor
+    waits: tf.Tensor
+    loss_scale: tf.Tensor | None = None
+    skipped_steps: tf.Tensor | None = None
+
+    def scalars(self) -> dict[str, float]:
+        """Wait for the device, and return the numbers under the names that are logged."""
+        losses, total, stats = self.measured
+        values = {**losses._asdict(), "total": total, **stats, "gradient_norm": self.gradient_norm}
+        if self.loss_scale is not None:
+            values |= {"loss_scale": self.loss_scale, "skipped_steps": self.skipped_steps}
+        return {name: float(value) for name, value in values.items()}
 
 
 class TrainStep:
     """Updates the weights by the mean gradient of a step's micro-batches, over all processes.
 
     Args:
-        micro_batches: of one step, on this process. With one, everything is a single compiled function, in which each
-            gradient is averaged as soon as backward has it; with more, `accumulate` runs once for each, then `apply`.
-        loss_scale: None where gradients cannot underflow.
-        wire: type in which gradients travel between processes, "float16", or None for their own.
+        micro_batches: number of a step, on this process. One is a single compiled function, in which each gradient is
+            averaged as soon as backward has it; of several, `accumulate` runs for each, then `apply` once.
+        loss_scale: for float16; None where gradients cannot underflow.
+        wire: type in which gradients are sent between processes, "float16", or None for their own.
     """
 
     def __init__(
@@ -62,76 +103,83 @@ class TrainStep:
             self._accumulate = tf.function(self._add_gradients)
             self._apply = tf.function(self._update_by_sums)
 
-    def __call__(self, batches: Sequence[Batch], learning_rate: float, stop_flags: Sequence[bool] = ()) -> Metrics:
-        """Run one update.
+    def __call__(
+        self, batches: Sequence[Batch], learning_rate: float, votes: Sequence[bool] = (), *, data_wait: float = 0.0
+    ) -> StepMetrics:
+        """Run one update. If a loss or the norm is not finite, the weights stay as they were on all processes.
 
         Args:
             batches: as many as `micro_batches`, of N images each.
             learning_rate: of this step.
-            stop_flags: reasons to stop that this process knows of.
-
-        Returns:
-            Means over the micro-batches of all processes; `gradient_norm`, before clipping; `stop0`, `stop1`, ...: the
-            share of processes that raised each flag. With a loss scale, `loss_scale` and `skipped_steps`, of this step
-            too. Where a loss or the norm is not finite, the weights stay as they were, on all processes.
+            votes: of this process, see `StopVotes`.
+            data_wait: seconds that this process waited for the batches.
         """
         rate = tf.constant(learning_rate, tf.float32)
-        flags = tf.constant(list(map(float, stop_flags)), tf.float32)
+        waits = [data_wait if rank == self._processes.rank else 0.0 for rank in range(self._processes.size)]
+        told = tf.constant([*map(float, votes), *waits], tf.float32)
         if self._micro_batches == 1:
-            return dict(self._fused(model_inputs(batches[0]), rate, flags))
+            metrics: StepMetrics = self._fused(model_inputs(batches[0]), rate, told)
+            return metrics
         measured = [self._accumulate(model_inputs(batch)) for batch in batches]
-        metrics = {name: tf.add_n([m[name] for m in measured]) / self._micro_batches for name in measured[0]}
-        return dict(self._apply(metrics, rate, flags))
+        mean = tf.nest.map_structure(lambda *values: tf.add_n(values) / self._micro_batches, *measured)
+        metrics = self._apply(mean, rate, told)
+        return metrics
 
     @property
     def num_traces(self) -> int:
-        """How often forward and backward were traced: should be the number of batch shapes seen."""
+        """How often forward and backward were traced: the number of batch shapes seen, if all is well."""
         compiled = self._fused if self._micro_batches == 1 else self._accumulate
         return int(compiled.experimental_get_tracing_count())
 
-    def _gradients_and_update(self, inputs: dict[str, tf.Tensor], rate: tf.Tensor, flags: tf.Tensor) -> Metrics:
-        gradients, metrics = self._gradients(inputs)
-        return self._update(gradients, metrics, rate, flags)
+    def _gradients_and_update(self, inputs: dict[str, tf.Tensor], rate: tf.Tensor, told: tf.Tensor) -> StepMetrics:
+        gradients, measured = self._gradients(inputs)
+        return self._update(gradients, measured, rate, told)
 
-    def _add_gradients(self, inputs: dict[str, tf.Tensor]) -> Metrics:
-        gradients, metrics = self._gradients(inputs)
+    def _add_gradients(self, inputs: dict[str, tf.Tensor]) -> Measured:
+        gradients, measured = self._gradients(inputs)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign_add(gradient)
-        return metrics
+        return measured
 
-    def _update_by_sums(self, metrics: Metrics, rate: tf.Tensor, flags: tf.Tensor) -> Metrics:
+    def _update_by_sums(self, measured: Measured, rate: tf.Tensor, told: tf.Tensor) -> StepMetrics:
         gradients = [total / self._micro_batches for total in self._sums]
-        metrics = self._update(gradients, metrics, rate, flags)
+        metrics = self._update(gradients, measured, rate, told)
         for total in self._sums:
             total.assign(tf.zeros_like(total))
         return metrics
 
-    def _update(self, gradients: Sequence[tf.Tensor], metrics: Metrics, rate: tf.Tensor, flags: tf.Tensor) -> Metrics:
-        """Average over the processes, then update; what is finite is decided by averages, so all decide alike."""
+    def _update(
+        self, gradients: Sequence[tf.Tensor], measured: Measured, rate: tf.Tensor, told: tf.Tensor
+    ) -> StepMetrics:
+        """Average over the processes, then update. All decide by the same averages what is finite.
+
+        Args:
+            told: the votes and the waits of this process, see `StepMetrics`.
+        """
         mean = self._processes.mean
         gradients = [mean(g, name=f"gradient{i}", wire=self._wire) for i, g in enumerate(gradients)]
         if self._loss_scale is not None:
             gradients = [g / self._loss_scale.scale for g in gradients]
-        metrics = self._mean_metrics(metrics, flags)
-        is_finite = tf.math.is_finite(metrics["total"])
+        measured, told = self._mean_over_processes(measured, told)
+        size = self._processes.size
+        votes, waits = told[:-size], told[-size:] * size
+        is_finite = tf.math.is_finite(measured.total)
         norm = self._optimizer.apply(gradients, learning_rate=rate, is_finite=is_finite)
-        metrics["gradient_norm"] = norm
-        if self._loss_scale is not None:
-            metrics["loss_scale"] = tf.identity(self._loss_scale.scale)
-            self._loss_scale.update(is_finite & tf.math.is_finite(norm))
-            metrics["skipped_steps"] = tf.cast(self._loss_scale.skipped, tf.float32)
-        return metrics
+        if self._loss_scale is None:
+            return StepMetrics(measured, norm, votes, waits)
+        scale = tf.identity(self._loss_scale.scale)
+        self._loss_scale.update(is_finite & tf.math.is_finite(norm))
+        return StepMetrics(measured, norm, votes, waits, scale, tf.cast(self._loss_scale.skipped, tf.float32))
 
-    def _mean_metrics(self, metrics: Metrics, flags: tf.Tensor) -> Metrics:
-        """Average all of them in one exchange."""
-        names = sorted(metrics)
-        vector = tf.concat([tf.stack([metrics[name] for name in names]), flags], axis=0)
-        values = tf.unstack(self._processes.mean(vector, name="metrics"))
-        names += [f"{STOP}{number}" for number in range(len(values) - len(names))]
-        return dict(zip(names, values, strict=True))
+    def _mean_over_processes(self, measured: Measured, told: tf.Tensor) -> tuple[Measured, tf.Tensor]:
+        """Average all numbers in one exchange."""
+        scalars = tf.nest.flatten(measured)
+        vector = self._processes.mean(tf.concat([tf.stack(scalars), told], axis=0), name="metrics")
+        means = tf.unstack(vector[: len(scalars)])
+        return tf.nest.pack_sequence_as(measured, means), vector[len(scalars) :]
 
-    def _gradients(self, inputs: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], Metrics]:
-        """Gradients, of the scaled loss where there is a scale, and what was measured."""
+    def _gradients(self, inputs: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], Measured]:
+        """Return the gradients, of the scaled loss where there is a scale, and what was measured."""
         values = [v.value for v in self._optimizer.variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
@@ -139,12 +187,9 @@ class TrainStep:
             total = tf.add_n(list(losses))
             scaled = total if self._loss_scale is None else total * self._loss_scale.scale
         gradients = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [tf.convert_to_tensor(g) for g in gradients], {**losses._asdict(), "total": total, **stats}
-
-
-LOSS_NAMES = Losses._fields
+        return [tf.convert_to_tensor(g) for g in gradients], Measured(losses, total, stats)
 
 
 def model_inputs(batch: Batch) -> dict[str, tf.Tensor]:
-    """The arrays of a batch that `MaskRCNN.losses` takes, by name."""
+    """Return the arrays of a batch that `MaskRCNN.losses` takes, by name."""
     return {name: tf.convert_to_tensor(getattr(batch, name)) for name in MODEL_FIELDS}

@@ -1,0 +1,1 @@
+"""Training jobs on SageMaker: `launch` starts one, `entry` runs in its containers."""

@@ -1,0 +1,54 @@
+"""Tests of the cloud paths.
+
+Those that need tools of `.infra` (helm, moto, SageMaker's SDK, ...) are there for `make test-infra` only; `make test`
+runs the rest, tests of Python modules and scripts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDS_TOOLS = [
+    "test_chart.py",
+    "test_eks_files.py",
+    "test_launch.py",
+    "test_lint.py",
+    "test_pods.py",
+    "test_sagemaker_hosts.py",
+    "test_stage.py",
+]
+
+collect_ignore = [] if importlib.util.find_spec("moto") else NEEDS_TOOLS
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Path:
+    """Folder of the JSON schemas of MPIJob and eksctl, beside the repository."""
+    shared = Path(os.environ.get("MRCNN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not (shared / "schemas").is_dir():
+        pytest.skip(f"no schemas at {shared}/schemas (or set MRCNN_SHARED_DATA)")
+    return shared / "schemas"
+
+
+@pytest.fixture(scope="session")
+def helm():
+    """Return a function that runs helm, which lies beside this Python, and returns (exit code, stdout, stderr)."""
+    program = Path(sys.executable).with_name("helm")
+
+    def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        done = subprocess.run([program, *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run

@@ -1,0 +1,130 @@
+"""A small data set out of a large one: some images, chosen classes, the same ones for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mrcnn_data.annotations.opening import Source, find_split
+from mrcnn_data.errors import DatasetError, OptionError
+from mrcnn_data.outputs import check_outputs, write_output
+
+Entry = dict[str, Any]
+
+
+class Subset(NamedTuple):
+    """`content`: of a COCO instances file, entries as they were; `files`: its images, by their name in it."""
+
+    content: dict[str, Any]
+    files: dict[str, Path]
+
+
+def choose_subset(source: Source, *, images: int, classes: Sequence[str] | None = None, seed: int = 0) -> Subset:
+    """Choose images at random, and the annotations that go with them.
+
+    Args:
+        images: how many. With the same seed, fewer images are a part of more.
+        classes: names; the file then has these categories and their annotations only, and every chosen image has an
+            object of one of them. Default: all classes, and any image.
+
+    Raises:
+        DatasetError: the file is not COCO JSON, there are fewer such images, or an image file is missing.
+        OptionError: `images` is below 1, or a class that the file does not have.
+    """
+    if images < 1:
+        raise OptionError(f"images={images} must be at least 1")
+    content = _read(source.annotation_path)
+    categories = _chosen_categories(content["categories"], classes, source)
+    kept = {_key(category.get("id")) for category in categories}
+    annotations = [entry for entry in content["annotations"] if _key(entry.get("category_id")) in kept]
+    candidates = content["images"]
+    if classes is not None:
+        shown = {_key(entry.get("image_id")) for entry in annotations if not entry.get("iscrowd")}
+        candidates = [image for image in candidates if _key(image.get("id")) in shown]
+    if images > len(candidates):
+        of_classes = "" if classes is None else f" with an object of {', '.join(classes)}"
+        raise DatasetError(f"{source.annotation_path}: has {len(candidates)} images{of_classes}, not {images}")
+    places = sorted(np.random.default_rng(seed).permutation(len(candidates))[:images].tolist())
+    chosen = [candidates[place] for place in places]
+    ids = {_key(image.get("id")) for image in chosen}
+    return Subset(
+        {
+            **content,
+            "images": chosen,
+            "annotations": [entry for entry in annotations if _key(entry.get("image_id")) in ids],
+            "categories": categories,
+        },
+        {name: _existing(source.image_dir / name) for name in map(_file_name, chosen)},
+    )
+
+
+def write_subset(
+    root: str | PathLike[str],
+    split: str,
+    out: str | PathLike[str],
+    *,
+    images: int,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Subset:
+    """Write OUT/annotations/instances_SPLIT.json and the images below OUT/SPLIT/; see `choose_subset`.
+
+    Raises:
+        DatasetError, OptionError: as `choose_subset`; also where the split does not exist.
+        OutputError: a file is in the way that this command did not write.
+    """
+    subset = choose_subset(find_split(root, split), images=images, classes=classes, seed=seed)
+    annotation_path = Path(out) / "annotations" / f"instances_{split}.json"
+    targets = {Path(out) / split / name: path for name, path in subset.files.items()}
+    check_outputs([annotation_path, *targets])
+    for target, path in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_output(target, path.read_bytes())
+    annotation_path.parent.mkdir(parents=True, exist_ok=True)
+    write_output(annotation_path, msgspec.json.encode(subset.content))
+    return subset
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not valid JSON: {error}; mrcnn-data check --fix may mend it") from error
+    for name in ("images", "annotations", "categories"):
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise DatasetError(f'{path}: expected a list of objects "{name}": not a COCO instances file')
+    return dict(content)
+
+
+def _chosen_categories(categories: list[Entry], classes: Sequence[str] | None, source: Source) -> list[Entry]:
+    if classes is None:
+        return categories
+    names = [str(category.get("name")) for category in categories]
+    for name in classes:
+        if name not in names:
+            raise OptionError(f"class {name!r}: {source.annotation_path} has {', '.join(names)}")
+    return [category for category, name in zip(categories, names, strict=True) if name in classes]
+
+
+def _key(value: object) -> str:
+    """An id to compare by: 5, 5.0 and "5" are one."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _file_name(image: Entry) -> str:
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name or ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+        raise DatasetError(f"image {image.get('id')!r}: file_name {name!r} is not a name inside the image folder")
+    return name
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DatasetError(f"{path}: the image file does not exist, or is not a regular file")
+    return path

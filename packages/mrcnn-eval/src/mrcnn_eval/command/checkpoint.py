@@ -1,0 +1,90 @@
+"""The checkpoint that the command runs: its model, and the data set that its card names."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrcnn_data import CocoDataset
+from mrcnn_eval.command.options import UsageError
+from mrcnn_eval.scoring import class_difference
+from mrcnn_model import import_tensorflow_quietly
+
+if TYPE_CHECKING:
+    from mrcnn_eval.inference import DetectFunction
+    from mrcnn_model import MaskRCNN, ModelCard
+
+
+def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
+    """Load the model of a checkpoint or run directory, and its card.
+
+    Raises:
+        UsageError: it does not exist or cannot be loaded.
+    """
+    if not checkpoint.exists():  # found before TensorFlow is imported, which takes seconds
+        raise UsageError(f"checkpoint {checkpoint} does not exist")
+    import_tensorflow_quietly()
+    try:
+        from mrcnn_model import CheckpointError, load_model
+    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
+        raise UsageError(str(error)) from error
+    try:
+        return load_model(checkpoint)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+
+
+def apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:
+    """Set the score threshold and the number of detections that the options ask for."""
+    if arguments.score_threshold is not None:
+        model.config.score_threshold = arguments.score_threshold
+    if arguments.max_dets is not None:
+        model.config.detections_per_image = arguments.max_dets
+
+
+def detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFunction | None:
+    """Return the function that detects over the views of `--tta`, None for the model alone."""
+    if tta is None:
+        return None
+    from mrcnn_eval.inference import augmented_detect, views
+
+    try:
+        scales = [view for view in tta if isinstance(view, float)]
+        return augmented_detect(model, views(flip="flip" in tta, scales=scales))
+    except ValueError as error:
+        raise UsageError(f"--tta: {error}") from error
+
+
+def open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
+    """Open the data set that the options name, or else the one that the card names.
+
+    Raises:
+        UsageError: neither names it, or its classes are not those of the checkpoint.
+        DatasetError: it cannot be opened.
+    """
+    dataset = _named_dataset(arguments, card)
+    difference = class_difference(
+        (dataset.category_ids, dataset.class_names),
+        (card.category_ids, card.class_names),
+        reference="the checkpoint",
+    )
+    if difference is not None:
+        raise UsageError(f"{dataset.name} does not fit {arguments.checkpoint}: it has {difference}")
+    return dataset
+
+
+def _named_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
+    if arguments.annotations is not None:
+        return CocoDataset.open(arguments.annotations, arguments.image_dir)
+    chosen = arguments.data_root is not None or arguments.split is not None
+    if not chosen and card.annotations is not None and card.images is not None:
+        return CocoDataset.open(Path(card.annotations), Path(card.images))
+    root, split = arguments.data_root or card.data_root, arguments.split or card.val_split
+    if root is None:
+        raise UsageError(
+            "the checkpoint does not say where its data is: give --data-root, or --annotations and --image-dir"
+        )
+    if split is None:
+        raise UsageError("the checkpoint does not name a validation split: give --split")
+    return CocoDataset.from_root(Path(root), split)

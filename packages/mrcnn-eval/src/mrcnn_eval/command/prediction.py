@@ -1,0 +1,54 @@
+"""`--checkpoint DIR --images PATH`: find objects in a user's pictures."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from mrcnn_eval.command.checkpoint import (
+    apply_limits,
+    detect_function,
+    load_checkpoint,
+)
+from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, PICTURE_SCORE, UsageError
+from mrcnn_eval.command.output import prepare_output, progress_bar, say_written
+from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
+from mrcnn_eval.inference.predictions import (
+    DETECTIONS,
+    nothing_shown,
+    opened_pictures,
+    prediction_table,
+    write_predictions,
+)
+
+
+def predict_pictures(arguments: argparse.Namespace) -> None:
+    """Run a checkpoint over pictures; write what it finds as one results list, and draw it over each picture."""
+    output = arguments.output or arguments.checkpoint / "predictions"
+    if any(path.is_dir() and path.resolve() == output.resolve() for path in arguments.images):
+        raise UsageError(f"--output {output}: the drawings would lie among the pictures: choose another folder")
+    pictures = find_pictures(arguments.images)
+    names = [DETECTIONS, *drawing_names(pictures)]
+    prepare_output(output, names, inputs=pictures)
+    model, card = load_checkpoint(arguments.checkpoint)
+    apply_limits(model, arguments)
+    from mrcnn_eval.inference import Preprocessing, detect_dataset
+
+    with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
+        with progress_bar() as progress:
+            evaluator = detect_dataset(
+                model,
+                dataset,
+                Preprocessing.of(card),
+                batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
+                progress=progress,
+                detect=detect_function(model, arguments.tta),
+            )
+        shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
+        write_predictions(output, evaluator, dataset, score_threshold=shown_from)
+    Console().print(prediction_table(evaluator, score_threshold=shown_from))
+    hint = nothing_shown(evaluator, score_threshold=shown_from, model_threshold=model.config.score_threshold)
+    if hint is not None:
+        print(hint)
+    say_written(output, names)

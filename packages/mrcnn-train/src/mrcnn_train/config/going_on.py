@@ -1,0 +1,127 @@
+"""`resume=auto`: the same command starts a run or goes on with it, and says so when it has finished.
+
+Spot instances, requeued jobs and restarted pods run one command again and again. What it asks for must be what the run
+was started with, as far as it decides the weights and the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrcnn_train.config.options import RunConfig, StopOptions
+from mrcnn_train.errors import ConfigError
+
+AUTO = "auto"
+CHECKPOINTS_DIR = "checkpoints"  # of a run directory
+TRAINER_FILE = "trainer.json"  # written last into a checkpoint
+ARRAY_FILES = ("model.safetensors", "trainer.safetensors")
+FINISHED_FILE = "finished.json"
+
+
+def complete_checkpoints(checkpoints: Path) -> list[Path]:
+    """List the step folders that training can go on from, oldest first."""
+    return sorted(folder for folder in checkpoints.glob("step-*") if is_complete(folder))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether all files of a checkpoint are there, and the arrays as long as their headers say.
+
+    A run renames a checkpoint when it is complete. Services that copy folders file by file, as SageMaker does, may be
+    cut off in the middle of one.
+    """
+    if not all((checkpoint / name).is_file() for name in ("model.json", TRAINER_FILE)):
+        return False
+    try:
+        return all(_has_full_length(checkpoint / name) for name in ARRAY_FILES)
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return False
+
+
+def _has_full_length(path: Path) -> bool:
+    """Compare the length of a safetensors file with its header: 8 bytes of length, JSON, then the arrays."""
+    with path.open("rb") as file:
+        (header_length,) = struct.unpack("<Q", file.read(8))
+        size = path.stat().st_size
+        if header_length > size:
+            return False
+        header = json.loads(file.read(header_length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return size == 8 + header_length + max(ends, default=0)
+
+
+def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[str, ...]) -> RunConfig:
+    """Decide what `resume=auto` means: a new run, or the run in `run.dir` from its newest complete checkpoint.
+
+    Args:
+        config: of this launch, with resume="auto" and absolute paths.
+        saved: that of the run directory; None where there is none.
+        fixed: options and groups that cannot change when a run goes on.
+
+    Raises:
+        ConfigError: run.dir is not given, or an option that cannot change differs from the saved one.
+    """
+    if config.run.dir is None:
+        raise ConfigError("resume=auto needs run.dir=DIR, the same at every launch")
+    run_dir = Path(config.run.dir)
+    if saved is None or not complete_checkpoints(run_dir / CHECKPOINTS_DIR):
+        return dataclasses.replace(config, resume=None)
+    for name in fixed:
+        require_equal(name, _option(saved, name), _option(config, name), run_dir)
+    return dataclasses.replace(config, resume=str(run_dir))
+
+
+def require_equal(name: str, then: Any, now: Any, run_dir: Path) -> None:
+    """Raise ConfigError that names the first option in which two groups of options differ."""
+    if dataclasses.is_dataclass(then) and dataclasses.is_dataclass(now):
+        for field in dataclasses.fields(then):
+            require_equal(f"{name}.{field.name}", getattr(then, field.name), getattr(now, field.name), run_dir)
+    elif then != now:
+        raise ConfigError(
+            f"resume=auto: {name} is {now!r}, but the run in {run_dir} has {then!r}, which cannot change: give "
+            f"{name}={then}, or another run.dir for a new run"
+        )
+
+
+class End(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        step: updates done.
+        target: of `stop_at`, as `describe_target` writes it, where reaching it ended the run; else empty.
+    """
+
+    step: int
+    target: str
+
+
+def mark_finished(run_dir: Path, end: End) -> None:
+    """Write that a run has come to its end."""
+    partial = run_dir / (FINISHED_FILE + ".partial")
+    partial.write_text(json.dumps(end._asdict()))
+    partial.replace(run_dir / FINISHED_FILE)
+
+
+def read_end(run_dir: Path) -> End | None:
+    """Read how a run ended; None for one that has not."""
+    try:
+        content = json.loads((run_dir / FINISHED_FILE).read_text())
+        return End(int(content["step"]), str(content["target"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describe_target(target: StopOptions) -> str:
+    """Write "box AP 0.4, mask AP 0.35"."""
+    named = (("box AP", target.box_ap), ("mask AP", target.mask_ap))
+    return ", ".join(f"{name} {least:g}" for name, least in named if least is not None)
+
+
+def _option(config: RunConfig, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,236 @@
+"""The hosts of `launch.hosts`: how they are written, whether ssh reaches them, and how a process starts on one.
+
+What a remote process needs (folder, variables, command) travels over the standard input of ssh, as one line of JSON:
+command lines are seen by every user of a machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from mrcnn_train.errors import ConfigError
+
+WRITTEN = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*):(?P<processes>[1-9][0-9]{0,4})"
+)
+CONNECT_SECONDS = 10
+
+# Run by the Python of the remote host, which need not have this package on its path before the variables are set.
+# Byte by byte: what follows the first line is the link to the launcher (see `link`).
+BOOTSTRAP = """
+import json, os, sys
+line = b""
+while not line.endswith(b"\\n"):
+    byte = os.read(0, 1)
+    if not byte:
+        sys.exit(1)
+    line += byte
+job = json.loads(line)
+os.environ.update(job["environment"])
+try:
+    os.chdir(job["folder"])
+except OSError as error:
+    sys.exit(f"mrcnn_train: error: the folder of the launch, {job['folder']}, cannot be entered on this host: {error}")
+os.execv(sys.executable, [sys.executable, *job["arguments"]])
+"""
+
+
+class Host(NamedTuple):
+    """A host as written in `launch.hosts`: [USER@]NAME:PROCESSES."""
+
+    name: str  # as ssh takes it: a name, an address, or an alias of its configuration
+    processes: int
+    user: str | None = None
+
+
+class Ssh(NamedTuple):
+    """Options for ssh; None leaves ssh's own configuration."""
+
+    port: int | None = None
+    key: str | None = None
+
+    def command(self, host: Host, *remote: str) -> list[str]:
+        """Return the command that runs `remote` on a host without asking anything."""
+        options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
+        options += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
+        options += [] if self.port is None else ["-p", str(self.port)]
+        options += [] if self.key is None else ["-i", self.key]
+        options += [] if host.user is None else ["-l", host.user]
+        return ["ssh", *options, host.name, shlex.join(remote)]
+
+
+def parse_hosts(written: Sequence[str]) -> list[Host]:
+    """Read `launch.hosts`.
+
+    Raises:
+        ConfigError: an entry is not [USER@]NAME:PROCESSES, or two name the same host.
+    """
+    hosts = []
+    for text in written:
+        match = WRITTEN.fullmatch(text)
+        if match is None:
+            raise ConfigError(
+                f"launch.hosts has {text!r}; expected [HOST:PROCESSES, ...] or [USER@HOST:PROCESSES, ...]"
+            )
+        hosts.append(Host(match["name"], int(match["processes"]), match["user"]))
+    names = [host.name for host in hosts]
+    if not hosts or len(set(names)) < len(names):
+        raise ConfigError(f"launch.hosts is {list(written)}; expected each host once")
+    return hosts
+
+
+def addresses_of(hosts: Sequence[Host], ssh: Ssh) -> list[str]:
+    """Return the IPv4 address of each host, as ssh would find it.
+
+    Raises:
+        ConfigError: a name leads to no address.
+    """
+    return [_address_of(host, ssh) for host in hosts]
+
+
+def _address_of(host: Host, ssh: Ssh) -> str:
+    name = host.name
+    if name != "localhost":
+        shown = subprocess.run(["ssh", "-G", *ssh.command(host)[1:-1]], capture_output=True, text=True)
+        found = re.search(r"^hostname (.+)$", shown.stdout, re.MULTILINE)
+        name = found[1] if found else name
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ConfigError(f"launch.hosts: host {host.name!r} cannot be found: {error.strerror}") from error
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is one of this machine's: only those can be bound to."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def own_address_toward(address: str) -> str:
+    """Return the address of this machine that its packets to another address carry."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))  # chooses the route; sends nothing
+        except OSError as error:
+            raise ConfigError(f"no network leads to {address}: {error.strerror}") from None
+        return str(probe.getsockname()[0])
+
+
+def interface_of(address: str) -> str:
+    """Return the network interface of this machine that has an address.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import psutil  # comes with Horovod
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.family == socket.AF_INET and one.address == address for one in addresses):
+            return str(name)
+    raise ConfigError(f"no network interface of this machine has the address {address}")
+
+
+def address_of_interface(interface: str) -> str:
+    """Return the IPv4 address of a network interface of this machine.
+
+    Raises:
+        ConfigError: it does not exist or has no address; the message names those that have one.
+    """
+    import psutil
+
+    found = {
+        name: one.address
+        for name, addresses in psutil.net_if_addrs().items()
+        for one in addresses
+        if one.family == socket.AF_INET
+    }
+    if interface not in found:
+        raise ConfigError(f"launch.interface={interface} has no IPv4 address here; {', '.join(sorted(found))} have one")
+    return str(found[interface])
+
+
+def require_reachable(hosts: Sequence[Host], ssh: Ssh) -> None:
+    """Try ssh and the Python of each host, all at once, before a process is started.
+
+    Raises:
+        ConfigError: naming the first host that does not answer, with the last line of what ssh said.
+    """
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        for complaint in pool.map(lambda host: unreachable(host, ssh), hosts):
+            if complaint is not None:
+                raise ConfigError(complaint)
+
+
+def unreachable(host: Host, ssh: Ssh) -> str | None:
+    """Say in one line why no process can be started on a host; None where one can."""
+    try:
+        tried = subprocess.run(
+            ssh.command(host, sys.executable, "-c", "pass"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=3 * CONNECT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"host {host.name}: ssh got no answer in {3 * CONNECT_SECONDS} s"
+    except FileNotFoundError:
+        return "launch.hosts needs the program ssh: install openssh-client"
+    if tried.returncode == 0:
+        return None
+    said = [line.strip() for line in tried.stderr.splitlines() if line.strip()]
+    if tried.returncode in (126, 127):
+        return f"host {host.name}: {sys.executable} cannot be started there: install the same environment on every host"
+    reason = said[-1] if said else f"exit code {tried.returncode}"
+    return f"host {host.name}: ssh failed: {reason} (`ssh {host.name}` by hand shows more)"
+
+
+def start(
+    host: Host,
+    ssh: Ssh,
+    *,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str,
+    local: bool,
+    read: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start one process of the job, with a pipe to its standard input (see `link`).
+
+    Args:
+        arguments: of Python.
+        environment: variables over those of this process, or of the remote login.
+        folder: to start in.
+        read: whether its standard output becomes a pipe, too.
+    """
+    output = subprocess.PIPE if read else None
+    # In a session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on.
+    if local:
+        command = [sys.executable, *arguments]
+        return subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            start_new_session=True,
+        )
+    command = ssh.command(host, sys.executable, "-c", BOOTSTRAP)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, start_new_session=True)
+    assert process.stdin is not None
+    job = {"environment": dict(environment), "arguments": list(arguments), "folder": folder}
+    process.stdin.write(json.dumps(job).encode() + b"\n")
+    process.stdin.flush()
+    return process

@@ -1,0 +1,7 @@
+"""`python -m mrcnn_train.preflight`."""
+
+import sys
+
+from mrcnn_train.app import main
+
+sys.exit(main(preflight=True))

@@ -1,0 +1,170 @@
+"""Check the hosts of a job before it starts: `python -m mrcnn_train.preflight`, with the options of the run.
+
+With `launch.hosts`, each host is first asked by ssh for its software, data, GPUs and disk, and whether it reaches the
+others; only then do processes start. Under another launcher the processes compare the same facts themselves. At the end
+all processes average as many bytes as the gradients of ResNet-50 have, and the speed is printed.
+Exit codes: 0; 2 where something is wrong, with one line for each fault; 3 where a process was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mrcnn_data import find_split
+from mrcnn_train.config.options import DataOptions, RunConfig
+from mrcnn_train.config.values import as_list
+from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.distributed import Processes
+from mrcnn_train.job.hosts import Host, Ssh, addresses_of, is_local, parse_hosts, start, unreachable
+from mrcnn_train.job.launch import meeting_points, passed_variables
+from mrcnn_train.preflight.comparison import differences, shortcomings
+from mrcnn_train.preflight.probe import facts, read_answer
+
+GRADIENT_BYTES = 176_000_000  # of ResNet-50-FPN in float32
+REPEATS = 3
+
+
+def probe_hosts(config: RunConfig) -> None:
+    """Ask each host of `launch.hosts` for its facts, compare them, and print them.
+
+    Raises:
+        ConfigError: with all faults, one a line.
+    """
+    hosts = parse_hosts(config.launch.hosts or [])
+    ssh = Ssh(config.launch.ssh_port, config.launch.ssh_key)
+    addresses = addresses_of(hosts, ssh)
+    own = [is_local(address) for address in addresses]
+    faults = [
+        complaint
+        for host, local in zip(hosts, own, strict=True)
+        if not local and (complaint := unreachable(host, ssh)) is not None
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    arguments = ["-m", "mrcnn_train.preflight.probe", output_folder(config), *data_paths(config.data)]
+    folder = str(Path.cwd())
+    points = meeting_points(addresses, own, interface=config.launch.interface)
+    passed = passed_variables(os.environ, also=config.launch.environment or [])
+    probes = [
+        start(host, ssh, arguments=arguments, environment=passed, folder=folder, local=local, read=True)
+        for host, local in zip(hosts, own, strict=True)
+    ]
+    try:
+        answers = [_answer(host, probe) for host, probe in zip(hosts, probes, strict=True)]
+        peers = [
+            (host.name, point if local else address, answer["port"])  # the own name may lead to the loopback
+            for host, local, point, address, answer in zip(hosts, own, points, addresses, answers, strict=True)
+        ]
+        for probe in probes:
+            assert probe.stdin is not None
+            probe.stdin.write(json.dumps(peers).encode() + b"\n")
+            probe.stdin.flush()
+        for host, probe, answer in zip(hosts, probes, answers, strict=True):
+            answer["host"] = host.name
+            answer["unreached"] = _answer(host, probe)["unreached"]
+    finally:
+        for probe in probes:
+            assert probe.stdin is not None
+            probe.stdin.close()
+    report(answers)
+
+
+def report(answers: Sequence[dict[str, Any]]) -> None:
+    """Print the facts of each host; raise ConfigError with all faults, one a line."""
+    for answer in answers:
+        gpus = f"{len(answer['gpus'])} x {answer['gpus'][0]}, driver {answer['driver']}" if answer["gpus"] else "no GPU"
+        print(
+            f"{answer['host'] + ':':17} {answer['cores_allowed']} cores ({answer['cpu']}), {answer['memory_gib']} GiB, "
+            f"{gpus}, {answer['free_gib']} GiB free",
+            flush=True,
+        )
+    faults = [*shortcomings(answers), *differences(answers)]
+    faults += [
+        f"host {answer['host']}: no connection to {name}: are the ports between the hosts open?"
+        for answer in answers
+        for name in answer.get("unreached", [])
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def compare_ranks(config: RunConfig, processes: Processes) -> None:
+    """Compare the hosts of all ranks, as `probe_hosts` does before they start.
+
+    Raises:
+        ConfigError: with all faults, one a line, on rank 0; PeerLostError on the others.
+    """
+    own = facts(output_folder(config), data_paths(config.data)) if processes.place.local_rank == 0 else None
+    gathered = [one for one in processes.gather(own) if one is not None]
+    processes.together(lambda: report(gathered) if processes.rank == 0 else None)
+
+
+def measure_exchange(processes: Processes) -> float:
+    """Average `GRADIENT_BYTES` over the processes, and return the bandwidth per process, GB/s.
+
+    These are the bytes that a ring sends and receives, 2 (n - 1) / n of the buffer, over the median time.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    buffer = tf.ones([GRADIENT_BYTES // 4], tf.float32) * (processes.rank + 1)
+    expected = (processes.size + 1) / 2
+    seconds = []
+    for turn in range(REPEATS + 1):
+        processes.barrier()
+        began = time.perf_counter()
+        mean = processes.mean(buffer, name="preflight")
+        value = float(mean[-1])
+        seconds.append(time.perf_counter() - began)
+        if abs(value - expected) > 1e-5 * expected:
+            raise ConfigError(f"the mean over {processes.size} processes is {value}, not {expected} (turn {turn})")
+    moved = 2 * (processes.size - 1) / processes.size * GRADIENT_BYTES
+    return moved / float(np.median(seconds[1:])) / 1e9
+
+
+def preflight(config: RunConfig, processes: Processes) -> int:
+    """Check a job whose processes have met; print what was found."""
+    compare_ranks(config, processes)
+    speed = measure_exchange(processes)
+    if processes.rank == 0:
+        hosts = max(1, processes.size // processes.place.local_size)
+        print(f"{'processes:':17} {processes.size} on {hosts} hosts")
+        if processes.size > 1:
+            print(f"{'exchange:':17} {GRADIENT_BYTES / 1e6:.0f} MB at {speed:.2f} GB/s per process")
+        print("preflight passed", flush=True)
+    return 0
+
+
+def data_paths(data: DataOptions) -> list[str]:
+    """Return annotation file and image folder of each data set, one after the other; none of shapes yet to be drawn."""
+    paths: list[str] = []
+    if data.synthetic is not None:
+        return paths
+    for files, folders, splits in (
+        (data.train_annotations, data.train_images, data.train),
+        (data.val_annotations, data.val_images, data.val),
+    ):
+        if files is not None:
+            for file, folder in zip(as_list(files), as_list(folders), strict=True):
+                paths += [file, folder]
+        elif data.root is not None:
+            for source in (find_split(data.root, split) for split in as_list(splits)):
+                paths += [str(source.annotation_path), str(source.image_dir)]
+    return paths
+
+
+def output_folder(config: RunConfig) -> str:
+    """Return the folder that the run will write to."""
+    return config.run.dir or "outputs"
+
+
+def _answer(host: Host, probe: Any) -> dict[str, Any]:
+    answer = read_answer(line.decode(errors="replace") for line in probe.stdout)
+    if answer is None:
+        raise ConfigError(f"host {host.name}: the check ended early (exit code {probe.wait()}); its message is above")
+    return answer

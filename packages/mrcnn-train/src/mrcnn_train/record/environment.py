@@ -1,0 +1,64 @@
+"""`environment.json` of a run directory: with it another person can say what was run, on what, and how.
+
+A run that is resumed appends an entry, so the file is a list of the launches of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mrcnn_train.job.facts import environment_variables, host_facts, software_facts
+from mrcnn_train.job.place import Place
+
+ENVIRONMENT_FILE = "environment.json"
+
+
+def process_facts(place: Place) -> dict[str, Any]:
+    """Describe this process: its rank, its machine and the variables that change what it does."""
+    return {"rank": place.rank, **host_facts(), "environment": environment_variables()}
+
+
+def write_environment(run_dir: Path, processes: Sequence[dict[str, Any]]) -> None:
+    """Append this launch to `environment.json`.
+
+    Args:
+        processes: `process_facts` of all ranks, by rank.
+    """
+    path = run_dir / ENVIRONMENT_FILE
+    launch = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "folder": os.getcwd(),
+        "processes": len(processes),
+        **software_facts(),
+        "hosts": _by_host(processes),
+    }
+    launches = [*read_launches(path), launch]
+    partial = path.with_name(f".{ENVIRONMENT_FILE}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(launches, indent=1))
+    partial.replace(path)
+
+
+def read_launches(path: Path) -> list[dict[str, Any]]:
+    """Read the launches that a file lists; a file that is missing or damaged has none."""
+    try:
+        launches = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return launches if isinstance(launches, list) else []
+
+
+def _by_host(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a host, with its ranks; what differs between its processes stands in a list by rank."""
+    hosts: dict[str, dict[str, Any]] = {}
+    for facts in processes:
+        own = {key: value for key, value in facts.items() if key != "rank"}
+        host = hosts.setdefault(facts["host"], {**own, "ranks": []})
+        host["ranks"].append(facts["rank"])
+    return list(hosts.values())

@@ -1,0 +1,55 @@
+"""One writer for a run directory: a second run that would write there is refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mrcnn_train.errors import ConfigError
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the lock of a run directory. The system releases it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process holds it; the message names its host, process and start.
+    """
+    descriptor = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        _lock(descriptor, run_dir)
+        os.ftruncate(descriptor, 0)
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        os.pwrite(descriptor, holder.encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, run_dir: Path) -> None:
+    try:
+        # Not flock: over NFS and Lustre (mounted with `flock`), lockf is the one that other hosts see.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            holder = os.pread(descriptor, 300, 0).decode(errors="replace") or "another process"
+            raise ConfigError(
+                f"run directory {run_dir} is in use by {holder}: wait for it, stop it, or choose another run.dir"
+            ) from None
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            print(
+                f"WARNING: {run_dir}: this file system has no locks, so a second run could write here unnoticed",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
+        raise

@@ -1,0 +1,78 @@
+"""The directory of a run: made for a new one, found again for one that goes on, and locked while the run writes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mrcnn_train.config.composition import SAVED_CONFIG, save_config
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
+from mrcnn_train.config.options import RunConfig
+from mrcnn_train.errors import ConfigError
+from mrcnn_train.record.lock import LOCK_FILE, locked
+
+
+@contextlib.contextmanager
+def open_run_dir(config: RunConfig) -> Iterator[Path]:
+    """Make the directory of a new run, or open that of a resumed one; hold its lock, and save the config in it.
+
+    Raises:
+        ConfigError: it holds a run or other files, another process writes to it, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            run_dir = Path(config.resume) if config.resume is not None else _make_run_dir(config)
+            stack.enter_context(locked(run_dir))
+            _save_config(run_dir, config)
+        except OSError as error:
+            where = f"run.dir={run_dir}" if config.resume is None else f"resume={config.resume}"
+            raise ConfigError(f"{where} cannot be written: {error.strerror}") from error
+        yield run_dir
+
+
+def check_run_dir(config: RunConfig) -> None:
+    """Raise ConfigError if the directory that a new run was given holds a run or other files.
+
+    A run that ended before its first checkpoint cannot go on: its directory is used again.
+    """
+    if config.run.dir is None:
+        return
+    run_dir = Path(config.run.dir)
+    if complete_checkpoints(run_dir / CHECKPOINTS_DIR):
+        raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
+    is_run = (run_dir / SAVED_CONFIG).exists()
+    if run_dir.is_dir() and not is_run and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
+        raise ConfigError(f"run.dir={run_dir} holds files that are not of a run: choose a new or an empty folder")
+
+
+def _make_run_dir(config: RunConfig) -> Path:
+    if config.run.dir is None:
+        return _make_unshared(Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    check_run_dir(config)
+    run_dir = Path(config.run.dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def _make_unshared(wanted: Path) -> Path:
+    """Make a new directory; if several runs start in the same second, all but one get a number."""
+    numbered = (wanted.with_name(f"{wanted.name}_{number}") for number in itertools.count(2))
+    for path in itertools.chain([wanted], numbered):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("unreachable: the numbers do not end")
+
+
+def _save_config(run_dir: Path, config: RunConfig) -> None:
+    """Save the config; where a resumed run changes it, the old one is kept beside it."""
+    saved, fresh = run_dir / SAVED_CONFIG, run_dir / (SAVED_CONFIG + ".partial")
+    save_config(fresh, config)
+    if config.resume is not None and fresh.read_text() != saved.read_text():
+        saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
+    fresh.replace(saved)

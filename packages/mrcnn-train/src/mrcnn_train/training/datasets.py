@@ -1,0 +1,235 @@
+"""The data sets of a run, checked, and the loader of its training batches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mrcnn_data import CocoDataset, DatasetError, EvalLoader, OptionError, Report, TrainLoader, check_datasets, visible
+from mrcnn_eval import CocoEvaluator, class_difference
+from mrcnn_train.config.options import DataOptions, EvalOptions, RunConfig, TrainOptions
+from mrcnn_train.config.plan import Plan, describe_plan, make_plan
+from mrcnn_train.config.values import as_list, eval_buckets, eval_sizes, short_edges, train_buckets
+from mrcnn_train.errors import ConfigError
+
+MANY_OBJECTS = 20_000  # more take longer than a second or two to check
+Classes = tuple[Sequence[int], Sequence[str]]  # category ids and names
+
+
+class ValSet(NamedTuple):
+    """A validation set.
+
+    Attributes:
+        name: short and unique in the run, fit for a file name.
+        dataset: its images.
+    """
+
+    name: str
+    dataset: CocoDataset
+
+
+class RunData(NamedTuple):
+    """The data sets of a run, and what follows from them.
+
+    Attributes:
+        plan: the numbers of the run.
+        described: the plan as it is printed.
+        loader: of this process's training batches.
+        train: all training sets, joined.
+        val: the validation sets, which are scored one by one.
+    """
+
+    plan: Plan
+    described: str
+    loader: TrainLoader
+    train: CocoDataset
+    val: list[ValSet]
+
+
+def open_data(config: RunConfig, *, rank: int, size: int) -> RunData:
+    """Open and check the data of one of `size` processes, and print the plan of the run.
+
+    Raises:
+        ConfigError, DatasetError, GroundTruthError: the run could not train or evaluate on them.
+    """
+    train = open_train(config.data)
+    val = open_val(config.data, train)
+    loader = make_loader(config.data, config.train, train, rank=rank, num_ranks=size)
+    plan = make_plan(config, num_images=loader.num_images, processes=size)
+    datasets = [one.dataset for one in val]
+    described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.buckets))
+    print(described, flush=True)
+    if rank == 0:
+        check_data(config.data, train, val)
+    for dataset in datasets:
+        check_evaluation(config.data, config.eval, dataset)
+    return RunData(plan, described, loader, train, val)
+
+
+def open_train(data: DataOptions) -> CocoDataset:
+    """Open the training sets as one.
+
+    Raises:
+        DatasetError: one is missing or unusable, or their classes differ.
+    """
+    if data.train_annotations is not None:
+        return CocoDataset.open(
+            as_list(data.train_annotations),
+            as_list(data.train_images),
+            on_error=data.on_error,
+            cache_dir=data.cache_dir,
+        )
+    assert data.root is not None
+    return CocoDataset.from_root(data.root, as_list(data.train), on_error=data.on_error, cache_dir=data.cache_dir)
+
+
+def open_val(data: DataOptions, train: CocoDataset) -> list[ValSet]:
+    """Open the validation sets.
+
+    Raises:
+        DatasetError: one is missing or unusable.
+        ConfigError: its classes are not those of the training data.
+    """
+    named = list(_open_each_val(data))
+    for _, dataset in named:
+        require_same_classes(
+            (dataset.category_ids, dataset.class_names),
+            (train.category_ids, train.class_names),
+            where=dataset.name,
+            reference=train.name,
+        )
+    return [
+        ValSet(name, dataset) for name, (_, dataset) in zip(unique_names(name for name, _ in named), named, strict=True)
+    ]
+
+
+def _open_each_val(data: DataOptions) -> Iterator[tuple[str, CocoDataset]]:
+    if data.val_annotations is not None:
+        for file, folder in zip(as_list(data.val_annotations), as_list(data.val_images), strict=True):
+            name = Path(file).stem.removeprefix("instances_")
+            yield name, CocoDataset.open(file, folder, on_error=data.on_error, cache_dir=data.cache_dir)
+        return
+    for split in as_list(data.val):
+        assert data.root is not None
+        yield split, CocoDataset.from_root(data.root, split, on_error=data.on_error, cache_dir=data.cache_dir)
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Make names fit for files, and different from each other.
+
+    >>> unique_names(["val", "night/val", "val"])
+    ['val', 'night_val', 'val_2']
+    """
+    unique: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "_", name)
+        number = 1
+        while (plain if number == 1 else f"{plain}_{number}") in unique:
+            number += 1
+        unique.append(plain if number == 1 else f"{plain}_{number}")
+    return unique
+
+
+def check_data(data: DataOptions, train: CocoDataset, val: Sequence[ValSet]) -> None:
+    """Do what `mrcnn-data check` does with the data sets of the run, and print a line for each kind of finding.
+
+    Raises:
+        DatasetError: an error that would end the run later.
+    """
+    datasets = {"train": train}
+    datasets |= {"val" if len(val) == 1 else f"val {one.name}": one.dataset for one in val}
+    num_objects = sum(int(dataset.num_objects().sum()) for dataset in datasets.values())
+    if num_objects > MANY_OBJECTS:
+        num_images = sum(map(len, datasets.values()))
+        print(f"{'check:':17} {num_objects} objects in {num_images} images ...", flush=True)
+    reports = check_datasets(datasets, on_error=data.on_error, cache_dir=data.cache_dir)
+    for line in summary_lines(reports):
+        print(f"{'check:':17} {visible(line, limit=2000)}", flush=True)
+    for report in reports.values():
+        report.raise_errors()
+
+
+def summary_lines(reports: Mapping[str, Report]) -> list[str]:
+    """Return a line for each kind of finding; data sets with the same finding share it."""
+    names: dict[str, list[str]] = {}  # of the data sets, by line
+    for name, report in reports.items():
+        for line in map(str, report.by_severity()) if report.findings else ["nothing odd found"]:
+            names.setdefault(line, []).append(name)
+    return [f"{', '.join(datasets)}: {line}" for line, datasets in names.items()]
+
+
+def require_same_classes(ours: Classes, theirs: Classes, *, where: str, reference: str, cure: str = "") -> None:
+    """Raise ConfigError that names the first difference between two sets of classes, and a cure.
+
+    Args:
+        where, reference: what `ours` and `theirs` belong to.
+    """
+    difference = class_difference(ours, theirs, reference=reference)
+    if difference is not None:
+        raise ConfigError(f"{where} has {difference}{cure}")
+
+
+def make_loader(
+    data: DataOptions, train: TrainOptions, dataset: CocoDataset, *, rank: int = 0, num_ranks: int = 1
+) -> TrainLoader:
+    """Make the loader of this process's training batches.
+
+    Raises:
+        ConfigError: an option that cannot work.
+        DatasetError: nothing to train on, or an image that fits into no batch shape.
+    """
+    try:
+        return TrainLoader(
+            dataset,
+            buckets=train_buckets(data),
+            short_edge=short_edges(data),
+            max_size=data.max_size,
+            images_per_batch=train.images_per_gpu,
+            global_batch=train.global_batch,
+            seed=train.seed,
+            augmentation=data.augmentation,
+            max_gt=data.max_gt,
+            max_crowds=data.max_crowds,
+            num_threads=data.num_threads,
+            rank=rank,
+            num_ranks=num_ranks,
+            on_error=data.on_error,
+            filter_empty=data.filter_empty,
+            repeat_threshold=data.repeat_threshold,
+        )
+    except OptionError as error:
+        raise ConfigError(f"data.{error}") from error
+    except DatasetError as error:
+        if str(error).startswith("buckets="):
+            raise ConfigError(f"data.{error}") from error
+        raise
+
+
+def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:
+    """Find out before training what would end it at its first evaluation, and say what is not scored.
+
+    Raises:
+        ConfigError: an image fits into no batch shape.
+        GroundTruthError: the file can be trained on, but not scored against.
+    """
+    short_edge, max_size = eval_sizes(data)
+    try:
+        EvalLoader(
+            val,
+            buckets=eval_buckets(data),
+            short_edge=short_edge,
+            max_size=max_size,
+            batch_size=options.batch_size,
+            limit=options.limit,
+        )
+    except DatasetError as error:
+        raise ConfigError(f"evaluation on {val.name}: data.{error}") from error
+    num_ignored = int(CocoEvaluator(val).ground_truth.ignored.sum())
+    if num_ignored:
+        print(
+            f"{'evaluation:':17} {visible(val.name)}: objects with `ignore` that need not be found, because training "
+            f"leaves them out: {num_ignored}",
+            flush=True,
+        )

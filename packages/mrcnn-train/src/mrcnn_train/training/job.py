@@ -1,0 +1,32 @@
+"""What one process needs to train, put together once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mrcnn_train.config.options import RunConfig
+from mrcnn_train.job.distributed import Processes
+from mrcnn_train.job.signals import StopSignals
+from mrcnn_train.training.datasets import RunData
+from mrcnn_train.training.state import TrainingState
+
+
+class Job(NamedTuple):
+    """The parts of a run in one process.
+
+    Attributes:
+        config: frozen.
+        data: the data sets, the plan, and the loader of this process.
+        state: where training starts.
+        run_dir: directory of the run, into which rank 0 writes.
+        processes: all processes of the run.
+        stop: the signals of this process.
+    """
+
+    config: RunConfig
+    data: RunData
+    state: TrainingState
+    run_dir: Path
+    processes: Processes
+    stop: StopSignals

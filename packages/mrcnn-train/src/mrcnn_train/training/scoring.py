@@ -1,0 +1,87 @@
+"""Evaluations during a run: detect with the saved weights, score at once or in a thread, look for the target."""
+
+from __future__ import annotations
+
+from mrcnn_train.config.options import StopOptions
+from mrcnn_train.job.votes import StopVotes
+from mrcnn_train.record.progress import ProgressDisplay
+from mrcnn_train.record.run_record import RunRecord, Scored
+from mrcnn_train.record.scores import logged_numbers
+from mrcnn_train.training.evaluation import Evaluation
+from mrcnn_train.training.job import Job
+
+
+class Scoring:
+    """Evaluates the weights of a run.
+
+    Args:
+        record: of rank 0, which alone scores; None on the others.
+        votes: learn that the target is reached.
+
+    Attributes:
+        last: the evaluation that was scored last; None so far.
+    """
+
+    def __init__(self, job: Job, record: RunRecord | None, votes: StopVotes, display: ProgressDisplay) -> None:
+        self._job = job
+        self._record = record
+        self._votes = votes
+        self._display = display
+        self._evaluation = Evaluation(
+            job.state.model,
+            job.data.val,
+            job.state.card,
+            job.config.eval,
+            processes=job.processes,
+            on_error=job.config.data.on_error,
+        )
+        self.last: Scored | None = None
+
+    def is_evaluated(self, step: int) -> bool:
+        """Return on all processes whether the weights after `step` updates have been evaluated."""
+        return self._job.processes.broadcast(self._record is not None and self._record.is_evaluated(step))
+
+    def evaluate(self, step: int, *, epoch: float) -> None:
+        """Evaluate the saved weights, or their average; with `eval.background` leave the scoring to a thread.
+
+        A single process gives the evaluation up when a signal comes, by StopRequested; many processes finish it.
+        """
+        self.finish()
+        self._job.state.optimizer.swap_average()
+        try:
+            evaluators = self._evaluation.detect(progress=self._show_progress)
+        finally:
+            self._job.state.optimizer.swap_average()
+        self._display.detected()
+        if self._record is not None:
+            self._record.score(self._evaluation, evaluators, step=step, epoch=epoch)
+        if not self._job.config.eval.background:
+            self.finish()
+            self._votes.target = self._job.processes.broadcast(self._votes.has_reached_target)
+
+    def _show_progress(self, done: int, total: int) -> None:
+        if self._job.processes.size == 1:
+            self._job.stop.raise_if_received()
+        self._job.processes.progress()
+        self._display.evaluating(done, total)
+
+    def fetch(self) -> None:
+        """Show the scores if a thread has finished them."""
+        if self._record is not None and self._record.has_scored:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for scores that are being made, and show them."""
+        if self._record is None or not self._record.is_scoring:
+            return
+        self.last = self._record.scored()
+        self._display.evaluated(*self.last)
+        self._votes.has_reached_target |= reaches(self._job.config.stop_at, self.last)
+
+
+def reaches(target: StopOptions, scored: Scored) -> bool:
+    """Return whether an evaluation reaches all APs of a target; of several validation sets their means count."""
+    numbers = logged_numbers(scored.results)
+    targets = [(numbers["box_AP"], target.box_ap), (numbers.get("mask_AP", 0.0), target.mask_ap)]
+    wanted = [(actual, least) for actual, least in targets if least is not None]
+    return bool(wanted) and all(actual >= least for actual, least in wanted)

@@ -1,0 +1,177 @@
+"""`resume=auto`, finished runs, and one writer for a run directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mrcnn_train import ConfigError, run
+from mrcnn_train.app import main
+from mrcnn_train.config.going_on import End, complete_checkpoints, mark_finished, read_end
+from mrcnn_train.record.lock import locked
+from mrcnn_train.record.metrics_log import read_rows
+
+
+@pytest.fixture
+def command(tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hollow_step, capfd):
+    """Run the command of a tiny run in `run/`; returns its exit code, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*options: str) -> tuple[int, str]:
+        arguments = [
+            *tiny_overrides,
+            "run.dir=run",
+            "resume=auto",
+            "checkpoint.every_steps=2",
+            "data.val=null",
+            *options,
+        ]
+        monkeypatch.setattr("sys.argv", ["mrcnn_train", *arguments])
+        code = main()
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
+
+    return run_command
+
+
+def steps() -> list[int]:
+    return [row["step"] for row in read_rows(Path("run/metrics.jsonl")) if row["kind"] == "train"]
+
+
+def test_the_same_command_starts_goes_on_and_finishes(command) -> None:
+    assert command("train.max_steps=4")[0] == 0
+    assert steps() == [1, 2, 3, 4]
+    shutil.rmtree("run/checkpoints/step-00000004")  # as if it had been cut off before its last checkpoint
+    code, output = command("train.max_steps=4")
+    assert code == 0
+    assert "resumed from:     " in output
+    assert steps() == [1, 2, 3, 4]
+    code, output = command("train.max_steps=4")
+    assert code == 0
+    assert "has finished after 4 steps: nothing is left to do" in output
+    assert "resumed from" not in output
+    code, output = command("train.max_steps=6")
+    assert code == 0
+    assert steps() == [1, 2, 3, 4, 5, 6]
+
+
+def test_more_steps_than_asked_for_are_refused(command) -> None:
+    assert command("train.max_steps=4")[0] == 0
+    code, output = command("train.max_steps=2")
+    assert code == 2
+    assert "the run has done 4 steps, and is now asked for 2" in output
+    assert sorted(path.name for path in Path("run/checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("model.fpn_channels=32", "model.fpn_channels is 32, but the run in "),
+        ("train.seed=7", "train.seed is 7, but the run in "),
+        ("train.global_batch=4", "train.global_batch is 4, but the run in "),
+    ],
+)
+def test_what_may_not_change_is_named(command, option: str, message: str) -> None:
+    assert command("train.max_steps=2")[0] == 0
+    code, output = command("train.max_steps=4", option)
+    assert code == 2
+    assert f"resume=auto: {message}" in output
+
+
+def test_what_may_change_changes(command) -> None:
+    assert command("train.max_steps=2")[0] == 0
+    assert command("train.max_steps=4", "optimizer.base_lr=0.001")[0] == 0
+    assert steps() == [1, 2, 3, 4]
+
+
+def test_weights_given_relative_to_the_launch_are_the_same_weights(command, tiny, tmp_path: Path) -> None:
+    assert run(tiny(f"run.dir={tmp_path / 'before'}", "train.max_steps=1", "data.val=null")) == 0
+    assert command("train.max_steps=2", "model.weights=before")[0] == 0
+    assert command("train.max_steps=4", "model.weights=./before")[0] == 0
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(command) -> None:
+    assert command("train.max_steps=2")[0] == 0
+    shutil.rmtree("run/checkpoints")
+    code, output = command("train.max_steps=2")
+    assert code == 0
+    assert "resumed from" not in output
+    assert steps() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["trainer.json", "model.json", "model.safetensors", "trainer.safetensors"])
+@pytest.mark.parametrize("kept", [None, 0, 20, -1])
+def test_an_incomplete_checkpoint_is_passed_over(command, name: str, kept: int | None) -> None:
+    """As a service leaves it that copies a folder file by file and was cut off."""
+    assert command("train.max_steps=4")[0] == 0
+    path = Path("run/checkpoints/step-00000004") / name
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None and path.suffix == ".safetensors":
+        path.write_bytes(content[:kept])
+    code, output = command("train.max_steps=4")
+    assert code == 0
+    assert "resumed from:     " in output
+    assert "step-00000002" in output
+    assert [folder.name for folder in complete_checkpoints(Path("run/checkpoints"))][-1] == "step-00000004"
+
+
+def test_it_needs_a_directory_and_an_experiment(command, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    code, output = command("run.dir=null")
+    assert code == 2
+    assert "resume=auto needs run.dir=DIR" in output
+    monkeypatch.setattr("sys.argv", ["mrcnn_train", "resume=auto", "run.dir=run"])
+    assert main() == 2
+    assert "resume=auto goes with the whole command" in capfd.readouterr().err
+
+
+def test_a_second_writer_is_refused(command, tmp_path: Path) -> None:
+    """Of the same process here: lockf refuses other processes only, which test_hosts.py tries."""
+    assert command("train.max_steps=2")[0] == 0
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").read_text().startswith("process ")
+
+
+def test_environment_of_every_launch(command) -> None:
+    assert command("train.max_steps=2")[0] == 0
+    assert command("train.max_steps=4")[0] == 0
+    first, second = json.loads(Path("run/environment.json").read_text())
+    assert first["processes"] == second["processes"] == 1
+    assert "mrcnn-train" in first["own_packages"]
+    assert first["hosts"][0]["ranks"] == [0]
+
+
+def test_a_target_that_ended_a_run_ends_it_again(command) -> None:
+    """A reached target is an end of its own; another target, or none, lets the run go on."""
+    assert command("train.max_steps=2")[0] == 0
+    mark_finished(Path("run"), End(step=2, target="box AP 0.1"))
+    options = ("train.max_steps=4", "data.val=val", "eval.every_epochs=100")
+    code, output = command(*options, "stop_at.box_ap=0.1")
+    assert code == 0
+    assert "has finished after 2 steps" in output
+    code, output = command("train.max_steps=4")
+    assert code == 0
+    assert steps() == [1, 2, 3, 4]
+
+
+def test_end_of_a_run(tmp_path: Path) -> None:
+    assert read_end(tmp_path) is None
+    mark_finished(tmp_path, End(7, ""))
+    assert read_end(tmp_path) == End(7, "")
+    (tmp_path / "finished.json").write_text("{")
+    assert read_end(tmp_path) is None
+
+
+def test_a_directory_in_use_is_named(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hollow_step) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("process 12 on node7 since yesterday")
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(ConfigError, match="in use by process 12 on node7 since yesterday: wait for it, stop it, or"):
+        run(tiny("train.max_steps=2", "data.val=null"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
