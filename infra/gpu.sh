@@ -4,7 +4,7 @@
 # each. The build needs nvcc but no GPU, so a login node or an image build will do.
 #
 # Environment: PYTHON         the interpreter of the environment, default .venv/bin/python
-#              CUDA_HOME      the CUDA toolkit, default that of nvcc on the PATH, else /usr/local/cuda
+#              CUDA_HOME      the CUDA toolkit, default /usr/local/cuda, else that of nvcc on the PATH
 #              ARCHITECTURES  compute capabilities for mrcnn-ops, "80;90"; default those of packages/mrcnn-ops
 #              CHECK_ONLY     "yes" tells what is missing, and builds nothing
 # Exit code: 0; 1 if something that the build needs is missing.
@@ -13,8 +13,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
 say() { printf 'gpu: %s\n' "$*"; }
 
-nvcc=${CUDA_HOME:+$CUDA_HOME/bin/nvcc}
-nvcc=${nvcc:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+cuda_home=${CUDA_HOME:-/usr/local/cuda}
+if [ -z "${CUDA_HOME:-}" ] && [ ! -x "$cuda_home/bin/nvcc" ] && command -v nvcc >/dev/null; then
+  cuda_home=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
+fi
+nvcc=$cuda_home/bin/nvcc
 has_nvcc=yes has_nccl=yes
 
 if [ -e /proc/driver/nvidia/version ] || [ -e /dev/dxg ]; then
@@ -29,8 +32,9 @@ else
   has_nvcc=no
   say "no nvcc: install the CUDA toolkit 12.9 (NVIDIA's package cuda-toolkit-12-9), or set CUDA_HOME to it"
 fi
-command -v mpicxx >/dev/null && command -v mpirun >/dev/null ||
+if ! command -v mpicxx >/dev/null || ! command -v mpirun >/dev/null; then
   say "no MPI: Horovod is built for Gloo and NCCL alone, which is enough (Debian: libopenmpi-dev openmpi-bin)"
+fi
 
 if [ "${CHECK_ONLY:-no}" != yes ]; then
   say "installing the CUDA libraries of poetry.lock (3 GB)"
@@ -54,20 +58,15 @@ CUDACXX=$nvcc "$python" -m pip install -q --disable-pip-version-check --no-index
   "${options[@]}" -e "$root/packages/mrcnn-ops"
 
 say "building Horovod with NCCL (minutes the first time)"
-cuda_home=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-PYTHON=$python HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=${CUDA_HOME:-$cuda_home} CUDAARCHS=75 \
+PYTHON=$python HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$cuda_home CUDAARCHS=75 \
   HOROVOD_BUILD_CUDA_CC_LIST=${HOROVOD_BUILD_CUDA_CC_LIST:-75,80,90} "$root/infra/horovod/build.sh"
 
 TF_CPP_MIN_LOG_LEVEL=3 "$python" - <<'END' 2>/dev/null
-import json
-from pathlib import Path
-
 import horovod.tensorflow as horovod
 import mrcnn_ops
 import tensorflow as tf
 
-(info,) = [Path(folder, "build_info.json") for folder in mrcnn_ops.__path__ if Path(folder, "build_info.json").exists()]
-print(f"gpu: mrcnn-ops: CUDA {json.loads(info.read_text())['cuda']}")
+print(f"gpu: mrcnn-ops: CUDA {mrcnn_ops.build_info()['cuda']}")
 print(f"gpu: Horovod: NCCL {bool(horovod.nccl_built())}, MPI {bool(horovod.mpi_built())}")
 print(f"gpu: TensorFlow sees {len(tf.config.list_physical_devices('GPU'))} GPUs")
 END
