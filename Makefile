@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PACKAGES := $(wildcard packages/*)
 CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: help setup horovod gpu lock demo test test-slow test-kernels test-infra test-docker lint format bench gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow test-kernels test-infra test-docker lint format bench gpu gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,7 +15,7 @@ setup: ## Create .venv with the locked dependencies and the five packages
 horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes the first time)
 	@infra/horovod/build.sh
 
-gpu: setup ## Make .venv a GPU environment: CUDA libraries, ops with CUDA kernels, Horovod with NCCL (docs/gpu.md)
+gpu: setup ## Make .venv a GPU environment: CUDA libraries, ops and Horovod for GPUs; tells what is missing
 	@infra/gpu.sh
 
 lock: ## Renew poetry.lock from the pyproject files
@@ -39,7 +39,7 @@ test-infra: setup .infra/ready ## Tests of infra/: chart, SageMaker, S3, and job
 	.infra/bin/python -m pytest infra/tests -m "not slow"
 	$(PY) -m pytest infra/tests -m slow --ignore infra/tests/test_docker.py
 
-test-docker: setup ## Build the images with buildah, train in them (root, Debian, an hour)
+test-docker: setup .infra/ready ## Build the images with buildah, train in them (root, Debian, an hour)
 	$(PY) -m pytest infra/tests/test_docker.py -s
 
 lint: setup ## Check the code: ruff, mypy, clang-format

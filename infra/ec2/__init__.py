@@ -1,1 +1,1 @@
-"""Training on EC2 instances of one's account."""
+"""Jobs on EC2 machines, or any others that ssh reaches: `python -m infra.ec2.job`."""

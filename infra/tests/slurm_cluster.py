@@ -17,11 +17,12 @@ from infra.tests.hosts import Host, HostError, Hosts
 CPUS_PER_NODE = 2
 START_SECONDS = 60.0
 POLL = 0.25
+# cred_expire: a requeued job waits for so long, 120 s by default.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={controller.name}({controller.address})
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 SlurmUser=root
 StateSaveLocation={folder}/state

@@ -1,133 +1,131 @@
-"""The job on EC2 instances, with stand-ins for the trainer and for EC2."""
+"""Jobs on machines that ssh reaches; training and ssh are stand-ins here, see test_ec2_hosts.py."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from infra.ec2.job import JobError, find_hosts, has_efa, job_options, main, read_hosts, running, start, stop
-from infra.tests.fake_job import install
+from infra.ec2 import job
+from infra.ec2.job import Equipment, JobError, Machine
+
+PLAIN, GPUS, EFA = Equipment(0, 0, False), Equipment(8, 0, False), Equipment(8, 4, True)
+# Notes its options and variables, and ends with 143 on SIGTERM.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+names = [name for name in os.environ if name.startswith(("NCCL_", "FI_"))]
+pathlib.Path("seen.json").write_text(json.dumps([sys.argv[1:], {name: os.environ[name] for name in names}]))
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(143)))
+print("training", flush=True)
+time.sleep(60)
+"""
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**install(tmp_path / "fake"), "FAKE_LOG": str(tmp_path / "log")}
-
-
-def wait_for(path: Path, word: str) -> list[str]:
-    for _ in range(300):
-        lines = path.read_text().splitlines() if path.exists() else []
-        if word in lines:
-            return lines
-        time.sleep(0.1)
-    raise AssertionError(f"no {word} in {path}")
-
-
-def test_start_stop_and_go_on(tmp_path: Path, environment: dict[str, str]) -> None:
-    (tmp_path / "hosts.txt").write_text("10.0.0.1:8  # this one\n\n10.0.0.2:8\n")
-    overrides = ["+experiment=demo", f"run.dir={tmp_path / 'run'}"]
-    options = f"{' '.join(overrides)} resume=auto launch.hosts=[10.0.0.1:8,10.0.0.2:8]"
-    assert start(tmp_path, overrides, environment) == 0
-    assert wait_for(tmp_path / "log", "ready") == [f"preflight {options}", f"train {options}", "ready"]
-    assert running(tmp_path) is not None
-    with pytest.raises(JobError, match="a job runs already"):
-        start(tmp_path, overrides, environment)
-    stop(tmp_path)
-    assert running(tmp_path) is None
-    assert (tmp_path / "log").read_text().splitlines()[-1] == "stopped"
-    with pytest.raises(JobError, match="no job runs"):
-        stop(tmp_path)
-    assert start(tmp_path, overrides, environment | {"FAKE_CODE": "0"}) == 0
-
-
-def test_a_failed_preflight_starts_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert start(tmp_path, ["+experiment=demo", "run.dir=run"], environment | {"FAKE_PREFLIGHT": "2"}) == 2
-    assert (tmp_path / "log").read_text() == "preflight +experiment=demo run.dir=run resume=auto\n"
-    assert not (tmp_path / "job.pid").exists()
+def test_hosts() -> None:
+    machines = job.read_hosts("# four\nubuntu@a 8\n\nb   # no number\n")
+    assert machines == [Machine("ubuntu@a", 8), Machine("b")]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "hosts", "message"),
+    ("text", "message"),
     [
-        (["+experiment=demo"], [], "give run.dir=DIR"),
-        (["run.dir=r", "resume=auto"], [], "leave resume out"),
-        (["run.dir=r", "launch.processes=8"], ["a:8"], r"leave launch\.processes out"),
+        ("a 8 9", r"hosts:1: \"a 8 9\" is not \[USER@\]HOST"),
+        ("a\nb 0", "hosts:2"),
+        ("a x", "hosts:1"),
+        ("a\na 4", "hosts:2: a is there twice"),
+        ("# none", "names no host"),
     ],
 )
-def test_options_that_cannot_be(overrides: list[str], hosts: list[str], message: str) -> None:
+def test_hosts_that_cannot_be(text: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
-        job_options(overrides, hosts)
+        job.read_hosts(text)
 
 
-def test_one_machine_may_choose_its_processes() -> None:
-    assert job_options(["run.dir=r", "launch.processes=8"], []) == ["run.dir=r", "launch.processes=8", "resume=auto"]
+def test_processes_are_those_of_the_file_or_the_gpus() -> None:
+    assert job.launch_options(None, [GPUS]) == ["launch.processes=8"]
+    assert job.launch_options(None, [PLAIN]) == ["launch.processes=1"]
+    machines = [Machine("ubuntu@a"), Machine("b", 2), Machine("c")]
+    assert job.launch_options(machines, [GPUS, GPUS, PLAIN]) == ["launch.hosts=['ubuntu@a:8','b:2','c:1']"]
 
 
-@pytest.mark.parametrize("line", ["10.0.0.1", "10.0.0.1:0", "a b:8", "-oProxyCommand=x:8", "a;b:1"])
-def test_lines_that_are_no_hosts(tmp_path: Path, line: str) -> None:
-    (tmp_path / "hosts.txt").write_text(line)
-    with pytest.raises(JobError, match="is not ADDRESS:PROCESSES"):
-        read_hosts(tmp_path)
+def test_network() -> None:
+    assert job.network_variables([GPUS, GPUS], {}) == {"NCCL_SOCKET_IFNAME": "^lo,docker"}
+    assert job.network_variables([GPUS, GPUS], {"NCCL_SOCKET_IFNAME": "eth1"}) == {}
+    variables = job.network_variables([EFA, EFA], {"LD_LIBRARY_PATH": "/mine:/opt/amazon/efa/lib"})
+    assert variables["FI_PROVIDER"] == "efa"
+    assert variables["LD_LIBRARY_PATH"] == (
+        "/opt/amazon/ofi-nccl/lib:/opt/amazon/efa/lib:/opt/amazon/openmpi/lib:/mine"
+    )
+    assert "FI_PROVIDER" not in job.network_variables([EFA], {})  # one machine has no network to cross
+    with pytest.raises(JobError, match="1 of 2 machines have EFA"):
+        job.network_variables([EFA, GPUS], {})
+    with pytest.raises(JobError, match="libnccl-net"):
+        job.network_variables([EFA, EFA._replace(has_plugin=False)], {})
 
 
-def test_efa_is_seen_by_its_device(tmp_path: Path) -> None:
-    assert not has_efa(tmp_path / "none")
-    (tmp_path / "mlx5_0").mkdir()
-    assert not has_efa(tmp_path)
-    (tmp_path / "rdmap16s27").mkdir()
-    assert has_efa(tmp_path)
+def test_a_machine_that_cannot_be_reached() -> None:
+    no_ssh = ("sh", "-c", "echo 'ssh: connect to host: Connection refused' >&2; exit 255")
+    with pytest.raises(JobError, match="a cannot be reached by ssh: ssh: connect to host: Connection refused"):
+        job.ask(Machine("a"), no_ssh)
+    assert job.ask(Machine("a"), ("sh", "-c", "printf '8\\n4\\n1\\n'")) == EFA
 
 
-class Ec2:
-    """EC2's answers for these (address, type), in pages of one."""
-
-    def __init__(self, *instances: tuple[str, str]) -> None:
-        self.instances = instances
-
-    def get_paginator(self, name: str) -> Ec2:
-        assert name == "describe_instances"
-        return self
-
-    def paginate(self, Filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        assert {"Name": "tag:mrcnn-job", "Values": ["mine"]} in Filters
-        return [
-            {"Reservations": [{"Instances": [{"PrivateIpAddress": address, "InstanceType": kind}]}]}
-            for address, kind in self.instances
-        ]
-
-    def describe_instance_types(self, InstanceTypes: list[str]) -> dict[str, Any]:
-        gpus = {"p4d.24xlarge": 8, "g5.xlarge": 1}
-        return {
-            "InstanceTypes": [
-                {"InstanceType": kind, **({"GpuInfo": {"Gpus": [{"Count": gpus[kind]}]}} if kind in gpus else {})}
-                for kind in InstanceTypes
-            ]
-        }
-
-
-def test_hosts_of_a_job() -> None:
-    assert find_hosts(Ec2(("10.0.0.9", "p4d.24xlarge"), ("10.0.0.3", "g5.xlarge")), "mine") == [
-        "10.0.0.3:1",
-        "10.0.0.9:8",
-    ]
-    with pytest.raises(JobError, match="no running instance has the tag mrcnn-job=mine"):
-        find_hosts(Ec2(), "mine")
-    with pytest.raises(JobError, match=r"instances of type m5\.large have no GPU"):
-        find_hosts(Ec2(("10.0.0.9", "m5.large")), "mine")
-
-
-def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    package = tmp_path / "mrcnn_train"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(STAND_IN)
+    (package / "preflight.py").write_text("import sys; sys.exit(4 if 'bad=1' in sys.argv else 0)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(job, "HOSTS", tmp_path / "hosts")
     monkeypatch.chdir(tmp_path)
-    assert main(["stop"]) == 2
-    assert capsys.readouterr().err == f"infra.ec2.job: no job runs in {tmp_path}\n"
+    return tmp_path
 
 
-def test_help() -> None:
-    done = subprocess.run([sys.executable, "-m", "infra.ec2.job", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "A training job on EC2 instances" in done.stdout
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_start_follow_stop(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_dir = stand_in / "runs" / "a b"
+    assert job.main(["start", str(run_dir), "+experiment=demo", "--no-preflight", "train.max_steps=9"]) == 0
+    wait_for(stand_in / "seen.json")
+    options, variables = json.loads((stand_in / "seen.json").read_text())
+    assert options[:2] == ["+experiment=demo", "train.max_steps=9"]
+    assert options[2].startswith("launch.processes=")
+    assert options[3:] == [f"run.dir={run_dir}", "resume=auto"]
+    assert variables["NCCL_SOCKET_IFNAME"] == "^lo,docker"
+    assert job.main(["start", str(run_dir), "+experiment=demo"]) == 2
+    assert "is running as process" in capfd.readouterr().err
+    assert job.main(["stop", str(run_dir)]) == 0
+    assert job.running(run_dir) is None
+    assert job.main(["follow", str(run_dir)]) == 0
+    shown = capfd.readouterr().out
+    assert "training\nsaved\n" in shown
+    assert "is not running" in shown
+    assert job.main(["stop", str(run_dir)]) == 0
+
+
+def test_a_preflight_that_fails(stand_in: Path) -> None:
+    assert job.main(["start", "run", "+experiment=demo", "bad=1"]) == 4
+    assert not (stand_in / "run.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["start", "run", "resume=x"], "resume is set here"),
+        (["start", "run", "+experiment=demo", "--hosts", "gone"], "gone cannot be read"),
+        (["follow", "run"], "start the run first"),
+        (["stop", "run", "x=1"], "stop takes no options"),
+    ],
+)
+def test_wrong_requests(stand_in: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert job.main(arguments) == 2
+    assert message in capfd.readouterr().err

@@ -91,7 +91,7 @@ def test_tasks_that_see_only_their_own_gpu(cluster: SlurmCluster) -> None:
 
 def submit(cluster: SlurmCluster, folder: Path, *overrides: str, mpi: str) -> int:
     environment = {
-        "VENV": os.environ.get("SHIM") or sys.prefix,
+        "VENV": sys.prefix,
         "MPI": mpi,
         "PREFLIGHT": "yes" if HAS_PREFLIGHT else "no",
         "TF_CPP_MIN_LOG_LEVEL": "3",
