@@ -24,7 +24,7 @@ def wait_for_end(run_dir: Path, *, step: int) -> None:
         time.sleep(0.2)
 
 
-def test_start_stop_and_start_again(hosts: Hosts, data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_start_stop_and_start_again(hosts: Hosts, data: Path, tmp_path: Path) -> None:
     machines = tmp_path / "hosts.txt"
     machines.write_text("one 1\ntwo 1  # the second\n")
     run_dir = tmp_path / "run"
