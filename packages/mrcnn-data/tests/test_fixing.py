@@ -241,7 +241,7 @@ def test_categories_of_one_id_are_not_joined(write_coco, category_id):
     root = write_coco([IMAGE], [GOOD])
     edited(root, lambda c: c["categories"].append({"id": category_id, "name": "another"}))
     with pytest.raises(
-        DatasetError, match="category id 7 stands for both .* and 'another': give one of them another id"
+        DatasetError, match=r"category id 7 stands for both .* and 'another': give one of them another id"
     ):
         fix_annotations(source_of(root))
 

@@ -98,8 +98,8 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     if end is None or end.step != done or (done < total and not is_target):
         return False
     print(
-        f"the run in {visible(run_dir, limit=2000)} has finished after {done} steps: nothing is left to do. train.max_steps or train.epochs "
-        "for more steps continues it",
+        f"the run in {visible(run_dir, limit=2000)} has finished after {done} steps: nothing is left to do. "
+        "train.max_steps or train.epochs for more steps continues it",
         flush=True,
     )
     return True
