@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from mrcnn_data import CocoDataset, DatasetError
+from mrcnn_data import CocoDataset, DatasetError, check_datasets
 
 IMAGE = np.full((40, 50, 3), 90, np.uint8)
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -217,3 +217,23 @@ def test_datasets_can_be_pickled(root, cache):
     opened(root, cache)
     for dataset in (opened(root), opened(root, cache)):
         assert_same(pickle.loads(pickle.dumps(dataset)), dataset)
+
+
+def test_a_path_that_is_not_utf_8(root, cache, tmp_path):
+    moved = tmp_path / os.fsdecode(b"d\xff")
+    moved.mkdir()
+    for name in ("annotations", "train"):
+        (root / name).rename(moved / name)
+    for _ in range(2):
+        dataset = opened(moved, cache)
+        assert_same(dataset, opened(moved))
+        assert dataset.name.endswith("d\\udcff/annotations/instances_train.json")
+        check_datasets({"train": dataset}, cache_dir=cache)
+        assert len(list(cache.glob("*.checked"))) == 1
+    (moved / "annotations").rename(moved / "elsewhere")
+    root = tmp_path / "other"
+    root.mkdir()
+    for source, name in (("elsewhere", "annotations"), ("train", "train")):
+        (moved / source).rename(root / name)
+    check_datasets({"train": opened(root, cache)}, cache_dir=cache)
+    assert len(list(cache.glob("*.checked"))) == 1, "the report on a file that is gone is deleted"

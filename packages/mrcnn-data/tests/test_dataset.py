@@ -427,3 +427,9 @@ def test_real_data_holds_what_is_known_of_it(shared_data):
     nuclei = CocoDataset.from_root(shared_data / "nuclei", "train")
     assert int(nuclei.num_objects().sum()) == 1734
     assert not nuclei.report.findings
+
+
+@pytest.mark.parametrize("name", ["iscrowd", "ignore"])
+def test_a_flag_beyond_64_bits(write_coco, name):
+    dataset = opened(write_coco([IMAGE], [{**GOOD, name: 10**25}]))
+    assert dataset.annotations.is_region.tolist() == [True]

@@ -234,3 +234,29 @@ def test_any_fixed_file_checks_clean(write_coco, annotations):
     again = fix_annotations(Source(root / "clean.json", root / "train"))
     assert again.changes == []
     assert len(changes) >= len(annotations) - len(content["annotations"])
+
+
+@pytest.mark.parametrize("category_id", [7, "7", 7.0])
+def test_categories_of_one_id_are_not_joined(write_coco, category_id):
+    root = write_coco([IMAGE], [GOOD])
+    edited(root, lambda c: c["categories"].append({"id": category_id, "name": "another"}))
+    with pytest.raises(
+        DatasetError, match=r"category id 7 stands for both .* and 'another': give one of them another id"
+    ):
+        fix_annotations(source_of(root))
+
+
+def test_a_category_that_is_listed_twice_is_kept_once(write_coco):
+    root = write_coco([IMAGE], [GOOD])
+    edited(root, lambda c: c["categories"].append(dict(c["categories"][0])))
+    content, changes, _ = fixed(root)
+    assert len(content["categories"]) == 2
+    assert changes == ["category number 2: removed: its id occurs twice"]
+
+
+def test_numbers_beyond_float64(write_coco):
+    root = write_coco([IMAGE], [{**GOOD, "area": 4321, "segmentation": [[0, 0, 8, 0, 8, 4321], *SQUARE]}])
+    path = source_of(root).annotation_path
+    path.write_text(path.read_text().replace("4321", "1e400"))
+    content, _, _ = fixed(root)
+    assert [(one["area"], one["segmentation"]) for one in content["annotations"]] == [(100, SQUARE)]

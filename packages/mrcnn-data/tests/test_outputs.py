@@ -125,3 +125,19 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("name", ["犬" * 80 + ".png", "a" * 255])
+def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
+    for content in (b"first", b"second"):
+        write_output(tmp_path / name, content)
+        assert (tmp_path / name).read_bytes() == content
+
+
+def test_sha256sum_reads_the_list_of_files(tmp_path: Path) -> None:
+    for name in ("plain", "back\\slash", "two\nlines"):
+        write_output(tmp_path / name, name.encode())
+    outcome = subprocess.run(
+        ["sha256sum", "-c", ".mrcnn-outputs.sha256"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert (outcome.returncode, outcome.stdout.count(": OK")) == (0, 3), outcome.stdout + outcome.stderr

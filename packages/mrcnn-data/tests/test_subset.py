@@ -167,3 +167,19 @@ def test_real_photographs_with_crowds(shared_data, tmp_path):
     assert len(dataset) == 5
     assert dataset.class_names == ("person",)
     assert (dataset.num_objects() > 0).all()
+
+
+def test_flags_and_names_are_read_as_training_reads_them(root, tmp_path):
+    file = root / "annotations" / "instances_train.json"
+    whole = json.loads(file.read_text())
+    for image in whole["images"]:
+        image["file_name"] = f"sub\\{image['file_name']}"
+    for annotation in whole["annotations"]:
+        annotation["iscrowd"] = str(annotation["iscrowd"])
+    file.write_text(json.dumps(whole))
+    (root / "train").rename(root / "sub")
+    (root / "train").mkdir()
+    (root / "sub").rename(root / "train" / "sub")
+    write_subset(root, "train", tmp_path / "out", images=10, classes=["seven"])
+    assert ids(tmp_path / "out") == list(range(6, 16)), "a crowd alone is no object"
+    assert len(CocoDataset.from_root(tmp_path / "out", "train")) == 10

@@ -344,3 +344,35 @@ def test_what_is_trained_scores_one(image_dir, faulty):
 
 def corners_of(truth):
     return np.concatenate([truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]], axis=1)
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_a_box_without_mask_on_an_image_of_unknown_size_is_a_region_to_ignore(backend):
+    """The masks of the detections say the size; without them there are only boxes to score."""
+    images = [{"id": 1}, {"id": 2, "height": 20, "width": 20}]
+    content = content_of({"segmentation": ...}, {"image_id": 2}, images=images)
+    mask = mask_utils.encode(np.asfortranarray(to_mask([SQUARE], size=SIZE)))
+    for rles in (None, [mask]):
+        evaluator = CocoEvaluator(content, backend=backend)
+        evaluator.add(1, [[4, 4, 12, 12]], [0.9], [1], rles)
+        evaluator.add(2, [[4, 4, 12, 12]], [0.8], [1], [mask])
+        stats = evaluator.evaluate().stats
+        assert (stats["bbox"]["AP"], stats["segm"]["AP"]) == pytest.approx((1, 1))
+
+
+def test_ids_that_are_text_in_one_of_the_files():
+    result = {"category_id": 1, "bbox": BOX, "score": 0.9}
+    for in_truth, in_results in ((7, "7"), ("7", 7)):
+        images = [{"id": in_truth, "height": 20, "width": 20}]
+        evaluator = CocoEvaluator(content_of({"image_id": in_results}, images=images), iou_types=["bbox"])
+        evaluator.add_results([{**result, "image_id": in_results}])
+        assert evaluator.evaluate().stats["bbox"]["AP"] == pytest.approx(1)
+
+
+def test_sizes_of_images_by_the_ids_of_the_file():
+    """Beside an id that is a number, text is read as the number."""
+    truth = load_ground_truth(
+        content_of({"image_id": "7"}, images=[{"id": "7"}, {"id": 8}]), image_sizes={"7": SIZE, 8: SIZE}
+    )
+    assert truth.image_ids == (7, 8)
+    assert truth.image_sizes.tolist() == [list(SIZE)] * 2

@@ -281,13 +281,14 @@ def test_frozen_norm_without_weights_warns(command, shapes: Path) -> None:
     assert "frozen_bn" in outcome.err
 
 
-def test_a_folder_of_the_users_does_not_become_a_run(command, shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["report.md", "config.yaml"])
+def test_a_folder_of_the_users_does_not_become_a_run(command, shapes: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "report.md").write_text("my thesis")
+    (tmp_path / "mine" / name).write_text("my: thesis")
     outcome = command("+experiment=small", f"data.root={shapes}", "run.dir=mine")
     assert_refused(outcome, "run.dir=", "mine holds files that are not of a run", "empty folder")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.md"]
-    assert (tmp_path / "mine" / "report.md").read_text() == "my thesis"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text() == "my: thesis"
 
 
 @pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val"])

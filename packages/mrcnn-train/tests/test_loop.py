@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_data import write_output
 from mrcnn_train import SaveError, run
 from mrcnn_train.config.options import StopOptions
 from mrcnn_train.job.distributed import Processes
@@ -22,7 +23,7 @@ from mrcnn_train.record.run_record import RunRecord, Scored
 from mrcnn_train.record.window import EpochMeter
 from mrcnn_train.training.checkpoint import save_checkpoint
 from mrcnn_train.training.due import Cadence, Due, what_is_due
-from mrcnn_train.training.evaluation import CONTACT_SHEET, Evaluation
+from mrcnn_train.training.evaluation import AP_TABLE, CONTACT_SHEET, Evaluation
 from mrcnn_train.training.scoring import reaches
 
 
@@ -208,3 +209,19 @@ def test_many_agree_on_the_interrupt_and_the_target() -> None:
     for _ in range(2):
         votes.count(shares(0, 0.5, 0.5))
     assert (votes.signal, votes.target) == (2, True)
+
+
+@pytest.mark.parametrize("is_in_background", [False, True])
+def test_a_full_disk_while_scores_are_written_is_one_line(hollow, monkeypatch, is_in_background: bool) -> None:
+    def refuse(**options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def score(self: Evaluation, evaluators: list, run_dir: Path, *, step: int) -> None:
+        write_output(run_dir / AP_TABLE, b"numbers")
+
+    monkeypatch.setattr("mrcnn_data.outputs.tempfile", SimpleNamespace(mkstemp=refuse))
+    monkeypatch.setattr(Evaluation, "score", score)
+    with pytest.raises(
+        SaveError, match=r"run cannot be written: No space left on device; resume=.* continues from step-0000000"
+    ):
+        run(hollow(f"eval.background={is_in_background}"))

@@ -52,7 +52,7 @@ def write_output(path: str | PathLike[str], content: bytes) -> None:
     if existed:
         _require_ours(path, _read_ledger(path.parent))
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".partial", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=".mrcnn-", suffix=".partial", dir=path.parent)
         partial = Path(name)
         try:
             with open(descriptor, "wb") as file:
@@ -101,8 +101,9 @@ def _read_ledger(folder: Path) -> bytes:
 
 
 def _ledger_line(path: Path, content: bytes) -> bytes:
-    name = os.fsencode(path.name.replace("\\", "\\\\").replace("\n", "\\n"))
-    return hashlib.sha256(content).hexdigest().encode() + b"  " + name + b"\n"
+    name = path.name.replace("\\", "\\\\").replace("\n", "\\n")
+    mark = b"\\" if name != path.name else b""  # sha256sum begins a line so whose name is escaped
+    return mark + hashlib.sha256(content).hexdigest().encode() + b"  " + os.fsencode(name) + b"\n"
 
 
 def _umask() -> int:

@@ -34,6 +34,7 @@ from mrcnn_model.checkpoint import (
 )
 from mrcnn_model.config import ModelConfig, OptionError
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.text import visible
 from mrcnn_model.weights.class_rows import rows_without_class
 from mrcnn_model.weights.config_from_weights import architecture
 from mrcnn_model.weights.files import read_arrays, write_arrays
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 **{name: getattr(options, name) for name in SIZES if getattr(options, name) is not None},
             )
     except (CheckpointError, OptionError, ConvertError, OSError, SafetensorError) as error:
-        print(f"error: {_visible(str(error))}", file=sys.stderr)
+        print(f"error: {visible(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -105,10 +106,10 @@ def export(source: Path, target: Path, layout: Layout, *, by_category_id: bool =
         raise ConvertError(f"--by-category-id: the category ids of {source} are not different numbers from 1: {ids}")
     arrays = export_weights(model, layout, category_ids=ids)
     write_arrays(target, arrays)
-    print(f"{len(model.variables)} variables written to {target}")
+    print(f"{len(model.variables)} variables written to {visible(target)}")
     _print_list("rows without a class, never found", rows_without_class(ids, max(ids) + 1) if ids else [])
     for line in unlike_conventions(model.config, layout, arrays):
-        print(f"not the same network: {line}")
+        print(f"not the same network: {visible(line)}")
 
 
 def convert(
@@ -161,7 +162,7 @@ def convert(
     report = report._replace(unused=[name for name in report.unused if name not in SETTINGS])
     save_model(target, model, _card(categories, short_edge=short_edge, max_size=max_size))
     _print_report(report, model)
-    print(f"checkpoint written to {target}")
+    print(f"checkpoint written to {visible(target)}")
     return report
 
 
@@ -240,12 +241,7 @@ def _print_report(report: WeightsReport, model: MaskRCNN) -> None:
 
 def _print_list(what: str, items: Sequence[str | int]) -> None:
     if items:
-        print(f"{len(items)} {what}:", *(f"  {_visible(str(item))}" for item in items), sep="\n")
-
-
-def _visible(text: str) -> str:
-    """Escape control and direction characters, which names in a file may hold."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        print(f"{len(items)} {what}:", *(f"  {visible(item)}" for item in items), sep="\n")
 
 
 def _option(text: str) -> tuple[str, Any]:

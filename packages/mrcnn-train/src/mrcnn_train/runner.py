@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mrcnn_data import visible
 from mrcnn_model import import_tensorflow_quietly
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, read_end
 from mrcnn_train.config.options import LaunchOptions, RunConfig
@@ -97,8 +98,8 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     if end is None or end.step != done or (done < total and not is_target):
         return False
     print(
-        f"the run in {run_dir} has finished after {done} steps: nothing is left to do. train.max_steps or train.epochs "
-        "for more steps continues it",
+        f"the run in {visible(run_dir, limit=2000)} has finished after {done} steps: nothing is left to do. "
+        "train.max_steps or train.epochs for more steps continues it",
         flush=True,
     )
     return True
@@ -178,6 +179,7 @@ def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: Stop
 
         run_dir = processes.broadcast(processes.together(open_dir))
         assert run_dir is not None
-        print(f"{'run directory:':17} {run_dir}\nthe first step compiles the network and takes longer", flush=True)
+        print(f"{'run directory:':17} {visible(run_dir, limit=2000)}", flush=True)
+        print("the first step compiles the network and takes longer", flush=True)
         with disk_errors(run_dir):
             return train_loop(Job(config, data, state, run_dir, processes, stop))

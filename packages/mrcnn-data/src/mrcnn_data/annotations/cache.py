@@ -4,7 +4,7 @@ Two files of a cache folder belong to an annotation file: `PATH-HASH.json` has p
 hash of its content, `CONTENT-HASH.columns` holds that content. So a file that was copied, moved or touched is
 recognised by its content, and one that changed is read again. Everything is written under another name and then
 renamed: no process sees half a file. With one lock per folder, one of the processes that start together reads for all.
-`mrcnn_data.checks.memory` keeps in the same folder what a check found.
+`mrcnn_data.checks.report_cache` keeps in the same folder what a check found.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from mrcnn_data.annotations.file import FileContent, no_collections, read_annota
 from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.text import visible
 
 try:
     import fcntl
@@ -45,7 +47,7 @@ _ARRAYS = ("image_sizes", "offsets", "classes", "boxes_xywh", "areas", "has_bbox
 class _Stamp(msgspec.Struct):
     """Content of a PATH-HASH.json."""
 
-    path: str
+    path: str  # to be read by people
     size: int
     mtime_ns: int
     content: str
@@ -148,7 +150,7 @@ def _fill(path: Path, status: os.stat_result, stamp_path: Path, cache_dir: Path)
             found = _load(columns_path)
         except _DamagedCacheError as error:
             raise OSError(str(error)) from None
-    stamp = _Stamp(str(path), status.st_size, status.st_mtime_ns, text.content())
+    stamp = _Stamp(visible(path, limit=sys.maxsize), status.st_size, status.st_mtime_ns, text.content())
     with replaced(stamp_path) as file:
         file.write(msgspec.json.encode(stamp))
     _remove_unused(cache_dir)

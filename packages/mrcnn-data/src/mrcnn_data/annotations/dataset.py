@@ -209,8 +209,9 @@ class CocoDataset:
 
     @property
     def name(self) -> str:
-        """Names of the annotation files, for messages."""
-        return " + ".join(str(source.annotation_path) for source in self.sources)
+        """Names of the annotation files, for messages and JSON: bytes that are not UTF-8 are escaped."""
+        names = " + ".join(str(source.annotation_path) for source in self.sources)
+        return names.encode("utf-8", "backslashreplace").decode()
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -135,6 +135,6 @@ def _flags(values: list[Flag]) -> tuple[np.ndarray, np.ndarray]:
     if kinds == {UnsetType}:
         return np.zeros(len(values), bool), np.ones(len(values), bool)
     if kinds <= {int}:
-        return np.array(values, np.int64) != 0, np.zeros(len(values), bool)
+        return np.array(values, bool), np.zeros(len(values), bool)
     is_missing = np.fromiter((value is None or value is UNSET for value in values), bool, len(values))
     return np.fromiter((value is not UNSET and bool(value) for value in values), bool, len(values)), is_missing

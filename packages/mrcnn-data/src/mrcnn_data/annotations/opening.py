@@ -123,7 +123,8 @@ def open_without_images(
     report.raise_errors()
     sizes = columns.image_sizes.copy()
     for index, image_id in enumerate(columns.image_ids):
-        sizes[index] = image_sizes.get(image_id, sizes[index])
+        # The reader may have turned an id that is text into a number.
+        sizes[index] = image_sizes.get(image_id, image_sizes.get(str(image_id), sizes[index]))
     sizes[(sizes <= 0).any(axis=1)] = 0
     for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
         sizes[index] = _size_by_masks(columns, index, path)

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from mrcnn_data.annotations.entries import AnnotationEntry, Box, CategoryEntry, Flag, ImageEntry
 from mrcnn_data.annotations.ids import as_id, whole_number
 from mrcnn_data.annotations.report import Report
+from mrcnn_data.masks.segmentation import lenient_decode
 
 _TRUE_WORDS = ("true", "yes", "t", "y")
 
@@ -21,7 +22,7 @@ class _RawSegmentation(msgspec.Struct):
 
 def repaired_image(raw: msgspec.Raw, report: Report, place: int) -> ImageEntry | None:
     """Read the entry at a place of the list of images; None without an id."""
-    fields = msgspec.json.decode(raw)
+    fields = lenient_decode(raw)
     image_id = as_id(fields.get("id")) if isinstance(fields, dict) else None
     if image_id is None:
         return None
@@ -37,7 +38,7 @@ def repaired_image(raw: msgspec.Raw, report: Report, place: int) -> ImageEntry |
 
 def repaired_category(raw: msgspec.Raw, report: Report, place: int) -> CategoryEntry | None:
     """Read the entry at a place of the list of categories; None without a whole number as id."""
-    fields = msgspec.json.decode(raw)
+    fields = lenient_decode(raw)
     category_id = whole_number(fields.get("id")) if isinstance(fields, dict) else None
     if category_id is None:
         return None
@@ -57,7 +58,7 @@ def repaired_category(raw: msgspec.Raw, report: Report, place: int) -> CategoryE
 
 def repaired_annotation(raw: msgspec.Raw, report: Report, place: int) -> AnnotationEntry | None:
     """Read the entry at a place of the list of annotations; None without ids of an image and a category."""
-    fields = msgspec.json.decode(raw)
+    fields = lenient_decode(raw)
     if not isinstance(fields, dict):
         return None
     image_id, category_id = as_id(fields.get("image_id")), whole_number(fields.get("category_id"))
@@ -79,8 +80,8 @@ def repaired_annotation(raw: msgspec.Raw, report: Report, place: int) -> Annotat
         bbox=_as_box(bbox),
         segmentation=msgspec.json.decode(raw, type=_RawSegmentation).segmentation,
         area=area if area is None or area is UNSET else _as_number(area, otherwise=-1.0),
-        iscrowd=_as_flag(fields.get("iscrowd", UNSET)),
-        ignore=_as_flag(fields.get("ignore", UNSET)),
+        iscrowd=as_flag(fields.get("iscrowd", UNSET)),
+        ignore=as_flag(fields.get("ignore", UNSET)),
     )
 
 
@@ -109,7 +110,8 @@ def _as_box(value: Any) -> Box | None:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _as_flag(value: Any) -> Flag:
+def as_flag(value: Any) -> Flag:
+    """Read `iscrowd` or `ignore`: a number or boolean as it is, text as what it says, anything else as 0."""
     if isinstance(value, str):
         number = _as_number(value)
         return value.strip().lower() in _TRUE_WORDS if number is None else number != 0

@@ -23,7 +23,7 @@ from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.masks.rasterising import pixel_area
-from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation, strict_json, to_coco
+from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation, lenient_decode, to_coco
 from mrcnn_data.outputs import check_outputs, write_output
 from mrcnn_data.text import visible
 
@@ -60,10 +60,12 @@ def fix_annotations(source: Source) -> Fixed:
     """Take out what cannot be used, and repair the rest.
 
     Raises:
-        DatasetError: the file is not JSON or not COCO, or nothing is left of it.
+        DatasetError: the file is not JSON or not COCO, nothing is left of it, or two categories of different names have
+            the same id.
     """
     changes: list[str] = []
     content = _read(source.annotation_path)
+    _require_one_name_per_id(content["categories"], source.annotation_path)
     read = read_annotations(source.annotation_path, data=msgspec.json.encode(content))
     places = read.places
     assert places is not None
@@ -81,10 +83,7 @@ def fix_annotations(source: Source) -> Fixed:
 def _read(path: Path) -> dict[str, Any]:
     data = AnnotationText(path).whole()
     try:
-        try:
-            content = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            content = msgspec.json.decode(strict_json(data))
+        content = lenient_decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or not all(
@@ -92,6 +91,19 @@ def _read(path: Path) -> dict[str, Any]:
     ):
         raise DatasetError(f"{path} is not a COCO instances file: it needs lists of images, annotations and categories")
     return content
+
+
+def _require_one_name_per_id(categories: list[Any], path: Path) -> None:
+    """Refuse to join two categories: which of the two an annotation means is not in the file."""
+    names: dict[int, Any] = {}
+    for entry in categories:
+        category_id = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+        name = None if category_id is None else entry.get("name")
+        if category_id is not None and name is not None and names.setdefault(category_id, name) != name:
+            raise DatasetError(
+                f"{path}: category id {category_id} stands for both {names[category_id]!r} and {name!r}: give one of "
+                "them another id, also in its annotations"
+            )
 
 
 def _note_removed_entries(content: Mapping[str, list[Any]], read: FileContent, changes: list[str]) -> None:

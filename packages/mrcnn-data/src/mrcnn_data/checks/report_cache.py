@@ -19,7 +19,7 @@ from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.images.reading import READING_THREADS
 
-_VERSION = 2  # raise it with every change of what a check reports
+_VERSION = 3  # raise it with every change of what a check reports
 _PORTION = 1024  # files per task; a task for each file would take longer than its stat
 
 
@@ -27,7 +27,7 @@ class _Checked(msgspec.Struct):
     """Content of a file HASH.checked."""
 
     state: str
-    annotation_files: list[str]
+    annotation_files: list[str]  # the bytes of their paths as Latin-1: a path need not be UTF-8, and JSON has to be
     findings: dict[str, list[dict[str, Any]]]
 
 
@@ -40,7 +40,9 @@ class ReportCache:
     def __init__(self, datasets: Mapping[str, CocoDataset], cache_dir: Path, *, options: tuple[object, ...]) -> None:
         places = [(name, dataset.sources) for name, dataset in datasets.items()]
         self._path = cache_dir / f"{_hash(places)}.checked"
-        self._annotation_files = [str(source.annotation_path) for _, sources in places for source in sources]
+        self._annotation_files = [
+            os.fsencode(source.annotation_path).decode("latin-1") for _, sources in places for source in sources
+        ]
         self._state = _state_of(datasets, options)
 
     def load(self) -> dict[str, Report] | None:
@@ -71,8 +73,8 @@ def _remove_unused(cache_dir: Path) -> None:
         with contextlib.suppress(OSError):
             try:
                 files = msgspec.json.decode(path.read_bytes(), type=_Checked).annotation_files
-                is_used = all(os.path.exists(file) for file in files)
-            except msgspec.DecodeError:
+                is_used = all(os.path.exists(file.encode("latin-1")) for file in files)
+            except (msgspec.DecodeError, UnicodeEncodeError):  # of an earlier version
                 is_used = False
             if not is_used:
                 path.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from pycocotools import mask as coco_mask
 # sticks out. A rasteriser's cost grows with the perimeter, so such a part must never reach one.
 MAX_IMAGE_SIZES_AWAY = 10.0
 
-_JSON_FALSE_NUMBER = re.compile(rb"-?\b(?:NaN|Infinity)\b")
+# NaN, Infinity, and numbers that may be too large for float64
+_JSON_ODD_NUMBER = re.compile(rb"-?\b(?:NaN|Infinity|\d+(?:\.\d+)?[eE]\+?\d{2,}|\d{309,}(?:\.\d+)?)\b")
 
 
 class Polygons(NamedTuple):
@@ -91,8 +92,8 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
     if not raw:
         return Decoded(None, ("segmentation missing",))
     try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # numbers out of range, bytes that are no text
+        value = lenient_decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # bytes that are not text
         return Decoded(None, ("segmentation that cannot be decoded",))
     if value is None:
         return Decoded(None, ("segmentation missing",))
@@ -108,13 +109,30 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
 def strict_json(data: bytes | memoryview) -> bytes:
     """Turn what Python's json module reads and msgspec does not into what both do.
 
-    That is NaN and Infinity, which become null outside of strings, a byte order mark, and UTF-16 or 32.
+    That is NaN, Infinity and numbers beyond float64, which become null outside of strings, a byte order mark, and
+    UTF-16 or 32.
     """
     data = bytes(data)
     text = data.decode(json.detect_encoding(data)).encode()
     pieces = re.split(rb'("(?:[^"\\]|\\.)*")', text)  # odd pieces are strings
-    pieces[::2] = [_JSON_FALSE_NUMBER.sub(b"null", piece) for piece in pieces[::2]]
+    pieces[::2] = [_JSON_ODD_NUMBER.sub(_finite_or_null, piece) for piece in pieces[::2]]
     return b"".join(pieces)
+
+
+def _finite_or_null(match: re.Match[bytes]) -> bytes:
+    return match[0] if math.isfinite(float(match[0])) else b"null"
+
+
+def lenient_decode(raw: bytes | memoryview) -> Any:
+    """Decode JSON, null in place of numbers that are not finite.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: it is not JSON.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(strict_json(raw))
 
 
 def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:

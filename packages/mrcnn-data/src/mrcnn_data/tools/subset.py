@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from mrcnn_data.annotations.opening import Source, find_split
+from mrcnn_data.annotations.repairs import as_flag
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import check_outputs, write_output
 
@@ -44,7 +45,7 @@ def choose_subset(source: Source, *, images: int, classes: Sequence[str] | None 
     annotations = [entry for entry in content["annotations"] if _key(entry.get("category_id")) in kept]
     candidates = content["images"]
     if classes is not None:
-        shown = {_key(entry.get("image_id")) for entry in annotations if not entry.get("iscrowd")}
+        shown = {_key(entry.get("image_id")) for entry in annotations if not as_flag(entry.get("iscrowd"))}
         candidates = [image for image in candidates if _key(image.get("id")) in shown]
     if images > len(candidates):
         of_classes = "" if classes is None else f" with an object of {', '.join(classes)}"
@@ -119,6 +120,7 @@ def _key(value: object) -> str:
 
 def _file_name(image: Entry) -> str:
     name = image.get("file_name")
+    name = name.replace("\\", "/") if isinstance(name, str) else name  # as the reader of annotations does
     if not isinstance(name, str) or not name or ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise DatasetError(f"image {image.get('id')!r}: file_name {name!r} is not a name inside the image folder")
     return name

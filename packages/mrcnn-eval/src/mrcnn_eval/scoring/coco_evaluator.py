@@ -219,8 +219,10 @@ class CocoEvaluator:
         }
 
     def _known_id(self, image_id: Any) -> Any:
-        """Return the id as the ground truth has it: an int for NumPy's, and for a number written as text."""
-        for candidate in (image_id, int(image_id) if isinstance(image_id, str) and image_id.isdecimal() else image_id):
+        """Return the id as the ground truth has it: as given, or else the same number as an int or as text."""
+        is_text = isinstance(image_id, str)
+        number = int(image_id) if is_text and image_id.isdecimal() else image_id
+        for candidate in (image_id, number if is_text else str(image_id)):
             try:
                 return self.ground_truth.image_ids[self._image_indices[candidate]]
             except (KeyError, TypeError):  # TypeError: a list, for one, is no key
@@ -230,6 +232,12 @@ class CocoEvaluator:
     def _image_size(self, image_id: Any) -> tuple[int, int]:
         height, width = self.ground_truth.image_sizes[self._image_indices[image_id]]
         return int(height), int(width)
+
+    def _mask_size(self, image_id: Any) -> tuple[int, int]:
+        """Return the (h, w) that masks of an image have; where the file does not say it, that of the detected ones."""
+        rles = self.image_results[image_id].rles if image_id in self.image_results else []
+        sizes = [self._image_size(image_id), *(tuple(rle["size"]) for rle in rles if rle is not None)]
+        return next((size for size in sizes if size != (0, 0)), (1, 1))  # without masks any size will do
 
     def _add(self, image_id: Any, results: ImageResults) -> None:
         if image_id in self.image_results:
@@ -258,12 +266,17 @@ class CocoEvaluator:
     ) -> ScoringTask:
         masks = iou_type == "segm"
         places = np.asarray([self._image_indices[image_id] for image_id in images], np.int64)  # rising
+        sizes = [self._mask_size(image_id) for image_id in images]
         truth, truth_crowd = scored_truth(
-            self.ground_truth, np.flatnonzero(truth_kept), places, masks=masks, honor_ignore=self.honor_ignore
+            self.ground_truth,
+            np.flatnonzero(truth_kept),
+            places,
+            sizes=sizes if masks else None,
+            honor_ignore=self.honor_ignore,
         )
         detections, scores = scored_detections(columns, numbers, self.ground_truth.category_ids, masks=masks)
         return ScoringTask(
-            image_sizes=[self._image_size(image_id) for image_id in images],
+            image_sizes=sizes,
             num_categories=len(self.ground_truth.category_ids),
             iou_thresholds=self.measures.iou_thresholds,
             area_ranges=(ALL_AREAS, *self.measures.area_ranges.values()),

@@ -35,7 +35,7 @@ class ScoringTask(NamedTuple):
     """What the numbers of one IoU type depend on.
 
     Attributes:
-        image_sizes: (h, w) of image 1, 2, ...; (0, 0) where unknown (boxes do not need it).
+        image_sizes: (h, w) of image 1, 2, ....
         num_categories: K.
         iou_thresholds: T shares of overlap from which a detection counts as right, rising.
         area_ranges: A pairs (from, to) of pixels, both ends inclusive.

@@ -12,11 +12,16 @@ import numpy as np
 from mrcnn_eval.scoring.ground_truth import GroundTruth
 from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.precision_recall import ScoredObjects
-from mrcnn_eval.scoring.segmentation import Polygons, box_polygon, mask_areas
+from mrcnn_eval.scoring.segmentation import box_polygon, mask_areas
 
 
 def scored_truth(
-    truth: GroundTruth, rows: np.ndarray, images: np.ndarray, *, masks: bool, honor_ignore: bool
+    truth: GroundTruth,
+    rows: np.ndarray,
+    images: np.ndarray,
+    *,
+    sizes: Sequence[tuple[int, int]] | None,
+    honor_ignore: bool,
 ) -> tuple[ScoredObjects, np.ndarray]:
     """Take the annotations that count.
 
@@ -24,7 +29,7 @@ def scored_truth(
         truth: of all images.
         rows: int64, annotations of the scored images.
         images: int64, index of the scored images, rising.
-        masks: whether masks are compared, or boxes.
+        sizes: (h, w) of the scored images where masks are compared; None where boxes are.
         honor_ignore: see `CocoEvaluator`.
 
     Returns:
@@ -34,24 +39,23 @@ def scored_truth(
     if honor_ignore:
         # An area below every range is what both backends ignore in every range, with the usual IoU rule.
         areas = np.where(truth.ignored[rows], -1.0, areas)
+    numbers = np.searchsorted(images, truth.image_indices[rows])
     segmentations = None
-    if masks:
+    if sizes is not None:
         # An object without a usable mask trains its box only: for masks, that box is a region to ignore.
         crowd = crowd | np.array([truth.segmentations[row] is None for row in rows], bool)
-        segmentations = [truth.segmentations[row] or _box_region(truth, row) for row in rows.tolist()]
+        segmentations = [
+            truth.segmentations[row] or box_polygon(truth.boxes[row], size=sizes[number])
+            for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
+        ]
     objects = ScoredObjects(
-        image_numbers=np.searchsorted(images, truth.image_indices[rows]) + 1,
+        image_numbers=numbers + 1,
         category_numbers=truth.category_indices[rows] + 1,
         boxes=truth.boxes[rows],
         areas=areas,
         segmentations=segmentations,
     )
     return objects, crowd
-
-
-def _box_region(truth: GroundTruth, row: int) -> Polygons:
-    height, width = truth.image_sizes[truth.image_indices[row]].tolist()
-    return box_polygon(truth.boxes[row], size=(height, width))
 
 
 def scored_detections(

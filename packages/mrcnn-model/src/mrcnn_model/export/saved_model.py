@@ -43,6 +43,7 @@ from mrcnn_model.detection_ops import COMPILED_OPS
 from mrcnn_model.export.portable import PORTABLE_OPS
 from mrcnn_model.export.resizing import resize_images
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.text import visible
 
 STRIDE = 32  # of the coarsest map of the backbone; the sides of its input are multiples of it
 
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         export(options.checkpoint, options.target, portable=options.portable, precision=options.precision)
     except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(error)}", file=sys.stderr)
         return 1
-    print(f"SavedModel written to {options.target}")
+    print(f"SavedModel written to {visible(options.target)}")
     return 0

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from mrcnn_data import visible
 from mrcnn_train.config.going_on import AUTO, start_or_go_on
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
@@ -139,8 +140,17 @@ def read_config(path: Path) -> DictConfig:
     except Exception as error:  # the YAML reader and OmegaConf raise unrelated types
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
     for note in notes if launched_place().rank == 0 else []:
-        print(f"note: {path}: {note}", flush=True)
+        print(visible(f"note: {path}: {note}", limit=2000), flush=True)
     return config
+
+
+def is_saved_config(path: Path) -> bool:
+    """Return whether a file is the config of a run, of this version or an earlier one."""
+    try:
+        saved = OmegaConf.load(path)
+    except Exception:  # the YAML reader and OmegaConf raise unrelated types
+        return False
+    return isinstance(saved, DictConfig) and saved.keys() >= {"data", "model", "optimizer", "train"}
 
 
 def drop_removed(saved: Any) -> list[str]:

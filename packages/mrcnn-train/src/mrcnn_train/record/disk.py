@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+from mrcnn_data import OutputError
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.errors import SaveError
 
@@ -23,6 +24,9 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
         if error.errno not in DISK_ERRORS:
             raise
         raise SaveError(_message(run_dir, error.strerror or FULL)) from error
+    except OutputError as error:  # a table or picture of an evaluation
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
+        raise SaveError(_message(run_dir, reason or str(error))) from error
     except Exception as error:
         # TensorBoard's writer raises an error of TensorFlow's with the system's words in it.
         if not type(error).__module__.startswith("tensorflow") or FULL not in str(error):

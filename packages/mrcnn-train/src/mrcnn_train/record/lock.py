@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mrcnn_data import visible
 from mrcnn_train.errors import ConfigError
 
 LOCK_FILE = ".lock"
@@ -47,7 +48,8 @@ def _lock(descriptor: int, run_dir: Path) -> None:
             ) from None
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
             print(
-                f"WARNING: {run_dir}: this file system has no locks, so a second run could write here unnoticed",
+                f"WARNING: {visible(run_dir, limit=2000)}: this file system has no locks, so a second run could write "
+                "here unnoticed",
                 file=sys.stderr,
                 flush=True,
             )

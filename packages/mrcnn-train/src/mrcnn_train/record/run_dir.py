@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mrcnn_train.config.composition import SAVED_CONFIG, save_config
+from mrcnn_train.config.composition import SAVED_CONFIG, is_saved_config, save_config
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.errors import ConfigError
@@ -43,7 +43,7 @@ def check_run_dir(config: RunConfig) -> None:
     run_dir = Path(config.run.dir)
     if complete_checkpoints(run_dir / CHECKPOINTS_DIR):
         raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
-    is_run = (run_dir / SAVED_CONFIG).exists()
+    is_run = is_saved_config(run_dir / SAVED_CONFIG)
     if run_dir.is_dir() and not is_run and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
         raise ConfigError(f"run.dir={run_dir} holds files that are not of a run: choose a new or an empty folder")
 

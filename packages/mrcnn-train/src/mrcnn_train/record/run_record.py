@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from mrcnn_data import visible
 from mrcnn_eval import CocoEvaluator
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR
 from mrcnn_train.record.curves import draw_curves
@@ -193,4 +194,4 @@ class RunRecord:
             names[files.ap_table] = f"AP table{of_set}"
             names[files.contact_sheet] = f"predictions beside ground truth{of_set}"
         present = [(self.run_dir / name, what) for name, what in names.items() if (self.run_dir / name).exists()]
-        return "\n".join(f"{what + ':':33} {path}" for path, what in present)
+        return "\n".join(f"{what + ':':33} {visible(path, limit=2000)}" for path, what in present)

@@ -95,8 +95,6 @@ def is_evaluation_due(done: int, cadence: Cadence, *, epoch_before: float, epoch
     """Return whether a run that was stopped after `done` steps had an evaluation to do there."""
     if done == 0:
         return False
-    if done > cadence.total_steps:  # resumed with fewer steps than it has done
-        return cadence.evaluates
     return what_is_due(
         done, cadence, epoch_before=epoch_before, epoch_after=epoch_after, is_first=False, has_to_stop=False
     ).evaluate

@@ -38,7 +38,10 @@ def train_loop(job: Job) -> int:
         with _open_record(job) as record, job.processes.peer_errors():
             _train(job, record)
     except StopRequested as request:
-        print(f"Stopped by signal {request.number}. resume={job.run_dir} continues the run.", flush=True)
+        print(
+            f"Stopped by signal {request.number}. resume={visible(job.run_dir, limit=2000)} continues the run.",
+            flush=True,
+        )
         return request.exit_code
     finally:
         _print_left_out(data.loader)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from mrcnn_data import CocoDataset
+from mrcnn_data import CocoDataset, visible
 from mrcnn_model import (
     CheckpointError,
     MaskRCNN,
@@ -160,7 +160,7 @@ def _resumed(run_dir: Path, state: TrainingState, *, accept_changes: bool) -> Tr
         older = f"; if {newest.name} is deleted, the run resumes from {checkpoints[-2].name}" if checkpoints[1:] else ""
         raise ConfigError(f"{error}{older}") from error
     require_same_data(saved.data, state.data, accept=accept_changes, option=option)
-    print(f"{'resumed from:':17} {newest}", flush=True)
+    print(f"{'resumed from:':17} {visible(newest, limit=2000)}", flush=True)
     return state._replace(start_step=saved.step, elapsed_seconds=saved.elapsed_seconds)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mrcnn_data import DatasetError
+from mrcnn_data import DatasetError, visible
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_train.config.options import DataOptions
 from mrcnn_train.errors import ConfigError
@@ -36,7 +36,10 @@ def draw_synthetic(data: DataOptions) -> None:
                 f"data.root={root} holds data that data.synthetic did not draw: choose another folder to draw into, "
                 "or data.synthetic=null to train on what is there"
             )
-        print(f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {root}", flush=True)
+        print(
+            f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {visible(root, limit=2000)}",
+            flush=True,
+        )
         root.mkdir(parents=True, exist_ok=True)
         mark.write_text(UNFINISHED)  # the folder is ours; a drawing that was interrupted is done again
         generate_shapes(root, **wanted)
