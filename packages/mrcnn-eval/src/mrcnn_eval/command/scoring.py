@@ -100,12 +100,10 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             progress=progress,
             detect=detect_function(model, arguments.tta),
         )
-    images = evaluator.ground_truth.image_dir
-    assert images is not None  # of a data set
     settings = {
         "checkpoint": _json_text(arguments.checkpoint),
         "annotations": dataset.name,
-        "images": _json_text(images),
+        "images": _json_text(evaluator.ground_truth.image_dir or Path()),
         "limit": arguments.limit,
         "score_threshold": model.config.score_threshold,
         "detections_per_image": model.config.detections_per_image,
@@ -116,6 +114,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "honor_ignore": evaluator.honor_ignore,
     }
     scored = list(evaluator.image_results)
+    images = evaluator.ground_truth.image_dir
     _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
     num_ignored = int(evaluator.ground_truth.ignored.sum())
     if num_ignored:
