@@ -169,7 +169,7 @@ def test_nan_as_python_writes_it(write_coco):
     dataset = opened(root)
     assert dataset.class_names == (name,)
     assert instance_masks(dataset, 0).sum() == 100
-    assert dataset.report.count("polygon part with a coordinate that is no finite number") == 1
+    assert dataset.report.count("polygon part with a coordinate that is not a finite number") == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -117,7 +117,7 @@ def test_the_command_says_what_it_wrote(root, tmp_path, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"{out}: 3 images, 3 objects and crowds, 1 classes\n"
     assert main([*arguments[:-4], "--classes", "eight"]) == 2
-    assert capsys.readouterr().err.startswith("mrcnn-data: class 'eight': ")
+    assert capsys.readouterr().err.startswith("mrcnn-data: class 'eight' is not in ")
 
 
 @pytest.mark.parametrize(
