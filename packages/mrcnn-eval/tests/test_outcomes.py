@@ -1,4 +1,4 @@
-"""What detections and objects came to: by hand, against pycocotools' own matching, and what it adds up to."""
+"""Outcomes of detections and objects: by hand, against pycocotools' own matching, and their counts."""
 
 from __future__ import annotations
 

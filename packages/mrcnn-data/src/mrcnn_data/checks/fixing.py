@@ -128,7 +128,7 @@ def _why_not_used(entry: Any, place: int, known_categories: set[int]) -> str:
 
 
 def _usable_images(dataset: CocoDataset, changes: list[str]) -> np.ndarray:
-    """Whether the file of each image can be read and has the annotated size, bool [I]."""
+    """Return which images have a readable file of the annotated size, bool [I]; list the others in `changes`."""
     usable = np.ones(len(dataset), bool)
     for index, image_id in enumerate(dataset.image_ids):
         kind, line = look_at_image(dataset, index)

@@ -142,7 +142,7 @@ def paste_masks(masks: np.ndarray, boxes: np.ndarray, *, height: int, width: int
 
 
 def _cells(low: float, high: float, *, limit: int, num_cells: int) -> tuple[np.ndarray, slice]:
-    """The pixels whose centres lie between `low` and `high`, and the cell of each."""
+    """Return the pixels whose centres lie between `low` and `high`, as a slice, and the cell of each."""
     first, end = max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), limit)
     if end <= first:
         return np.zeros(0, np.int64), slice(0, 0)

@@ -185,15 +185,15 @@ def _check_part(part: Any, *, height: int, width: int) -> _Part:
 
 
 def _extremes(part: list[Any], vertices: np.ndarray) -> tuple[tuple[float, float, float, float], bool]:
-    """x1, y1, x2, y2, and whether the list holds more than numbers.
+    """Return x1, y1, x2, y2, and whether the list holds something that is not a number.
 
-    Of a list, because that takes half the time of an array of so few numbers.
+    Reading the list takes half the time of reading the array, because there are few numbers.
     """
     try:
         if math.isfinite(sum(part)):
             xs, ys = part[::2], part[1::2]
             return (min(xs), min(ys), max(xs), max(ys)), False
-    except (TypeError, OverflowError):  # text or null among the numbers: as NumPy has read them
+    except (TypeError, OverflowError):  # text or null among the numbers: `vertices` has them as numbers
         pass
     (x1, y1), (x2, y2) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
     return (x1, y1, x2, y2), True
@@ -206,7 +206,7 @@ def _twice_area(vertices: np.ndarray) -> float:
 
 
 def _has_area(twice_area: float, vertices: np.ndarray, extent: float) -> bool:
-    """Whether the area is more than `_is_collinear` allows, and more than rounding: most parts need no other check.
+    """Return whether the area is clearly above rounding and `_is_collinear`'s limit: most parts need no other check.
 
     `extent`: at least the width and the height.
     """
