@@ -203,14 +203,14 @@ def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None
     report.add(
         "image without annotations",
         severity="note",
-        action="trains as background",
+        action="trained on as background",
         where=[columns.image_ids[index] for index in empty],
         what="image",
     )
     if len(set(columns.file_names)) < len(columns.file_names):
         seen: set[str] = set()
         again = [name for name in columns.file_names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-        report.add("image file listed twice", severity="note", action="trains twice", where=again, what="file")
+        report.add("image file listed twice", severity="note", action="trained on twice", where=again, what="file")
 
 
 def concatenated(parts: Sequence[Opened]) -> Opened:
