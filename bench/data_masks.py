@@ -3,10 +3,10 @@
     make bench-data        or        python bench/data_masks.py [--data-root DIR]
 
 For every object with a mask in `coco_open` and `nuclei` (as polygons, and as RLE), the RoI is the object's box with
-each side moved by up to 15 % of the box, like a proposal. The 28 x 28 target sampled from the crop (bilinear, 2 x 2
-samples a cell, threshold 0.5, as in mrcnn-model) is compared with the exact coverage of the segmentation (8 x 8 samples
-a cell, threshold 0.5). Prints the mean IoU by COCO's size classes: area below 32 x 32, below 96 x 96, and above, in
-pixels of the file.
+each side moved by up to 15 % of the box, like a proposal. Its 28 x 28 target is sampled from the crop (bilinear, 2 x 2
+samples a cell, threshold 0.5, as in mrcnn-model). It is compared with the exact coverage of the segmentation (8 x 8
+samples a cell, threshold 0.5). Prints the mean IoU by COCO's size classes: area below 32 x 32, below 96 x 96, and
+above, in pixels of the file.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 The two sides run in two processes (the other is bench/peers/torchvision_ops.py), so that their threads do not disturb
 each other, and take turns, so that other work on the machine slows both. Before the timing, the script checks that both
 compute the same. A row has both medians, their ratio beside the one that is wanted, and the share of its floor that our
-op reaches. The floor is the time of its memory traffic at the speed of a copy or of its arithmetic at the speed of a
-matrix product, whichever is longer, both measured in this run. What is counted as traffic and arithmetic is printed
-below the table.
+op reaches. The floor is the longer of two times: of its memory traffic at the speed of a copy, and of its arithmetic at
+the speed of a matrix product. Both speeds are measured in this run. What is counted as traffic and arithmetic is
+printed below the table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
@@ -27,6 +28,15 @@ def test_lock_has_the_dependencies_of_each_package(package: str) -> None:
     assert {name: specifiers(value) for name, value in locked.get("dependencies", {}).items()} == needs, (
         "run `make lock`"
     )
+
+
+def test_lock_is_of_this_pyproject() -> None:
+    """Poetry refuses a lock that is older than pyproject.toml, in a fresh clone first of all."""
+    python = ROOT / ".poetry" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no .poetry: make setup")
+    done = subprocess.run([python, "-m", "poetry", "check", "--lock"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"run `make lock`: {done.stderr}"
 
 
 def specifiers(value: str | dict[str, Any]) -> SpecifierSet:

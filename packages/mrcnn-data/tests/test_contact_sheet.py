@@ -1,4 +1,4 @@
-"""Sheets show the objects where they are, before and after augmentation."""
+"""Sheets show the objects at the right places, before and after augmentation."""
 
 import cv2
 import numpy as np

@@ -124,7 +124,7 @@ def test_the_box_of_a_polygon_over_the_border_is_that_of_its_part_inside(write_c
 
 
 def test_polygons_and_run_lengths_in_one_file(write_coco):
-    """The same square three times, as three tools write it; none of them is a crowd."""
+    """The same square three times, as three tools write it; it is never a crowd."""
     mask = np.zeros((40, 50), np.uint8, order="F")
     mask[10:20, 10:20] = 1
     compressed = coco_mask.encode(mask)
@@ -169,7 +169,7 @@ def test_nan_as_python_writes_it(write_coco):
     dataset = opened(root)
     assert dataset.class_names == (name,)
     assert instance_masks(dataset, 0).sum() == 100
-    assert dataset.report.count("polygon part with a coordinate that is no finite number") == 1
+    assert dataset.report.count("polygon part with a coordinate that is not a finite number") == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -64,11 +64,11 @@ def test_a_clean_file_stays_as_it_is(write_coco):
         ({"ignore": "1"}, {"ignore": 1}, "annotation 2: ignore 1"),
         ({"area": -1}, {"area": 100}, "annotation 2: area 100.0"),
         ({"area": float("nan")}, {"area": 100}, "annotation 2: area 100.0"),
-        ({"segmentation": SQUARE[0]}, {"segmentation": SQUARE}, "annotation 2: segmentation mended (flat polygon)"),
+        ({"segmentation": SQUARE[0]}, {"segmentation": SQUARE}, "annotation 2: segmentation repaired (flat polygon)"),
         (
             {"segmentation": [[0, 0, 5, 5], *SQUARE]},
             {"segmentation": SQUARE},
-            "annotation 2: segmentation mended (polygon part with fewer than 6 numbers)",
+            "annotation 2: segmentation repaired (polygon part with fewer than 6 numbers)",
         ),
         ({"segmentation": []}, {"segmentation": ...}, "annotation 2: segmentation removed (segmentation empty)"),
         ({"id": 1}, {"id": 2}, "annotation 1, number 1: has the id 2 now"),

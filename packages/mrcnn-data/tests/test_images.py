@@ -284,7 +284,7 @@ def test_missing_files_can_be_left_to_the_loader(write_coco):
 
 
 def test_only_regular_files_are_opened(write_coco):
-    """A pipe that nobody writes to would stop a run for good."""
+    """A pipe without a writer would stop a run forever."""
     root = write_coco([GRADIENT], [])
     path = root / "train" / "1.png"
     path.unlink()

@@ -76,8 +76,8 @@ def test_findings_name_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("categories", "expected"),
     [
-        ({3: "other"}, r"instances_b.json: category 3 is 'other', in the files before it is 'three'"),
-        ({8: "seven"}, r"instances_b.json: category 'seven' has the id 8, in the files before 7"),
+        ({3: "other"}, r"instances_b.json: category 3 is 'other' here, but 'three' in the files before"),
+        ({8: "seven"}, r"instances_b.json: category 'seven' has the id 8 here, but 7 in the files before"),
     ],
 )
 def test_classes_that_contradict_each_other(tmp_path, categories, expected):

@@ -1,4 +1,4 @@
-"""The drawn dataset keeps its promises."""
+"""The drawn dataset is as documented: sizes, visibility, exact masks, the same files for the same seed."""
 
 import filecmp
 

@@ -38,7 +38,7 @@ print(json.dumps([{name: float(loss) for name, loss in losses.items()}, gradient
 
 
 def to_torchvision(batch):
-    """Images as torchvision wants them, float32 [3, h, w] each, and the arrays of its target dicts."""
+    """Images as torchvision expects them, float32 [3, h, w] each, and the arrays of its target dicts."""
     images, targets = [], []
     for row, (height, width) in enumerate(batch.image_sizes.tolist()):
         images.append(batch.images[row, :height, :width].transpose(2, 0, 1) / np.float32(255))

@@ -231,7 +231,7 @@ def test_more_objects_than_room(write_coco):
 
 @pytest.fixture
 def mixed(write_coco):
-    """Twelve images of two orientations and contents of their own."""
+    """Twelve images of two orientations, each with other contents."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(1, 13):
@@ -309,7 +309,7 @@ def test_random_numbers_of_others_are_left_alone(mixed):
 
 
 def test_the_sequence_is_pinned(mixed):
-    """A change of it breaks resuming runs: it may happen on purpose only."""
+    """A change of this sequence breaks the resuming of runs, so it must be on purpose."""
     (batch, *_) = batches_of(mixed, 1, **MIXED_OPTIONS)
     assert (batch.image_ids, batch.sample_seeds.tolist()) == ([11], [[-942986867, -1376614106]])
 
@@ -335,7 +335,7 @@ def test_memory_is_reused(mixed):
 
 
 def test_memory_does_not_grow(mixed):
-    """Two hundred epochs: a batch that were kept, or its masks, would add megabytes in each ten of them."""
+    """Two hundred epochs: if batches or their masks were kept, every ten epochs would add megabytes."""
     with loader_of(mixed, max_gt=50, **MIXED_OPTIONS) as loader:
         steps = loader.steps()
         resident = []

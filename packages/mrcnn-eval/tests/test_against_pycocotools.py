@@ -104,7 +104,7 @@ def test_random_scenes_and_measures(scene, reference_stats, seed, measures):
 
 
 def random_mask(rng, size, *, kind):
-    """A mask that is no rectangle: noise, a few runs, or everything."""
+    """A mask that is not a rectangle: noise, a few runs, or all pixels."""
     if kind == "noise":
         return rng.random((size, size)) < rng.random()
     if kind == "blob":
@@ -121,7 +121,7 @@ def test_random_bitmaps(scene, reference_stats, seed):
     example = scene(images=2, size=(size, size))
     for _ in range(rng.integers(1, 9)):
         mask = random_mask(rng, size, kind=rng.choice(("noise", "blob", "full")))
-        mask[0, 0] |= not mask.any()  # pycocotools requires empty masks, which nobody can find
+        mask[0, 0] |= not mask.any()  # pycocotools requires empty masks, which cannot be found
         truth, found = mask, mask ^ (rng.random((size, size)) < rng.choice((0, 0.1, 0.4)))
         box, image = random_box(rng, size), int(rng.integers(1, 3))
         crowd = int(rng.random() < 0.3)

@@ -177,7 +177,7 @@ def test_honor_ignore_takes_objects_out_of_the_score(files):
     assert metrics(files)["settings"]["honor_ignore"] is True
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that cannot be written to")
 def test_output_that_cannot_be_written_to_is_one_line(files, capsys):
     assert score(files, "--output", "/proc/self") == 2
     err = capsys.readouterr().err

@@ -139,7 +139,7 @@ def test_written_results_score_the_same_without_the_model(checkpoint, root):
 
 
 def test_a_model_that_detects_nothing_is_ap_0_a_warning_and_exit_code_0(checkpoint):
-    # A process of its own, as a user sees it: one line on stderr, TensorFlow's own chatter silenced.
+    # In another process, as a user sees it: one line on stderr, without TensorFlow's messages.
     run = checkpoint()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
     command = [sys.executable, "-m", "mrcnn_eval", "--checkpoint", run, "--score-threshold", "1", "--limit", "2"]
@@ -224,7 +224,7 @@ def test_data_that_does_not_fit_is_one_line_and_exit_code_2(checkpoint, root, ca
     assert err.count("\n") == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that cannot be written to")
 def test_output_that_cannot_be_written_to_is_found_before_inference(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(
         "mrcnn_eval.inference.detection.detect_dataset", lambda *_, **__: pytest.fail("inference started")

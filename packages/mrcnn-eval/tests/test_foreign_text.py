@@ -33,7 +33,7 @@ HIDDEN = set("\x1b\x9b\r\0\u202e\u2066")
 
 @pytest.fixture
 def example(scene):
-    """Each class on one image of its own, found there."""
+    """Each class on another image, and found there."""
     example = scene(images=len(SHOWN), categories=tuple(range(1, len(SHOWN) + 1)))
     for number, (category, name) in enumerate(zip(example.annotations["categories"], SHOWN, strict=True), start=1):
         category["name"] = name

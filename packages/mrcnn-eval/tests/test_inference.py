@@ -367,7 +367,7 @@ def one_by_one(dataset, tiny_model, tiny_detect):
 
 
 def test_an_image_without_detections_does_not_disturb_the_others(dataset, tiny_model, one_by_one, monkeypatch):
-    # A score threshold such that nothing is found on one image, and something on each other.
+    # With this score threshold nothing is found on one image, and something on each other.
     lowest, second, *_ = sorted(results.scores.max() for results in one_by_one.image_results.values())
     assert second - lowest > 1e-4  # far from rounding
     threshold = (lowest + second) / 2

@@ -1,4 +1,4 @@
-"""What detections and objects came to: by hand, against pycocotools' own matching, and what it adds up to."""
+"""Outcomes of detections and objects: by hand, against pycocotools' own matching, and their counts."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_ignored_objects_are_neither_found_nor_missed(scene):
     assert judged(example).det_kinds.tolist() == [RIGHT, DUPLICATE]
 
 
-def test_object_that_nobody_drew_is_a_region_for_masks(scene):
+def test_object_without_a_mask_is_a_region_for_masks(scene):
     example = scene().truth([0, 0, 20, 20], segmentation=None).detection([0, 0, 10, 10])
     assert judged(example).det_kinds.tolist() == [IGNORED]
     assert judged(example, iou_types=("bbox",)).det_kinds.tolist() == [LOCALISATION]

@@ -1,4 +1,4 @@
-"""Pictures of ground truth and detections show each where it is."""
+"""Pictures show ground truth and detections at the right places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No command replaces a file that it did not write, nor one of its own inputs, and it says so before the work."""
+"""No command replaces a file that it did not write, nor one of its inputs; it refuses before the work begins."""
 
 from __future__ import annotations
 

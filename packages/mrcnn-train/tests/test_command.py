@@ -291,6 +291,12 @@ def test_a_folder_of_the_users_does_not_become_a_run(command, shapes: Path, tmp_
     assert (tmp_path / "mine" / name).read_text() == "my: thesis"
 
 
+def test_a_file_does_not_become_a_run(command, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert_refused(command("+experiment=small", f"data.root={shapes}", "run.dir=file"), "file is not a folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val"])
 def test_shapes_are_not_drawn_over_data_of_the_users(command, tmp_path: Path, name: str) -> None:
     path = tmp_path / "mine" / name

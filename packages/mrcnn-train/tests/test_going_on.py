@@ -165,6 +165,12 @@ def test_end_of_a_run(tmp_path: Path) -> None:
     assert read_end(tmp_path) is None
 
 
+def test_a_directory_that_cannot_be_made_is_one_line(tiny, tmp_path: Path, hollow_step) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"run\.dir=.*file/run cannot be written: Not a directory"):
+        run(tiny("train.max_steps=2", "data.val=null", f"run.dir={tmp_path / 'file' / 'run'}"))
+
+
 def test_a_directory_in_use_is_named(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hollow_step) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -1,6 +1,6 @@
 """COCO annotation files and images to training batches, with NumPy and OpenCV, without TensorFlow.
 
-`annotations` reads files, `checks` finds their faults, `loading` makes batches; the README lists all rooms.
+`annotations` reads files, `checks` finds their faults, `loading` makes batches; the README lists all sub-packages.
 """
 
 from mrcnn_data.annotations.dataset import CocoDataset, Instances, instance_masks

@@ -1,4 +1,4 @@
-"""The boxes of a file: clipped to their images, derived from segmentations, or refused. Legend: A annotations."""
+"""Check the boxes of a file: clip them to their images, derive missing ones, refuse others. Legend: A annotations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class CheckedBoxes(NamedTuple):
     """Boxes in source pixels.
 
     Attributes:
-        clipped: float32 [A, 4] (x1, y1, x2, y2), inside the image: what trains.
-        xywh: float64 [A, 4] (x, y, w, h), as in the file or derived, not clipped: what is scored.
-        usable: bool [A]; the others neither train nor are they scored.
+        clipped: float32 [A, 4] (x1, y1, x2, y2), inside the image, for training.
+        xywh: float64 [A, 4] (x, y, w, h), as in the file or derived, not clipped, for scoring.
+        usable: bool [A]; the other annotations are neither trained on nor scored.
     """
 
     clipped: np.ndarray
@@ -30,10 +30,10 @@ def check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> Ch
     """Clip, derive or refuse every box.
 
     Args:
-        image_sizes: int64 [I, 2] (h, w); 0 where unknown, which clips nothing on the right and below.
+        image_sizes: int64 [I, 2] (h, w); 0 where unknown: then boxes are not clipped on the right and at the bottom.
     """
     limits = image_sizes.T[::-1].astype(np.float64)[:, columns.image_index]  # [2, A], (w, h)
-    boxes = columns.boxes_xywh.T.copy()  # [4, A]: NumPy goes through long rows several times as fast as through short
+    boxes = columns.boxes_xywh.T.copy()  # [4, A]: NumPy is several times as fast on a few long rows
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
         boxes[2:] += boxes[:2]
     is_given = columns.has_bbox & np.isfinite(boxes).all(axis=0)
@@ -44,7 +44,7 @@ def check_boxes(columns: Columns, image_sizes: np.ndarray, report: Report) -> Ch
     limits[limits == 0] = np.inf
     clipped = np.clip(boxes.reshape(2, 2, -1), 0, limits).reshape(4, -1)
     is_inside = _has_area(clipped)
-    sticks_out = (np.abs(clipped - boxes) > 1.0).any(axis=0)  # up to a pixel is rounding: COCO's own boxes do it
+    sticks_out = (np.abs(clipped - boxes) > 1.0).any(axis=0)  # up to a pixel is rounding, as in COCO's own files
     for kind, severity, action, which in (
         ("box of zero or negative size", "dropped", "not trained, not scored", is_known & ~has_area),
         ("box outside the image", "dropped", "not trained, not scored", has_area & ~is_inside),
@@ -70,7 +70,7 @@ def _has_area(boxes: np.ndarray) -> np.ndarray:
 def _derive_boxes(
     columns: Columns, wanted: np.ndarray, limits: np.ndarray, boxes: np.ndarray, report: Report
 ) -> np.ndarray:
-    """Write the boxes of the segmentations of `wanted` annotations; return where there is one, bool [A]."""
+    """Write into `boxes` the box of the segmentation of each `wanted` annotation; return which have one, bool [A]."""
     derived = np.zeros(len(wanted), bool)
     for row in np.flatnonzero(wanted).tolist():
         width, height = map(int, limits[:, row])

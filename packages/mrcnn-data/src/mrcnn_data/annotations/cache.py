@@ -1,10 +1,10 @@
-"""Annotation files as mapped columns: read in a fraction of a second, one copy in memory for all processes.
+"""Annotation files as memory-mapped columns: opened in a fraction of a second, one copy in memory for all processes.
 
-Two files of a cache folder belong to an annotation file: `PATH-HASH.json` has path, size and time of the file and the
-hash of its content, `CONTENT-HASH.columns` holds that content. So a file that was copied, moved or touched is
-recognised by its content, and one that changed is read again. Everything is written under another name and then
-renamed: no process sees half a file. With one lock per folder, one of the processes that start together reads for all.
-`mrcnn_data.checks.report_cache` keeps in the same folder what a check found.
+A cache folder has two files for an annotation file. `NAME-HASH.json` (HASH of the path) holds the path, size and time
+of the file and the hash of its content. `CONTENT.columns` (named after that hash) holds the columns. So a file that was
+copied, moved or touched is recognised by its content, and one that changed is read again. All files are written under
+another name and then renamed, so no process sees half a file. A lock per folder lets one of several processes that
+start together read the file for all. `mrcnn_data.checks.report_cache` keeps reports of checks in the same folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ try:
 except ImportError:  # Windows: each process reads the file
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"mrcnn-data columns 3\n"  # raise the number when the layout or what reading reports changes
+_MAGIC = b"mrcnn-data columns 4\n"  # raise the number when the layout or what reading reports changes
 _TRAILER = struct.Struct("<QQI")  # where the header ends, its length, its CRC-32
 _ALIGNMENT = 64
 _ROWS_PER_BLOCK = 512  # segmentations under one checksum, which is verified when the first of them is used
@@ -45,7 +45,7 @@ _ARRAYS = ("image_sizes", "offsets", "classes", "boxes_xywh", "areas", "has_bbox
 
 
 class _Stamp(msgspec.Struct):
-    """Content of a PATH-HASH.json."""
+    """Content of a NAME-HASH.json."""
 
     path: str  # to be read by people
     size: int
@@ -75,12 +75,13 @@ class _DamagedCacheError(Exception):
 
 
 def read_columns(path: Path, cache_dir: Path | None) -> FileContent:
-    """Read an annotation file through the cache folder; None reads it directly, into memory of this process.
+    """Read an annotation file through the cache folder; without one, read it into the memory of this process.
 
-    A folder that cannot be written to leaves the file usable; the report says so. Files with errors are not cached.
+    If the folder cannot be written to, the file is read directly, and the report says so. Files with errors are not
+    cached.
 
     Raises:
-        DatasetError: as of `read_annotations`.
+        DatasetError: see `read_annotations`.
     """
     if cache_dir is None:
         return read_annotations(path)
@@ -134,7 +135,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fill(path: Path, status: os.stat_result, stamp_path: Path, cache_dir: Path) -> FileContent:
-    """Read the file, unless its content is known under another path or time, and write what is missing."""
+    """Take the content from the cache if it is there under another path or time, else read and store it."""
     text = AnnotationText(path, is_hashed=True)
     found = None
     if any(cache_dir.glob("*.columns")):  # only then is it worth waiting for the hash
@@ -158,7 +159,7 @@ def _fill(path: Path, status: os.stat_result, stamp_path: Path, cache_dir: Path)
 
 
 def _store(path: Path, content: FileContent) -> None:
-    """Layout: magic, text of all segmentations, arrays, header; at the end the header's length and checksum."""
+    """Write a cache file: magic, text of all segmentations, arrays, header, and the header's length and checksum."""
     columns = content.columns
     with replaced(path) as file:
         file.write(_MAGIC.ljust(_padded(len(_MAGIC)), b"\0"))
@@ -190,7 +191,7 @@ def _store(path: Path, content: FileContent) -> None:
 
 
 def _write_segmentations(file: BinaryIO, segmentations: RawSegmentations) -> dict[str, np.ndarray]:
-    """Write their text; return where each begins and ends, int64 [A + 1], and the checksum of every block."""
+    """Write the text of all segmentations; return its offsets, int64 [A + 1], and the checksum of every block."""
     lengths = np.zeros(len(segmentations), np.int64)
     checksums = []
     for first in range(0, len(segmentations), _ROWS_PER_BLOCK):
@@ -211,7 +212,8 @@ def _padded(num_bytes: int) -> int:
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """Write under another name, then rename: readers see the whole file or none.
 
-    Not forced to the disk, which would take 0.6 s for train2017: checksums find what a power failure leaves behind.
+    The file is not synced to the disk, which would take 0.6 s for train2017: checksums show the damage of a power
+    failure.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
@@ -262,7 +264,7 @@ def _mapped_array(mapped: mmap.mmap, place: _ArrayPlace) -> np.ndarray:
 
 
 class MappedSegmentations:
-    """Segmentations in a mapped cache; a block is checked against its CRC-32 when one of it is first used."""
+    """Segmentations in a mapped cache; the CRC-32 of a block is checked when one of its segmentations is first used."""
 
     def __init__(self, path: Path, mapped: mmap.mmap, *, offsets: np.ndarray, checksums: np.ndarray) -> None:
         self._path = path
@@ -275,7 +277,7 @@ class MappedSegmentations:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> bytes:
-        """Raises DatasetError where the text is not what was written."""
+        """Return the JSON text of one; raise DatasetError if the cache file is damaged."""
         block = index // _ROWS_PER_BLOCK
         if not self._is_verified[block]:
             self._verify(block)
@@ -289,7 +291,7 @@ class MappedSegmentations:
         self._is_verified[block] = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self._path,)  # for processes that are spawned: a mapping cannot be pickled
+        return _reopened, (self._path,)  # for spawned processes: a mapping cannot be pickled
 
 
 def _reopened(path: Path) -> Segmentations:
@@ -297,7 +299,7 @@ def _reopened(path: Path) -> Segmentations:
 
 
 def _remove_unused(cache_dir: Path) -> None:
-    """Delete columns that no path refers to; processes that have mapped them keep them."""
+    """Delete columns that no path refers to; processes that have mapped them can go on using them."""
     used = set()
     for stamp_path in cache_dir.glob("*-*.json"):
         with contextlib.suppress(OSError, msgspec.DecodeError):

@@ -49,17 +49,17 @@ class ConcatenatedSegmentations:
 
 
 class Columns(NamedTuple):
-    """A file as it is, checked for ids and types only; annotations by image, in file order within an image.
+    """The content of a file, with only ids and types checked; annotations by image, in file order within an image.
 
     Attributes:
         image_ids, file_names: I.
         image_sizes: int64 [I, 2] (h, w), 0 where missing or not positive.
         category_ids: sorted; `class_names` likewise.
         offsets: int64 [I + 1]: annotations offsets[i] to offsets[i + 1] are of image i.
-        annotation_ids: A; int64 array, or a list where some are text, missing or beyond 64 bits.
+        annotation_ids: A; int64 array, or a list if some are text, missing or beyond 64 bits.
         classes: int32 [A], contiguous from 1.
-        boxes_xywh: float64 [A, 4], NaN where missing or no number.
-        areas: float64 [A], as in the file, NaN where missing or no number.
+        boxes_xywh: float64 [A, 4], NaN where missing or not a number.
+        areas: float64 [A], as in the file, NaN where missing or not a number.
         has_bbox, is_crowd, is_ignored: bool [A].
         segmentations: A.
     """
@@ -97,7 +97,7 @@ def ids_of(annotation_ids: np.ndarray | list[Id | None], rows: np.ndarray) -> li
 
 
 def compact_ids(ids: Sequence[Id | None]) -> np.ndarray | list[Id | None]:
-    """Return an int64 array where all ids are numbers: 8 bytes each instead of 36, and shared by all processes."""
+    """Return an int64 array if all ids are numbers (8 bytes each instead of 36, and processes can share it)."""
     if set(map(type, ids)) <= {int}:
         try:
             return np.array(ids, np.int64)

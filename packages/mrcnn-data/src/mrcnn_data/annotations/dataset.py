@@ -34,11 +34,11 @@ from mrcnn_data.masks.checks import report_segmentations
 from mrcnn_data.masks.rasterising import full_mask
 from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation
 
-IN_MEMORY = Path("annotations in memory")  # stands for the path of a file in messages
+IN_MEMORY = Path("annotations in memory")  # used in messages in place of the path of a file
 
 
 class Instances(NamedTuple):
-    """The objects of one image, source pixels.
+    """The objects of one image, in pixels of the image file.
 
     Attributes:
         boxes: float32 [n, 4] (x1, y1, x2, y2), clipped to the image.
@@ -60,12 +60,12 @@ class CocoDataset:
     """Images with their usable annotations.
 
     Attributes:
-        sources: annotation files and image folders; several where they were opened together.
-        image_ids: as in the file, in its order; of several files an id may occur again.
+        sources: annotation files and image folders; several if they were opened together.
+        image_ids: as in the file, in its order; with several files an id may occur more than once.
         file_names: relative to the image folder.
         image_sizes: int64 [I, 2] (h, w), pixels as stored.
         category_ids: sorted; contiguous class c is `category_ids[c - 1]`.
-        class_names: likewise, `class_names[c - 1]`.
+        class_names: the name of class c is `class_names[c - 1]`.
         annotations: the columns of all annotations.
         opening_report: the part of `report` that is known from opening, without decoding segmentations.
     """
@@ -91,11 +91,11 @@ class CocoDataset:
         cache_dir: PathLike | None = None,
         allow_errors: bool = False,
     ) -> CocoDataset:
-        """Read an instances file and check that every image file is there; or several, one after the other.
+        """Read one or several instances files, and check that every image file exists.
 
         Args:
-            annotations, images: file and image folder, or as many of the one as of the other.
-            on_error: "raise", or "skip": missing image files are reported and left to the loader's `on_error`.
+            annotations, images: an annotation file and its image folder, or lists of the same length.
+            on_error: "raise", or "skip": missing image files are reported; the loader's `on_error` decides about them.
             cache_dir: folder for mapped copies, which open in a fraction of the time and are shared by all processes
                 (see `mrcnn_data.annotations.cache`). None: the file is read each time.
             allow_errors: leave out what cannot be used, and only report it: for tools that look at faulty files.
@@ -105,7 +105,9 @@ class CocoDataset:
         files = [annotations] if isinstance(annotations, (str, os.PathLike)) else list(annotations)
         folders = [images] if isinstance(images, (str, os.PathLike)) else list(images)
         if len(files) != len(folders) or not files:
-            raise DatasetError(f"{len(files)} annotation files and {len(folders)} image folders do not go together")
+            raise DatasetError(
+                f"{len(files)} annotation files and {len(folders)} image folders: give one folder for each file"
+            )
         cache = None if cache_dir is None else Path(cache_dir)
         parts = []
         for file, folder in zip(files, folders, strict=True):
@@ -152,9 +154,9 @@ class CocoDataset:
         Args:
             images, annotations, categories: entries as a COCO file has them.
             image_dir: folder that the file names are relative to.
-            on_error, allow_errors: as of `open`.
+            on_error, allow_errors: see `open`.
         Raises:
-            DatasetError: as of `open`; messages call the lists "annotations in memory".
+            DatasetError: see `open`; messages call the lists "annotations in memory".
         """
         lists = {"images": images, "annotations": annotations, "categories": categories}
         data = encode_content({name: list(entries) for name, entries in lists.items()})
@@ -169,12 +171,12 @@ class CocoDataset:
         *,
         image_sizes: Mapping[Any, tuple[int, int]] | None = None,
     ) -> CocoDataset:
-        """Read annotations to score against; image files and their names are not needed, nor unique annotation ids.
+        """Read annotations for scoring. Image files, file names and unique annotation ids are not needed.
 
         Args:
             annotations: path of a file, or its content.
-            image_sizes: (h, w) by image id, over those of the file. An image without either takes the size of its RLEs;
-                one that has boxes only stays without, (0, 0).
+            image_sizes: (h, w) by image id; they replace those of the file. An image with neither gets the size of its
+                RLEs, or (0, 0) if it has only boxes.
         Raises:
             DatasetError: it cannot be read, or an image of unknown size has polygons.
         """
@@ -187,13 +189,13 @@ class CocoDataset:
 
     @property
     def annotation_path(self) -> Path:
-        """Of the only annotation file.
+        """Path of the annotation file.
 
         Raises:
-            ValueError: there are several.
+            ValueError: there are several files.
         """
         if len(self.sources) > 1:
-            raise ValueError(f"{self.name} are several annotation files; `sources` lists them")
+            raise ValueError(f"{self.name}: several annotation files; `sources` lists them")
         return self.sources[0].annotation_path
 
     @property
@@ -204,7 +206,7 @@ class CocoDataset:
             ValueError: there are several.
         """
         if len({source.image_dir for source in self.sources}) > 1:
-            raise ValueError(f"{self.name} have several image folders; `image_path` knows which")
+            raise ValueError(f"{self.name}: several image folders; `image_path(index)` returns the path of an image")
         return self.sources[0].image_dir
 
     @property
@@ -218,11 +220,11 @@ class CocoDataset:
 
     @property
     def num_classes(self) -> int:
-        """With background."""
+        """Number of classes, background included."""
         return len(self.category_ids) + 1
 
     def source_of(self, index: int) -> Source:
-        """The annotation file and image folder of image number `index`."""
+        """Return the annotation file and image folder of image number `index`."""
         return self.sources[int(np.searchsorted(self._source_offsets, index, side="right")) - 1]
 
     def image_path(self, index: int) -> Path:
@@ -257,13 +259,13 @@ class CocoDataset:
         return np.asarray(np.diff(totals[self.annotations.offsets]))
 
     def classes_of_objects(self) -> tuple[np.ndarray, np.ndarray]:
-        """List the objects (not crowds): int64 number of the image, int32 class, of each."""
+        """Return the image number (int64) and the class (int32) of every object; crowds are left out."""
         table = self.annotations
         images = np.repeat(np.arange(len(self)), np.diff(table.offsets))  # [A]
         return images[table.is_object], table.classes[table.is_object]
 
     def describe_annotations(self, rows: np.ndarray) -> list[object]:
-        """Name annotations, by their rows in `annotations`: ids, with the file where there are several."""
+        """Return the ids of the annotations in these rows of `annotations`; with several files, the file's name too."""
         ids: list[object] = list(ids_of(self.annotations.ids, rows))
         if len(self.sources) == 1:
             return ids
@@ -281,7 +283,7 @@ class CocoDataset:
 
     @functools.cached_property
     def report(self) -> Report:
-        """What was dropped, repaired or looks odd. The first access decodes every segmentation once."""
+        """What was dropped or repaired, or looks odd. The first access decodes every segmentation once."""
         report = copy.deepcopy(self.opening_report)
         table = self.annotations
         report_segmentations(

@@ -1,8 +1,8 @@
-"""The text of a COCO file as entries: in pieces while it is read, or as a whole, or one by one where one is odd.
+"""Decode the text of a COCO file into entries: in pieces while it is read, or as a whole, or one by one.
 
-A file whose entries have the types that COCO gives them is decoded into typed structs, some hundred annotations at a
-time while the rest of the file is still being read. One odd entry sends its whole list through a slower reader that
-takes entries one by one, repairs what it can and reports what it cannot.
+A file whose entries have COCO's types is decoded into typed structs, a few hundred annotations at a time, while the
+rest of the file is still being read. If any entry has another type, a slower reader takes all entries one by one,
+repairs what it can and reports the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.masks.segmentation import strict_json
 
-STOPS_TRAINING = "training refuses the file until it is mended"
+STOPS_TRAINING = "training refuses the file until this is repaired"
 
 Entry = TypeVar("Entry", ImageEntry, AnnotationEntry, CategoryEntry)
 
@@ -40,7 +40,7 @@ class _File(msgspec.Struct):
 
 
 class _FileAround(msgspec.Struct):
-    """What stands around the annotations."""
+    """A file whose annotations are left undecoded."""
 
     images: list[ImageEntry]
     annotations: msgspec.Raw
@@ -65,7 +65,7 @@ class Entries(NamedTuple):
 
 
 def decode(path: Path, data: bytes | AnnotationText, report: Report) -> Entries:
-    """Decode a file; entries that cannot be read stand in the report.
+    """Decode a file; entries that cannot be read are in the report.
 
     Raises:
         DatasetError: it is not JSON, or not COCO.
@@ -75,7 +75,7 @@ def decode(path: Path, data: bytes | AnnotationText, report: Report) -> Entries:
     try:
         return _decode_in_pieces(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _NoPiecesError):
-        pass  # what is wrong, if anything, shows in the whole
+        pass  # decoding the whole text shows what is wrong, if anything
     return _decode_whole(path, data.whole(), report)
 
 
@@ -94,7 +94,7 @@ def _decode_whole(path: Path, data: bytes | memoryview, report: Report) -> Entri
 
 
 class _NoPiecesError(Exception):
-    """A file with another layout than COCO's, which is decoded in one go."""
+    """The file has another layout than COCO's and has to be decoded as a whole."""
 
 
 _PIECE = 1 << 19  # bytes; smaller and larger ones took longer
@@ -105,11 +105,13 @@ _PLACE = b'["decoded in pieces"]'
 
 
 def _decode_in_pieces(text: AnnotationText) -> Entries:
-    """Decode annotations from comma to comma. Decoded so, structs live for a few hundred annotations only and stay in
-    the processor's cache: train2017 takes 1.0 GB, where all its structs at once took 1.3 GB.
+    """Decode the annotations piece by piece, cut at commas between them.
 
-    Where to cut is only guessed, but no wrong guess passes: of JSON `[A, B]` is a list where `[A]` and `[B]` are, and
-    the file holds that list as its annotations where, with `_PLACE` instead of it, it holds `_PLACE`.
+    The structs of a piece stay in the processor's cache and are freed before the next piece: train2017 takes 1.0 GB,
+    instead of 1.3 GB with all structs at once.
+
+    Where to cut is a guess, but a wrong guess is always noticed. If `[A]` and `[B]` are JSON lists, so is `[A, B]`. And
+    this list is the file's "annotations" if the file, with `_PLACE` put in its place, has `_PLACE` as its annotations.
 
     Raises:
         _NoPiecesError, or msgspec's errors: the file has another layout, or a guess was wrong.
@@ -131,8 +133,8 @@ def _decode_in_pieces(text: AnnotationText) -> Entries:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            # The list ends before it (to look for that in each piece takes 0.4 s), or the guess was wrong: the rest of
-            # the list becomes one piece.
+            # The list ends before this comma (searching each piece for its end would take 0.4 s), or the guess was
+            # wrong: the rest of the list becomes one piece.
             break
         start = following.end()
     closing = _CLOSING.search(text.whole(), start)

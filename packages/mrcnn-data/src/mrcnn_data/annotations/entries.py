@@ -14,7 +14,7 @@ from mrcnn_data.annotations.columns import Id, compact_ids
 
 Flag = int | bool | float | None | UnsetType
 
-# A tuple takes 170 bytes where a list takes 210; a box of another length is a case for the slower reader.
+# A tuple takes 170 bytes, a list 210. A box of another length is left to the slower reader.
 Box = tuple[float | None, float | None, float | None, float | None]
 
 
@@ -104,7 +104,7 @@ def _field(annotations: list[AnnotationEntry], name: str) -> list[Any]:
 
 
 def _boxes(boxes: list[Box | None]) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [A, 4], NaN where there is no number; bool [A], whether there is a box."""
+    """Return boxes, float64 [A, 4], NaN where there is no number; and which annotations have a box, bool [A]."""
     has_bbox = np.ones(len(boxes), bool)
     given: list[Any] = boxes
     if None in boxes:
@@ -114,13 +114,13 @@ def _boxes(boxes: list[Box | None]) -> tuple[np.ndarray, np.ndarray]:
     values = np.full((len(boxes), 4), np.nan)
     try:
         values[has_bbox] = np.fromiter(numbers, np.float64, 4 * len(given)).reshape(-1, 4)
-    except TypeError:  # None somewhere: NumPy makes NaN of it, but slowly
+    except TypeError:  # a None: NumPy converts it to NaN, but slowly
         values[has_bbox] = np.array(given, np.float64).reshape(-1, 4)
     return values, has_bbox
 
 
 def _areas(areas: list[float | UnsetType | None]) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [A], NaN where there is no number; bool [A], whether there is one."""
+    """Return areas, float64 [A], NaN where there is no number; and which annotations have one, bool [A]."""
     if set(map(type, areas)) <= {float}:
         return np.array(areas, np.float64), np.ones(len(areas), bool)
     is_given = np.array([isinstance(area, float) for area in areas], bool)
@@ -130,7 +130,7 @@ def _areas(areas: list[float | UnsetType | None]) -> tuple[np.ndarray, np.ndarra
 
 
 def _flags(values: list[Flag]) -> tuple[np.ndarray, np.ndarray]:
-    """bool [A], False for None and UNSET; bool [A], where these are."""
+    """Return flags, bool [A], False for None and UNSET; and which are None or UNSET, bool [A]."""
     kinds = set(map(type, values))
     if kinds == {UnsetType}:
         return np.zeros(len(values), bool), np.ones(len(values), bool)

@@ -27,7 +27,7 @@ REPEATED_ANNOTATION_ID = "annotation id that occurs twice"
 
 
 class Places(NamedTuple):
-    """Where images, categories and annotations (int64 [A]) of the columns stand in the lists of their file."""
+    """Positions of the columns' images, categories and annotations (int64 [A]) in the lists of the file."""
 
     images: Sequence[int]
     categories: Sequence[int]
@@ -35,7 +35,7 @@ class Places(NamedTuple):
 
 
 class FileContent(NamedTuple):
-    """What a file holds: its columns, what is odd in it, and where things stand (None from the cache)."""
+    """The content of a file: columns, what is odd in it, and positions in the file (None if read from the cache)."""
 
     columns: Columns
     report: Report
@@ -47,11 +47,11 @@ def read_annotations(
 ) -> FileContent:
     """Read a COCO instances file.
 
-    Entries that cannot be used (of unknown or repeated ids) are left out, and stand in the report as errors.
+    Entries that cannot be used (with unknown or repeated ids) are left out and reported as errors.
 
     Args:
-        data: the content of the file, where it has been read already, or is being read.
-        for_training: False for scoring, which needs no file names, no unique annotation ids and no images at all.
+        data: the content of the file, if it has been read already or is being read.
+        for_training: False for scoring, which needs neither images, nor file names, nor unique annotation ids.
     Raises:
         DatasetError: the file is missing, not JSON or not COCO, or (for training) has no usable image or category.
     """
@@ -68,10 +68,10 @@ def read_annotations(
 
 
 def encode_content(content: Mapping[str, Any]) -> bytes:
-    """Encode a COCO dict as JSON for the reader. NumPy values, and bytes as counts of run lengths, may be in it.
+    """Encode a COCO dict as JSON for the reader. It may contain NumPy values, and run lengths as bytes.
 
     Raises:
-        DatasetError: it holds something that JSON cannot.
+        DatasetError: it contains a value that JSON cannot express.
     """
     annotations = content.get("annotations")
     if isinstance(annotations, list):
@@ -98,7 +98,7 @@ def _from_numpy(value: Any) -> Any:
 
 @contextlib.contextmanager
 def no_collections() -> Iterator[None]:
-    """Switch the garbage collector off: it would go through millions of new objects again and again."""
+    """Switch off the garbage collector, which would search millions of new objects again and again."""
     was_collecting = gc.isenabled()
     gc.disable()
     try:
@@ -111,7 +111,7 @@ def no_collections() -> Iterator[None]:
 def _usable_categories(
     path: Path, categories: list[CategoryEntry], report: Report, *, may_be_empty: bool
 ) -> dict[int, CategoryEntry]:
-    """Categories sorted by id, by their numbers in `categories`."""
+    """Return the usable categories by their positions in `categories`, sorted by id."""
     if not categories and not may_be_empty:
         _raise_first_error(report)
         raise DatasetError(f"{path}: the list of categories is empty")
@@ -123,7 +123,7 @@ def _usable_categories(
 def _usable_images(
     path: Path, images: list[ImageEntry], report: Report, *, for_training: bool
 ) -> dict[int, ImageEntry]:
-    """Images with ids of one type and file names with slashes, by their numbers in `images`."""
+    """Return the usable images by their positions in `images`, with ids of one type and slashes in file names."""
     if not images and for_training:
         _raise_first_error(report)
         raise DatasetError(f"{path}: the list of images is empty")
@@ -194,7 +194,7 @@ def _columns(
     *,
     unique: bool,
 ) -> tuple[Columns, np.ndarray]:
-    """The columns, and the number in `annotations` of each of their rows; `unique`: annotation ids have to be."""
+    """Return the columns, and each row's position in `annotations`; `unique`: repeated annotation ids are errors."""
     image_ids = [image.id for image in images]
     image_index, mended = places_of(image_ids, annotations.image_ids)
     category_ids = [category.id for category in categories]
@@ -292,7 +292,7 @@ def _report_fields(annotations: Fields, report: Report) -> None:
 
 
 def is_area(areas: np.ndarray | float) -> np.ndarray:
-    """Say which areas can be used as they are, bool: those that are positive and finite."""
+    """Return which areas can be used: those that are positive and finite, bool."""
     return np.asarray((areas > 0) & (areas < np.inf))
 
 
@@ -301,7 +301,9 @@ def _report_annotation_ids(path: Path, ids: np.ndarray | list[Id | None], report
         return
     ids = ids_of(ids, np.arange(len(ids)))
     missing = [number for number, annotation_id in enumerate(ids) if annotation_id is None]
-    report.add("annotation without an id", severity="note", action="it is only a label", where=missing, what="number")
+    report.add(
+        "annotation without an id", severity="note", action="used: the id is only a label", where=missing, what="number"
+    )
     places = repeated(ids)
     report.add(
         REPEATED_ANNOTATION_ID,

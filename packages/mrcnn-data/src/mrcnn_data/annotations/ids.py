@@ -1,4 +1,4 @@
-"""Ids of images and categories, where the same number may be written as a number or as text.
+"""Ids of images and categories; the same id may be written as a number in one place and as text in another.
 
 Legend: A annotations.
 """
@@ -18,7 +18,7 @@ _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
 
 
 def whole_number(value: Any) -> int | None:
-    """Return the whole number that a value is, also as text ("5") or float (5.0); None for anything else."""
+    """Return a whole number, also from text ("5") or a float (5.0); None for anything else."""
     if isinstance(value, str):
         text = value.strip()
         return int(text.partition(".")[0]) if _WHOLE_NUMBER.fullmatch(text) else None
@@ -30,15 +30,15 @@ def whole_number(value: Any) -> int | None:
 
 
 def as_id(value: Any) -> Id | None:
-    """Return a number or text as it is, 1.0 as 1; None for anything else."""
+    """Return text or a whole number as it is, a float such as 1.0 as 1; None for anything else."""
     return value if isinstance(value, str) else whole_number(value)
 
 
 def as_numbers(ids: Sequence[Id]) -> tuple[list[Id], list[int]]:
-    """Turn text into numbers in a list that holds both, where all are numbers and stay different.
+    """Turn text ids into numbers, if a list has both, all text is a number, and different ids stay different.
 
     Returns:
-        The ids, and the places of those that were turned.
+        The ids, and the places of those that were changed.
     """
     places = [place for place, item in enumerate(ids) if isinstance(item, str)]
     numbers = [whole_number(item) for item in ids] if 0 < len(places) < len(ids) else []
@@ -48,7 +48,7 @@ def as_numbers(ids: Sequence[Id]) -> tuple[list[Id], list[int]]:
 
 
 def places_of(known: Sequence[Id], wanted: np.ndarray | list[Id | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Find ids in a list. An id that is not there stands for the one that is the same number in another type.
+    """Find ids in a list. If an id is not in it, the one with the same number in another type ("5" for 5) is taken.
 
     Returns:
         int64 [A]: the place of each of `wanted` in `known`, -1 where it has none.
@@ -82,7 +82,7 @@ def _exact_places(known: Sequence[Id], wanted: np.ndarray | list[Id | None]) -> 
 
 
 def repeated(ids: Sequence[Id | None]) -> list[int]:
-    """Places of the ids that stand earlier in the list too; None is not an id."""
+    """Return the places of ids that occur earlier in the list too; None is not an id."""
     seen: set[Id] = set()
     places = []
     for place, item in enumerate(ids):

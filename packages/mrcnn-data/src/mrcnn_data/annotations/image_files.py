@@ -18,12 +18,12 @@ SKIPPED = "skipped: another takes its place in training, and evaluation finds no
 
 
 def missing_files(file_names: Sequence[str], image_dir: Path) -> list[int]:
-    """Find images without a file, as indices; lists each folder once, as 118 k stats take seconds on a network disk."""
+    """Return the indices of images without a file. Each folder is listed once: 118 k stat calls can take seconds."""
     folders = {name.rpartition("/")[0] for name in file_names if "/" in name}
     there = _listed(image_dir)
     for folder in folders:
         there.update(f"{folder}/{name}" for name in _listed(image_dir / folder))
-    if there.issuperset(file_names):  # as almost always, and without a loop in Python
+    if there.issuperset(file_names):  # the usual case, without a loop in Python
         return []
     return [index for index, name in enumerate(file_names) if name not in there]
 

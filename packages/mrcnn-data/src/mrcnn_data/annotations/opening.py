@@ -1,4 +1,4 @@
-"""Columns of a file, checked against its images: what `CocoDataset` is made of. Legend: I images, A annotations."""
+"""Check the columns of a file against its images, to make a `CocoDataset`. Legend: I images, A annotations."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Source(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """Checked annotations of all images, by image.
+    """Checked annotations of all images, sorted by image.
 
     Attributes:
-        offsets: int64 [I + 1]: those of image i are offsets[i] to offsets[i + 1].
+        offsets: int64 [I + 1]: the rows of image i are offsets[i] to offsets[i + 1].
         ids: A, as in the file.
         boxes: float32 [A, 4] (x1, y1, x2, y2), clipped to the image.
         boxes_xywh: float64 [A, 4] (x, y, w, h), as in the file or derived, not clipped.
         areas: float64 [A], as in the file, NaN where missing.
         classes: int32 [A].
-        is_object, is_region: bool [A]; what is neither is not used.
+        is_object, is_region: bool [A]; an annotation that is neither is not used.
         is_crowd, is_ignored: bool [A]: the flags of the file.
         segmentations: A.
     """
@@ -66,7 +66,7 @@ class Annotations(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """One annotation file, or several as one; attributes as of `CocoDataset`.
+    """One annotation file, or several as one; attributes as in `CocoDataset`.
 
     `source_offsets` has the number of the first image of each source.
     """
@@ -132,10 +132,10 @@ def open_without_images(
 
 
 def _size_by_masks(columns: Columns, index: int, path: Path) -> tuple[int, int]:
-    """The size of an image as its first RLE says it, (0, 0) where no annotation has a mask.
+    """Return the (h, w) of an image from its first RLE; (0, 0) if no annotation has a mask.
 
     Raises:
-        DatasetError: it has polygons only, which do not say it.
+        DatasetError: the image has only polygons, which do not contain its size.
     """
     raws = [columns.segmentations[row] for row in range(columns.offsets[index], columns.offsets[index + 1])]
     for raw in raws:
@@ -185,7 +185,7 @@ def _report_missing_files(columns: Columns, source: Source, report: Report, *, o
     report.add(
         "image file missing",
         severity="error" if is_error else "dropped",
-        action="nothing trains before it is there, or data.on_error=skip" if is_error else SKIPPED,
+        action="training refuses the dataset, unless data.on_error=skip" if is_error else SKIPPED,
         where=[columns.image_ids[index] for index in missing],
         what="image",
         message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})",
@@ -204,18 +204,18 @@ def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None
     report.add(
         "image without annotations",
         severity="note",
-        action="trains as background",
+        action="trained on as background",
         where=[columns.image_ids[index] for index in empty],
         what="image",
     )
     if len(set(columns.file_names)) < len(columns.file_names):
         seen: set[str] = set()
         again = [name for name in columns.file_names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-        report.add("image file listed twice", severity="note", action="trains twice", where=again, what="file")
+        report.add("image file listed twice", severity="note", action="trained on twice", where=again, what="file")
 
 
 def concatenated(parts: Sequence[Opened]) -> Opened:
-    """Put several files one after the other; classes are those of all.
+    """Put several files one after the other, with the classes of all of them.
 
     Raises:
         DatasetError: a category id or a name means different classes in two of them.
@@ -259,14 +259,16 @@ def _add_categories(categories: dict[int, str], part: Opened) -> None:
     for category_id, name in part.categories.items():
         if categories.get(category_id, name) != name:
             raise DatasetError(
-                f"{path}: category {category_id} is {name!r}, in the files before it is {categories[category_id]!r}"
+                f"{path}: category {category_id} is {name!r} here, but {categories[category_id]!r} in the files before"
             )
         if ids.get(name, category_id) != category_id:
-            raise DatasetError(f"{path}: category {name!r} has the id {category_id}, in the files before {ids[name]}")
+            raise DatasetError(
+                f"{path}: category {name!r} has the id {category_id} here, but {ids[name]} in the files before"
+            )
         categories[category_id] = name
 
 
 def _renumbered(part: Opened, class_of: dict[int, int]) -> np.ndarray:
-    """Classes of the part as classes of the whole: int32 [A of the part]."""
+    """Return the classes of a part in the numbering of the whole: int32 [A of the part]."""
     table = np.array([0, *(class_of[category_id] for category_id in sorted(part.categories))], np.int32)
     return np.asarray(table[part.annotations.classes])

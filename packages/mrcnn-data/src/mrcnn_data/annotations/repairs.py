@@ -1,4 +1,4 @@
-"""Entries of other types than COCO's, one by one: read as what was meant, or not at all."""
+"""Read entries with other types than COCO's, one by one: repair them if their meaning is clear, else refuse them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _RawSegmentation(msgspec.Struct):
 
 
 def repaired_image(raw: msgspec.Raw, report: Report, place: int) -> ImageEntry | None:
-    """Read the entry at a place of the list of images; None without an id."""
+    """Read the entry at a place in the list of images; return None if it has no id."""
     fields = lenient_decode(raw)
     image_id = as_id(fields.get("id")) if isinstance(fields, dict) else None
     if image_id is None:
@@ -37,7 +37,7 @@ def repaired_image(raw: msgspec.Raw, report: Report, place: int) -> ImageEntry |
 
 
 def repaired_category(raw: msgspec.Raw, report: Report, place: int) -> CategoryEntry | None:
-    """Read the entry at a place of the list of categories; None without a whole number as id."""
+    """Read the entry at a place in the list of categories; return None if its id is not a whole number."""
     fields = lenient_decode(raw)
     category_id = whole_number(fields.get("id")) if isinstance(fields, dict) else None
     if category_id is None:
@@ -48,7 +48,7 @@ def repaired_category(raw: msgspec.Raw, report: Report, place: int) -> CategoryE
         report.add(
             "category without a name",
             severity="repaired",
-            action="its id is its name",
+            action="its id is used as its name",
             where=[category_id],
             what="category",
         )
@@ -57,7 +57,7 @@ def repaired_category(raw: msgspec.Raw, report: Report, place: int) -> CategoryE
 
 
 def repaired_annotation(raw: msgspec.Raw, report: Report, place: int) -> AnnotationEntry | None:
-    """Read the entry at a place of the list of annotations; None without ids of an image and a category."""
+    """Read the entry at a place in the list of annotations; return None without the ids of an image and a category."""
     fields = lenient_decode(raw)
     if not isinstance(fields, dict):
         return None
@@ -68,7 +68,7 @@ def repaired_annotation(raw: msgspec.Raw, report: Report, place: int) -> Annotat
     label = f"number {place}" if annotation_id is None else annotation_id
     for name in ("iscrowd", "ignore"):
         if not isinstance(fields.get(name), (int, float, type(None))):
-            action = 'read as 1 where it is "1" or "true", else as 0'
+            action = 'read as 1 if it is "1", "true" or "yes", else as 0'
             report.add(f"{name} is not 0 or 1", severity="repaired", action=action, where=[label])
     area, bbox = fields.get("area", UNSET), fields.get("bbox")
     numbers = bbox if isinstance(bbox, list) else []
@@ -86,13 +86,13 @@ def repaired_annotation(raw: msgspec.Raw, report: Report, place: int) -> Annotat
 
 
 def _report_text(report: Report, what: str, label: object, values: list[Any]) -> None:
-    """Count an entry where one of its numbers is text."""
+    """Report an entry if one of its numbers is text."""
     if any(isinstance(value, str) and _as_number(value) is not None for value in values):
         report.add("number written as text", severity="repaired", action="read as the number", where=[label], what=what)
 
 
 def _as_number(value: Any, *, otherwise: float | None = None) -> float | None:
-    """Return a number, or the finite number that a text is."""
+    """Return a number as it is, and text as the finite number that it spells; else `otherwise`."""
     if not isinstance(value, (int, float, str)) or isinstance(value, bool):
         return otherwise
     try:
@@ -103,7 +103,7 @@ def _as_number(value: Any, *, otherwise: float | None = None) -> float | None:
 
 
 def _as_box(value: Any) -> Box | None:
-    """Four values, None for each that is not a number; None where there is no list of four."""
+    """Return four values, None for each that is not a number; None for no box, or a list of another length."""
     if value is None or (isinstance(value, list) and len(value) != 4):
         return None
     numbers = [_as_number(number) for number in value] if isinstance(value, list) else [None] * 4

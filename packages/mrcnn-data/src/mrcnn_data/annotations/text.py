@@ -22,20 +22,20 @@ class AnnotationText:
     """A file that a thread reads and hashes while the caller decodes: both release the interpreter lock.
 
     Attributes:
-        view: the whole file; what lies before a match of `search` has been read.
+        view: the whole file; the part before a match of `search` has been read already.
     """
 
     def __init__(self, path: Path, *, is_hashed: bool = False) -> None:
         """Start reading.
 
         Raises:
-            DatasetError: the file cannot be opened. The other methods raise it where the file cannot be read.
+            DatasetError: the file cannot be opened. The other methods raise it if the file cannot be read.
         """
         self._path = path
         with self._as_dataset_error():
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - the thread closes it
         size = os.fstat(self._file.fileno()).st_size
-        self.view = np.empty(size, np.uint8).data  # not a bytearray: its zeros would take a pass of their own
+        self.view = np.empty(size, np.uint8).data  # not a bytearray: writing its zeros would take time
         self._hash = hashlib.sha256() if is_hashed else None
         self._num_read = 0
         self._is_read = False
@@ -66,7 +66,7 @@ class AnnotationText:
             self._progress.notify()
 
     def search(self, pattern: re.Pattern[bytes], start: int) -> re.Match[bytes] | None:
-        """Find a pattern at or after `start`, as soon as it has been read; None where the rest of the file has none."""
+        """Find a pattern at or after `start`, as soon as it has been read; None if the rest of the file has none."""
         while True:
             with self._progress:
                 while not self._is_read and self._num_read <= start + _LONGEST_MATCH:
@@ -81,7 +81,7 @@ class AnnotationText:
 
     @contextlib.contextmanager
     def as_list(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Give characters `start` to `stop`, with brackets in place of these two as long as the context lasts."""
+        """Give the bytes `start` to `stop`; within the context, brackets replace the first and the last of them."""
         ends = self.view[start], self.view[stop]
         self.view[start], self.view[stop] = b"[]"
         try:

@@ -120,7 +120,7 @@ def _report_repeated_objects(dataset: CocoDataset, report: Report) -> None:
                 again.append(row)
             seen.add(segmentation)
     where = dataset.describe_annotations(np.array(again, np.int64))
-    report.add("object listed twice", severity="note", action="both train", where=where)
+    report.add("object listed twice", severity="note", action="both are trained on", where=where)
 
 
 def _report_categories(dataset: CocoDataset, report: Report) -> None:

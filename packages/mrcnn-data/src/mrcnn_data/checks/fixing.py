@@ -39,7 +39,7 @@ class Fixed(NamedTuple):
 
 
 def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
-    """Write the clean file, and beside it OUT.changes.txt with one line for every change; return the latter's path.
+    """Write the clean file, and beside it OUT.changes.txt with one line for every change; return the path of the list.
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or `out` is the file itself.
@@ -47,7 +47,7 @@ def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
     """
     out = Path(out)
     if out.exists() and out.samefile(source.annotation_path):
-        raise DatasetError(f"{out} is the file to be mended: give another name")
+        raise DatasetError(f"{out} is the file to be repaired: give another name")
     fixed = fix_annotations(source)
     changes = out.with_suffix(".changes.txt")
     check_outputs([out, changes])
@@ -57,7 +57,7 @@ def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
 
 
 def fix_annotations(source: Source) -> Fixed:
-    """Take out what cannot be used, and repair the rest.
+    """Remove the entries that cannot be used, and repair the others.
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or two categories of different names have
@@ -107,7 +107,7 @@ def _require_one_name_per_id(categories: list[Any], path: Path) -> None:
 
 
 def _note_removed_entries(content: Mapping[str, list[Any]], read: FileContent, changes: list[str]) -> None:
-    """Say why the reader does not use an entry."""
+    """Why the reader does not use an entry."""
     assert read.places is not None
     for what, name in (("category", "categories"), ("image", "images")):
         for place in _others(content[name], getattr(read.places, name)):
@@ -140,7 +140,7 @@ def _why_not_used(entry: Any, place: int, known_categories: set[int]) -> str:
 
 
 def _usable_images(dataset: CocoDataset, changes: list[str]) -> np.ndarray:
-    """Whether the file of each image can be read and has the annotated size, bool [I]."""
+    """Return which images have a readable file of the annotated size, bool [I]; list the others in `changes`."""
     usable = np.ones(len(dataset), bool)
     for index, image_id in enumerate(dataset.image_ids):
         kind, line = look_at_image(dataset, index)
@@ -203,7 +203,7 @@ def _annotations(
 
 
 def _unique_ids(ids: list[Id | None], places: np.ndarray, changes: list[str]) -> list[Id]:
-    """Give a new id to each annotation that has none, or one that an earlier one of the file has."""
+    """Give a new id to each annotation without an id, or with the id of an earlier annotation in the file."""
     free = max((item for item in ids if isinstance(item, int)), default=0) + 1
     unique: dict[int, Id] = {}  # by row
     seen: set[Id] = set()
@@ -242,7 +242,7 @@ def _repaired(entry: Entry, dataset: CocoDataset, row: int, image: int, changes:
     for name in ("bbox", "segmentation", "iscrowd", "ignore", "area"):
         if repaired.get(name) != entry.get(name) or (name in repaired) != (name in entry):
             why = f" ({'; '.join(decoded.faults)})" if name == "segmentation" else ""
-            what = "removed" if name not in repaired else "mended" if name == "segmentation" else repaired[name]
+            what = "removed" if name not in repaired else "repaired" if name == "segmentation" else repaired[name]
             changes.append(f"annotation {entry['id']}: {name} {what}{why}")
     return repaired
 

@@ -63,7 +63,7 @@ def report_copies(dataset: CocoDataset, prints: list[bytes], report: Report) -> 
     for name, fingerprint in zip(dataset.file_names, prints, strict=True):
         if fingerprint and name_of.setdefault(fingerprint, name) != name:
             copies.append(f"{name} = {name_of[fingerprint]}")
-    report.add("copy of another image", severity="note", action="both train", where=copies, what="file")
+    report.add("copy of another image", severity="note", action="both are trained on", where=copies, what="file")
 
 
 def report_shared(
@@ -85,7 +85,7 @@ def report_shared(
     report.add(
         f"image that {other_name} has too",
         severity="note",
-        action="if one trains and the other evaluates, scores are too high",
+        action="if one is for training and the other for evaluation, scores are too high",
         where=shared,
         what="file",
     )

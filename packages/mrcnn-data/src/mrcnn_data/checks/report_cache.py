@@ -19,7 +19,7 @@ from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.images.reading import READING_THREADS
 
-_VERSION = 3  # raise it with every change of what a check reports
+_VERSION = 4  # raise it with every change of what a check reports
 _PORTION = 1024  # files per task; a task for each file would take longer than its stat
 
 

@@ -2,7 +2,7 @@
 
 Every epoch permutes all images (a rare one may occur more than once). In that order each image joins the queue of its
 bucket; `images_per_batch` of them make a micro-batch, which joins the queue of its aspect class; enough of those make a
-step. So all images of a step have one aspect class, in both orientations as they occur, and images that do not
+step. So all images of a step have one aspect class, landscape and portrait mixed as in the data, and images that do not
 fill a batch wait for the next epoch. Legend: I images.
 """
 

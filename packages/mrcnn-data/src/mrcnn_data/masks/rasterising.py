@@ -26,7 +26,7 @@ _MAX_COORDINATE = 2**30  # in fillPoly's units: keeps int32; polygons are at mos
 
 
 def full_mask(segmentation: Segmentation, *, height: int, width: int) -> np.ndarray:
-    """Rasterise an instance over its whole image, as pycocotools does: uint8 [height, width] of 0 and 1."""
+    """Rasterise an instance over its whole image as pycocotools does: uint8 [height, width] of 0 and 1."""
     if isinstance(segmentation, RunLengths):
         return _runs_to_mask(segmentation)
     return np.asarray(coco_mask.decode(polygon_rle(segmentation, height=height, width=width)))
@@ -142,7 +142,7 @@ def paste_masks(masks: np.ndarray, boxes: np.ndarray, *, height: int, width: int
 
 
 def _cells(low: float, high: float, *, limit: int, num_cells: int) -> tuple[np.ndarray, slice]:
-    """The pixels whose centres lie between `low` and `high`, and the cell of each."""
+    """Return the pixels whose centres lie between `low` and `high`, as a slice, and the cell of each."""
     first, end = max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), limit)
     if end <= first:
         return np.zeros(0, np.int64), slice(0, 0)
@@ -174,7 +174,7 @@ def segmentation_box(segmentation: Segmentation, *, height: int, width: int) -> 
         vertices = segmentation.parts[0] if len(segmentation.parts) == 1 else np.concatenate(segmentation.parts)
         x1, y1 = np.minimum.reduce(vertices).tolist()
         x2, y2 = np.maximum.reduce(vertices).tolist()
-        if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:  # most, at half the time
+        if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:  # the usual case, in half the time
             return np.array([x1, y1, x2, y2])
     size = (height, width)
     return visible_box(segmentation, Geometry(size, False, False, False, size, (0, 0), size))
@@ -198,12 +198,15 @@ def _polygon_area(part: np.ndarray) -> float:
 
 
 def _visible_box_of_part(vertices: np.ndarray, *, height: int, width: int) -> np.ndarray | None:
-    """The extreme points of polygon and rectangle: ends of the edges cut to the rectangle, and corners inside."""
+    """Find the bounding box of the part of a polygon inside the rectangle of an output image, None without such a part.
+
+    It holds the ends of the edges, cut to the rectangle, and the corners of the rectangle that lie in the polygon.
+    """
     limits = np.array([width, height], np.float64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     if (low >= 0).all() and (high <= limits).all():
         return np.concatenate([low, high])
-    first, last = np.full(2, _HAIR), limits - _HAIR  # what only touches the rectangle from outside is not in it
+    first, last = np.full(2, _HAIR), limits - _HAIR  # an edge that only touches the rectangle from outside is not in it
     starts, ends = vertices, np.roll(vertices, -1, axis=0)  # [V, 2]
     direction = ends - starts
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -228,7 +231,7 @@ def _visible_box_of_part(vertices: np.ndarray, *, height: int, width: int) -> np
 
 
 def _inside(vertices: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Even-odd rule: bool [number of points]."""
+    """Return which points lie in a polygon, by the even-odd rule: bool [number of points]."""
     x1, y1 = vertices.T[:, :, None]  # [V, 1]
     x2, y2 = np.roll(vertices, -1, axis=0).T[:, :, None]
     x, y = points.T[:, None, :]  # [1, points]
@@ -243,7 +246,7 @@ def _visible_box_of_runs(runs: RunLengths, geometry: Geometry) -> np.ndarray | N
     window = np.concatenate([window.min(axis=0), window.max(axis=0)])
     limits = np.array([runs.width, runs.height, runs.width, runs.height], np.float64)
     x1, y1, x2, y2 = np.clip(window, 0, limits)
-    # Rounded by a hair: a window edge that should fall on a pixel border must not take in the next pixel.
+    # The 1e-6 is for rounding errors: a window edge that should fall on a pixel border must not include the next pixel.
     first_x, first_y = int(np.floor(x1 + 1e-6)), int(np.floor(y1 + 1e-6))
     last_x, last_y = int(np.ceil(x2 - 1e-6)), int(np.ceil(y2 - 1e-6))
     mask = _runs_to_mask(runs)[first_y:last_y, first_x:last_x]

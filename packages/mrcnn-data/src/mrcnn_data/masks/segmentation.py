@@ -1,7 +1,7 @@
 """One `segmentation` field: bytes of JSON in, checked polygons or run lengths out.
 
-pycocotools looks at the first part of a list only, allocates by perimeter and trusts run lengths: what is unchecked may
-crash it, so it is called on checked parts alone. Legend: V vertices of one part.
+pycocotools checks only the first part of a list, allocates memory by the perimeter and trusts run lengths. Other input
+may crash it, so it is called on checked parts only. Legend: V vertices of one part.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Segmentation = Polygons | RunLengths
 
 
 class Decoded(NamedTuple):
-    """`segmentation` is None where nothing usable is left; `faults` are the kinds met on the way."""
+    """`segmentation` is None if no part is usable; `faults` are the kinds of faults that were found."""
 
     segmentation: Segmentation | None
     faults: tuple[str, ...]
@@ -50,13 +50,13 @@ class Decoded(NamedTuple):
 BOX_ONLY = "box only: trains and scores the box; for masks the box is a region to ignore"
 _PART_DROPPED = "part dropped"
 _OUTSIDE = "polygon part outside the image"
-_NO_NUMBER = "polygon part with a coordinate that is no finite number"
+_NO_NUMBER = "polygon part with a coordinate that is not a finite number"
 _TEXT = "coordinate written as text"
 _ODD_COUNTS = "RLE size or counts that are not integers"
 _BAD_RLE = "RLE that cannot be decoded"
 _NO_PIXEL = "polygon without any pixel in the image"
 
-# What is met, and what training does about it: severity (see `report`) and action.
+# Kinds of faults, and what training does about them: severity (see `annotations.report`) and action.
 FAULTS = {
     "segmentation missing": ("note", BOX_ONLY),
     "segmentation empty": ("repaired", BOX_ONLY),
@@ -70,7 +70,7 @@ FAULTS = {
     _NO_PIXEL: ("repaired", BOX_ONLY),
     "flat polygon": ("repaired", "read as one part"),
     _TEXT: ("repaired", "read as the number"),
-    _ODD_COUNTS: ("repaired", "read as the whole numbers that they are"),
+    _ODD_COUNTS: ("repaired", "read as whole numbers"),
     "polygon part with fewer than 6 numbers": ("dropped", _PART_DROPPED),
     "polygon part with an odd count of numbers": ("dropped", _PART_DROPPED),
     _NO_NUMBER: ("dropped", _PART_DROPPED),
@@ -107,10 +107,10 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
 
 
 def strict_json(data: bytes | memoryview) -> bytes:
-    """Turn what Python's json module reads and msgspec does not into what both do.
+    """Turn JSON that Python's json module reads, but msgspec does not, into JSON that both read.
 
-    That is NaN, Infinity and numbers beyond float64, which become null outside of strings, a byte order mark, and
-    UTF-16 or 32.
+    NaN, Infinity and numbers beyond float64 outside of strings become null; a byte order mark, UTF-16 and UTF-32
+    become plain UTF-8.
     """
     data = bytes(data)
     text = data.decode(json.detect_encoding(data)).encode()
@@ -203,28 +203,28 @@ def _check_part(part: Any, *, height: int, width: int) -> _Part:
 
 
 def _extremes(part: list[Any], vertices: np.ndarray) -> tuple[tuple[float, float, float, float], bool]:
-    """x1, y1, x2, y2, and whether the list holds more than numbers.
+    """Return x1, y1, x2, y2, and whether the list holds something that is not a number.
 
-    Of a list, because that takes half the time of an array of so few numbers.
+    Reading the list takes half the time of reading the array, because there are few numbers.
     """
     try:
         if math.isfinite(sum(part)):
             xs, ys = part[::2], part[1::2]
             return (min(xs), min(ys), max(xs), max(ys)), False
-    except (TypeError, OverflowError):  # text or null among the numbers: as NumPy has read them
+    except (TypeError, OverflowError):  # text or null among the numbers: `vertices` has them as numbers
         pass
     (x1, y1), (x2, y2) = vertices.min(axis=0).tolist(), vertices.max(axis=0).tolist()
     return (x1, y1, x2, y2), True
 
 
 def _twice_area(vertices: np.ndarray) -> float:
-    """Twice the shoelace area, which is 0 for a figure eight."""
+    """Return twice the shoelace area, which is 0 for a figure eight."""
     x, y = vertices[:, 0], vertices[:, 1]
     return abs(float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) + x[-1] * y[0] - x[0] * y[-1]))
 
 
 def _has_area(twice_area: float, vertices: np.ndarray, extent: float) -> bool:
-    """Whether the area is more than `_is_collinear` allows, and more than rounding: most parts need no other check.
+    """Return whether the area is clearly above rounding and `_is_collinear`'s limit: most parts need no other check.
 
     `extent`: at least the width and the height.
     """
@@ -232,7 +232,7 @@ def _has_area(twice_area: float, vertices: np.ndarray, extent: float) -> bool:
 
 
 def _is_collinear(vertices: np.ndarray) -> bool:
-    """Not the shoelace area: that of a figure eight is zero, and it has pixels."""
+    """Return whether all vertices lie on a line; the shoelace area is also 0 for a figure eight, which has pixels."""
     away = vertices - vertices[0]  # [V, 2]
     farthest = away[np.argmax((away**2).sum(axis=1))]
     cross = away[:, 0] * farthest[1] - away[:, 1] * farthest[0]
@@ -248,7 +248,7 @@ def _decode_rle(value: dict[str, Any], *, height: int, width: int) -> Decoded:
     except ValueError:
         runs = None
     total = height * width
-    # Each bound by itself before the sum, which could wrap around.
+    # Each count is checked before the sum, which could overflow.
     if runs is None or runs.size == 0 or runs.min() < 0 or runs.max() > total or runs.sum() != total:
         return Decoded(None, (_BAD_RLE,))
     if runs[1::2].sum() == 0:
@@ -269,7 +269,7 @@ def _whole_numbers(values: Any) -> np.ndarray | None:
 
 
 def rle_size(raw: bytes) -> tuple[int, int] | None:
-    """Return the (h, w) that the RLE of an undecoded segmentation says, None where it is not an RLE with a size."""
+    """Return the (h, w) in an undecoded segmentation; None if it is not an RLE with a size."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):

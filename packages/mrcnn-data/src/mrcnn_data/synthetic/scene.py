@@ -13,14 +13,14 @@ from mrcnn_data.synthetic.textures import contrasting_colours, random_colours, r
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
 MIN_SIZE, MAX_SIZE = 12, 100  # long edge of an object's box, pixels
-MIN_VISIBLE = 0.4  # share of its pixels that stays visible of every object
+MIN_VISIBLE = 0.4  # every object keeps at least this share of its pixels visible
 OCCLUDED = 0.2  # an object with at least this share of its pixels hidden counts as occluded
-# How often a new object is placed over another on purpose; otherwise it touches no other. 0.28 of all objects are then
+# Probability that a new object is placed over another; otherwise it touches no other. So 0.28 of all objects are
 # occluded.
 OVERLAY_PROBABILITY = 0.38
 ATTEMPTS = 30
-# Objects of all classes are lighter than the background: with the same colours for both, a network trained from scratch
-# needs many more steps to tell shapes apart than a demonstration has (box AP 0.10 after 2,400 images).
+# All objects are lighter than the background. With the same colours for both, a network trained from scratch needs many
+# more steps to tell shapes apart than the demo has (box AP 0.10 after 2,400 images).
 BACKGROUND_LEVELS, OBJECT_LEVELS = (10.0, 90.0), (110.0, 240.0)
 _SUPERSAMPLING = 4
 _SHIFT = 4

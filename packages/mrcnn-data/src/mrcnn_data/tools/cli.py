@@ -173,7 +173,7 @@ COMMANDS = (
         _add_subset,
         "copy some images of a dataset with their annotations",
         "Copy N images, chosen at random, to OUT/SPLIT/ and their annotations to OUT/annotations/, for trials. "
-        "The same seed chooses the same images, and fewer images are a part of more.",
+        "The same seed chooses the same images, and a smaller N chooses some of those of a larger N.",
     ),
 )
 

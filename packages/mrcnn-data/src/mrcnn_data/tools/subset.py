@@ -1,4 +1,4 @@
-"""A small data set out of a large one: some images, chosen classes, the same ones for the same seed."""
+"""Make a small dataset from a large one: a random choice of images, and some or all classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 
 class Subset(NamedTuple):
-    """`content`: of a COCO instances file, entries as they were; `files`: its images, by their name in it."""
+    """`content`: of a COCO instances file, with unchanged entries; `files`: its image files, by their names in it."""
 
     content: dict[str, Any]
     files: dict[str, Path]
@@ -29,13 +29,13 @@ def choose_subset(source: Source, *, images: int, classes: Sequence[str] | None 
     """Choose images at random, and the annotations that go with them.
 
     Args:
-        images: how many. With the same seed, fewer images are a part of more.
-        classes: names; the file then has these categories and their annotations only, and every chosen image has an
+        images: how many. With the same seed, a smaller number gives some of the images of a larger number.
+        classes: names; then the file has only these categories and their annotations, and every chosen image has an
             object of one of them. Default: all classes, and any image.
 
     Raises:
         DatasetError: the file is not COCO JSON, there are fewer such images, or an image file is missing.
-        OptionError: `images` is below 1, or a class that the file does not have.
+        OptionError: `images` is below 1, or the file does not have one of `classes`.
     """
     if images < 1:
         raise OptionError(f"images={images} must be at least 1")
@@ -76,8 +76,8 @@ def write_subset(
     """Write OUT/annotations/instances_SPLIT.json and the images below OUT/SPLIT/; see `choose_subset`.
 
     Raises:
-        DatasetError, OptionError: as `choose_subset`; also where the split does not exist.
-        OutputError: a file is in the way that this command did not write.
+        DatasetError, OptionError: see `choose_subset`; also if the split does not exist.
+        OutputError: a file exists already that this product did not write.
     """
     subset = choose_subset(find_split(root, split), images=images, classes=classes, seed=seed)
     annotation_path = Path(out) / "annotations" / f"instances_{split}.json"
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = msgspec.json.decode(path.read_bytes())
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not valid JSON: {error}; mrcnn-data check --fix may mend it") from error
+        raise DatasetError(f"{path}: not valid JSON: {error}; mrcnn-data check --fix may repair it") from error
     for name in ("images", "annotations", "categories"):
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -109,12 +109,12 @@ def _chosen_categories(categories: list[Entry], classes: Sequence[str] | None, s
     names = [str(category.get("name")) for category in categories]
     for name in classes:
         if name not in names:
-            raise OptionError(f"class {name!r}: {source.annotation_path} has {', '.join(names)}")
+            raise OptionError(f"class {name!r} is not in {source.annotation_path}, which has {', '.join(names)}")
     return [category for category, name in zip(categories, names, strict=True) if name in classes]
 
 
 def _key(value: object) -> str:
-    """An id to compare by: 5, 5.0 and "5" are one."""
+    """Return an id as text to compare by: 5, 5.0 and "5" are the same."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What the command writes and prints: files checked before the work, a bar meanwhile, their names at the end."""
+"""Output of the command: files checked before the work, a progress bar, and the names of the files at the end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def say_written(directory: Path, names: Sequence[str]) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal; gives the function to call with the images done and the images in all."""
+    """Show a progress bar on a terminal; give a function to call with the numbers of images done and of all images."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 

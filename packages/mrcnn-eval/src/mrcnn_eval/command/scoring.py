@@ -25,7 +25,7 @@ from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparis
 from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator, IouType
 
-RESULT_KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}  # of what is scored, in a results file
+RESULT_KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}  # keys in a results file
 
 
 def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) -> None:

@@ -1,4 +1,4 @@
-"""A model over a data set or over pictures. What needs TensorFlow imports it when it is first asked for."""
+"""Run a model over a data set or over pictures. TensorFlow is imported when a name that needs it is first used."""
 
 from typing import TYPE_CHECKING
 

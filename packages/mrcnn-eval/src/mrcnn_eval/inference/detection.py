@@ -1,4 +1,4 @@
-"""A model over a data set: batches in, detections of every image out, in an evaluator."""
+"""Run a model over a data set, batch by batch, and collect the detections of every image in an evaluator."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Share(NamedTuple):
     Attributes:
         rank: number of this process, from 0.
         num_ranks: number of processes.
-        gather: returns, on every process, the list of what each gave, rank 0 first.
+        gather: called on every process with its part; returns to each the list of all parts, rank 0 first.
     """
 
     rank: int = 0

@@ -137,7 +137,7 @@ def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_thresho
 
 
 def _is_single_class(evaluator: CocoEvaluator) -> bool:
-    """Tell whether there is one class: then the title names it, not a label on each of hundreds of objects."""
+    """Return whether there is one class: then the title names it, not a label on each of hundreds of objects."""
     return len(evaluator.ground_truth.category_ids) == 1
 
 

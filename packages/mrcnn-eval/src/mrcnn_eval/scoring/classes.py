@@ -11,7 +11,7 @@ def class_difference(
     *,
     reference: str,
 ) -> str | None:
-    """Tell the first difference between two sets of classes, each given by its category ids and its names.
+    """Describe the first difference between two sets of classes, each given by its category ids and its names.
 
     Args:
         reference: what `theirs` belong to, for the text.

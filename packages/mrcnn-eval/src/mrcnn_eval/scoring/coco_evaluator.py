@@ -62,15 +62,15 @@ class CocoEvaluator:
     Args:
         annotations: path of a COCO instances file, its content, an open `mrcnn_data.CocoDataset`, which is not read
             again, or a `GroundTruth`. Annotation ids do not matter; missing `iscrowd`, `area`, `info` and `bbox` have
-            defaults. For a file no image has to be there.
+            defaults. With a file, the images need not exist.
         max_dets: detections per image and class that count; COCO's is 100.
         iou_thresholds: over which AP and AR are means, above 0 and rising; COCO's are 0.5, 0.55, ... 0.95.
         area_ranges: pixels (from, to), both ends inclusive, by the name of the size; COCO's are "s", "m" and "l".
         backend: "hotcoco" (fast) or "pycocotools" (reference); the numbers are equal.
         iou_types: what to score: "bbox", "segm" or both.
-        image_sizes: (h, w) by image id, over those of a file, whose width and height may be missing.
+        image_sizes: (h, w) by image id; they replace those of a file, which may lack width and height.
         honor_ignore: objects with `ignore: 1`, which training leaves out, are neither required nor wrong; by default
-            `ignore` counts for nothing, as in pycocotools, whose code overwrites it by `iscrowd`.
+            `ignore` has no effect, as in pycocotools, which overwrites it with `iscrowd`.
 
     Raises:
         GroundTruthError: an annotation file that cannot be scored against.
@@ -119,7 +119,7 @@ class CocoEvaluator:
         category_ids: np.ndarray,
         rles: Sequence[Rle] | None = None,
     ) -> None:
-        """Add all detections of one image; none at all is fine, and counts.
+        """Add all detections of one image; there may be none.
 
         Args:
             image_id: as in the annotation file.
@@ -225,7 +225,7 @@ class CocoEvaluator:
         for candidate in (image_id, number if is_text else str(image_id)):
             try:
                 return self.ground_truth.image_ids[self._image_indices[candidate]]
-            except (KeyError, TypeError):  # TypeError: a list, for one, is no key
+            except (KeyError, TypeError):  # TypeError: a list, for example, cannot be a key
                 continue
         raise ResultsError(f"image {image_id!r} is not in the ground truth")
 
@@ -290,7 +290,7 @@ class CocoEvaluator:
 
 def _scorer(backend: Backend) -> Callable[[ScoringTask], PrecisionRecall]:
     if backend == "pycocotools":
-        from mrcnn_eval.scoring.pycocotools_backend import score_with_pycocotools  # draws matplotlib in: 0.5 s
+        from mrcnn_eval.scoring.pycocotools_backend import score_with_pycocotools  # imports matplotlib: 0.5 s
 
         return score_with_pycocotools
     from mrcnn_eval.scoring.hotcoco_backend import score_with_hotcoco

@@ -1,4 +1,4 @@
-"""The ground truth of an evaluation: what `mrcnn_data` reads from an instances file, in the order of scorers.
+"""The ground truth of an evaluation: what `mrcnn_data` reads from an instances file, in the order that scorers need.
 
 Legend: I images, K categories, G annotations.
 """
@@ -36,7 +36,7 @@ class GroundTruth(NamedTuple):
         image_indices: int64 [G], index into `image_ids`.
         category_indices: int64 [G], index into `category_ids`.
         boxes: float64 [G, 4] (x, y, w, h), pixels of the image, as in the file.
-        areas: float64 [G], pixels, as in the file; where that is no positive number, the mask's, or else the box's.
+        areas: float64 [G], pixels, as in the file; if that is not a positive number, the mask's, or else the box's.
         crowd: bool [G].
         ignored: bool [G], the file's `ignore`.
         segmentations: G masks as compressed RLE, None for an object with a box only.
@@ -66,12 +66,12 @@ def load_ground_truth(
 ) -> GroundTruth:
     """Take the ground truth out of an open data set, or read a COCO instances file as training does.
 
-    What is odd in a file is counted and logged. Annotation ids are only read for messages: id 0 and ids used twice,
+    What is odd in a file is counted and logged. Annotation ids are used in messages only, so id 0 and repeated ids,
     which pycocotools scores wrongly, do no harm.
 
     Args:
-        annotations: a data set, path of a file, its content, or a ground truth, which is returned as it is.
-        image_sizes: (h, w) by image id, over those of the file (whose width and height some tools leave out).
+        annotations: a data set, path of a file, its content, or a ground truth, which is returned unchanged.
+        image_sizes: (h, w) by image id; they replace those of the file (some tools leave width and height out).
 
     Returns:
         The checked columns. A file without annotations gives columns of length 0.

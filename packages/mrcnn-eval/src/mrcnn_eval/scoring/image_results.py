@@ -95,7 +95,7 @@ def _checked_rles(rles: list[Rle | None], *, size: tuple[int, int], image_id: An
 
 
 def count_empty_masks(rles: Sequence[Rle | None]) -> int:
-    """Count the masks that cover no pixel, as a small object's may once it is drawn at the size of the image."""
+    """Count the masks without a pixel: a small object's mask may become empty at the size of the image."""
     return int((mask_areas([rle for rle in rles if rle is not None]) == 0).sum())
 
 

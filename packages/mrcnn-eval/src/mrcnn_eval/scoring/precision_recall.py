@@ -41,7 +41,8 @@ class ScoringTask(NamedTuple):
         area_ranges: A pairs (from, to) of pixels, both ends inclusive.
         max_dets: M caps of detections per image and category, rising.
         truth: the ground truth.
-        truth_crowd: bool [G], matched by share of the detection and any number of times, never counted.
+        truth_crowd: bool [G]; crowds match any number of detections, by the share of the detection inside, and are not
+            counted.
         detections: the detections.
         scores: float64 [D].
     """

@@ -18,7 +18,7 @@ MAX_NAMED = 5  # image ids in a message
 
 
 class RankError(RuntimeError):
-    """The ranks together did not do each image, or see `OtherRankError`; one line."""
+    """The ranks left out an image or did an unknown one, or another rank failed (`OtherRankError`); one line."""
 
 
 class OtherRankError(RankError):

@@ -37,7 +37,7 @@ def scored_truth(
     """
     crowd, areas = truth.crowd[rows], truth.areas[rows]
     if honor_ignore:
-        # An area below every range is what both backends ignore in every range, with the usual IoU rule.
+        # Both backends ignore an object whose area is outside of a range, but still match it by IoU. -1 is in no range.
         areas = np.where(truth.ignored[rows], -1.0, areas)
     numbers = np.searchsorted(images, truth.image_indices[rows])
     segmentations = None
@@ -97,10 +97,10 @@ def joined(results: list[ImageResults]) -> ImageResults:
 
 
 def with_box(columns: ImageResults) -> np.ndarray:
-    """Say which detections have a box, bool [D]."""
+    """Return which detections have a box, bool [D]."""
     return ~np.isnan(columns.boxes).any(axis=1)
 
 
 def with_mask(columns: ImageResults) -> np.ndarray:
-    """Say which detections have a mask, bool [D]."""
+    """Return which detections have a mask, bool [D]."""
     return np.array([rle is not None for rle in columns.rles], bool)

@@ -28,7 +28,8 @@ def open_run_dir(config: RunConfig) -> Iterator[Path]:
             stack.enter_context(locked(run_dir))
             _save_config(run_dir, config)
         except OSError as error:
-            where = f"run.dir={run_dir}" if config.resume is None else f"resume={config.resume}"
+            new = f"run.dir={config.run.dir or error.filename}"
+            where = new if config.resume is None else f"resume={config.resume}"
             raise ConfigError(f"{where} cannot be written: {error.strerror}") from error
         yield run_dir
 
@@ -41,6 +42,8 @@ def check_run_dir(config: RunConfig) -> None:
     if config.run.dir is None:
         return
     run_dir = Path(config.run.dir)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"run.dir={run_dir} is not a folder: choose a new or an empty folder")
     if complete_checkpoints(run_dir / CHECKPOINTS_DIR):
         raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
     is_run = is_saved_config(run_dir / SAVED_CONFIG)
