@@ -72,7 +72,7 @@ def test_text_that_cannot_be_decoded():
 @pytest.mark.parametrize("number", [b"1e999", b"-1.5E+400", b"1" + b"0" * 5000, b"1" + b"0" * 300 + b"e20"])
 def test_numbers_beyond_float64_leave_the_other_parts(number):
     decoded = decode_segmentation(b"[[" + number + b", 1, 9, 1, 9, 9], [0, 0, 4, 0, 4, 1e0]]", height=4, width=4)
-    assert decoded.faults == ("polygon part with a coordinate that is no finite number",)
+    assert decoded.faults == ("polygon part with a coordinate that is not a finite number",)
     assert len(decoded.segmentation.parts) == 1
 
 
