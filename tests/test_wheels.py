@@ -37,7 +37,9 @@ def metadata(wheel: Path) -> Message:
 def test_metadata_names_siblings_by_range(wheels: dict[str, Path], package: str) -> None:
     requirements = [Requirement(text) for text in metadata(wheels[package]).get_all("Requires-Dist", [])]
     siblings = {r.name: r for r in requirements if r.name in PACKAGES}
-    declared = {Requirement(text).name for text in project_table(package)["dependencies"]}
+    project = project_table(package)
+    extras = [text for texts in project.get("optional-dependencies", {}).values() for text in texts]
+    declared = {Requirement(text).name for text in [*project["dependencies"], *extras]}
     assert set(siblings) == declared & set(PACKAGES)
     assert [r for r in requirements if r.url] == []
     for name, requirement in siblings.items():
