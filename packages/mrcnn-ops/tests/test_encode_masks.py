@@ -129,11 +129,12 @@ class TestAgainstBitmaps:
 
     @settings(max_examples=150, deadline=None)
     @given(
-        box=st.tuples(*[st.floats(-40, 80, width=32)] * 4),
+        # Without subnormal numbers, which TensorFlow's threads take as 0.
+        box=st.tuples(*[st.floats(-40, 80, width=32, allow_subnormal=False)] * 4),
         height=st.integers(1, 50),
         width=st.integers(1, 50),
         size=st.integers(1, 30),
-        threshold=st.floats(0, 1, width=32),
+        threshold=st.floats(0, 1, width=32, allow_subnormal=False),
         seed=st.integers(0, 2**16),
     )
     def test_any_box(self, reference, encode, box, height, width, size, threshold, seed):

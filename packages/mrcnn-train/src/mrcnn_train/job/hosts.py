@@ -6,11 +6,14 @@ command lines are seen by every user of a machine.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shlex
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,7 @@ WRITTEN = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*):(?P<processes>[1-9][0-9]{0,4})"
 )
 CONNECT_SECONDS = 10
+SIOCGIFADDR = 0x8915  # of linux/sockios.h
 
 # Run by the Python of the remote host, which need not have this package on its path before the variables are set.
 # Byte by byte: what follows the first line is the link to the launcher (see `link`).
@@ -129,17 +133,26 @@ def own_address_toward(address: str) -> str:
         return str(probe.getsockname()[0])
 
 
+def ipv4_addresses() -> dict[str, str]:
+    """Return the IPv4 address of each network interface of this machine that has one (Linux)."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has none
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return found
+
+
 def interface_of(address: str) -> str:
     """Return the network interface of this machine that has an address.
 
     Raises:
         ConfigError: there is none.
     """
-    import psutil  # comes with Horovod
-
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(one.family == socket.AF_INET and one.address == address for one in addresses):
-            return str(name)
+    for name, own in ipv4_addresses().items():
+        if own == address:
+            return name
     raise ConfigError(f"no network interface of this machine has the address {address}")
 
 
@@ -149,17 +162,10 @@ def address_of_interface(interface: str) -> str:
     Raises:
         ConfigError: it does not exist or has no address; the message names those that have one.
     """
-    import psutil
-
-    found = {
-        name: one.address
-        for name, addresses in psutil.net_if_addrs().items()
-        for one in addresses
-        if one.family == socket.AF_INET
-    }
+    found = ipv4_addresses()
     if interface not in found:
         raise ConfigError(f"launch.interface={interface} has no IPv4 address here; {', '.join(sorted(found))} have one")
-    return str(found[interface])
+    return found[interface]
 
 
 def require_reachable(hosts: Sequence[Host], ssh: Ssh) -> None:
