@@ -40,7 +40,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
 MinJobAge=3600
-KillWait=60
+KillWait=10
 GresTypes=gpu
 SchedulerParameters=bf_interval=1,sched_interval=1
 {nodes}

@@ -130,7 +130,7 @@ def test_a_stopped_job_goes_on_to_the_end(cluster: SlurmCluster, tmp_path: Path,
 
 
 def test_a_lost_node(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """The node's processes are gone at once, as with a spot instance; Slurm requeues, and the job goes on."""
+    """A node is gone and back before Slurm notices, its processes are not; the job is queued again and goes on."""
     job = submit(cluster, tmp_path, "train.max_steps=150", mpi="pmi2")
     wait_for_step(cluster, job, tmp_path, 25)
     two = cluster.hosts[1]
@@ -143,6 +143,7 @@ def test_a_lost_node(cluster: SlurmCluster, tmp_path: Path) -> None:
     steps = [row["step"] for row in rows(tmp_path)]
     assert steps[-1] == 150
     assert sorted(set(steps)) == list(range(1, 151))
+    assert "a task was lost: the job is queued again" in (tmp_path / "job.out").read_text()
 
 
 def test_what_is_wrong_is_told_before_the_start(cluster: SlurmCluster, tmp_path: Path) -> None:
