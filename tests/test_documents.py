@@ -143,7 +143,7 @@ def named_options(code: list[str]) -> set[str]:
     spans = [match[1] for text in code if (match := OPTION_SPAN.fullmatch(text))]
     names = {name for text in code for name in OPTION.findall(text)} | set(spans)
     return {
-        name for name in names if name.rpartition(".")[2] not in (*SUFFIXES, "safetensors", "json", "jsonl", "sbatch")
+        name for name in names if name.rpartition(".")[2] not in (*SUFFIXES, "safetensors", "json", "jsonl", "sbatch", "Dockerfile")
     }
 
 
