@@ -142,9 +142,8 @@ def named_options(code: list[str]) -> set[str]:
     """Return the options of training in `code`: `data.root` in `data.root=DIR` or in `data.root`."""
     spans = [match[1] for text in code if (match := OPTION_SPAN.fullmatch(text))]
     names = {name for text in code for name in OPTION.findall(text)} | set(spans)
-    return {
-        name for name in names if name.rpartition(".")[2] not in (*SUFFIXES, "safetensors", "json", "jsonl", "sbatch", "Dockerfile")
-    }
+    files = (*SUFFIXES, "safetensors", "json", "jsonl", "sbatch", "Dockerfile")
+    return {name for name in names if name.rpartition(".")[2] not in files}
 
 
 def is_option(name: str) -> bool:
