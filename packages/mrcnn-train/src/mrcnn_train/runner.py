@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mrcnn_data import visible
 from mrcnn_model import import_tensorflow_quietly
-from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, read_end
+from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, last_step, read_end
 from mrcnn_train.config.options import LaunchOptions, RunConfig
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
@@ -86,12 +86,12 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     if config.resume is None:
         return False
     run_dir, total = Path(config.resume), data.plan.total_steps
-    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
-    done = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    done = last_step(run_dir)
     if done > total:
+        newest = complete_checkpoints(run_dir / CHECKPOINTS_DIR)[-1]
         raise ConfigError(
             f"resume={run_dir}: the run has done {done} steps, and is now asked for {total}: give train.max_steps or "
-            f"train.epochs for more than {done} steps, or start a new run with model.weights={checkpoints[-1]}"
+            f"train.epochs for more than {done} steps, or start a new run with model.weights={newest}"
         )
     end = read_end(run_dir)
     is_target = end is not None and end.target != "" and end.target == describe_target(config.stop_at)

@@ -27,6 +27,12 @@ def complete_checkpoints(checkpoints: Path) -> list[Path]:
     return sorted(folder for folder in checkpoints.glob("step-*") if is_complete(folder))
 
 
+def last_step(run_dir: Path) -> int:
+    """Return the updates done at the newest complete checkpoint of a run; 0 without one."""
+    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+
+
 def is_complete(checkpoint: Path) -> bool:
     """Return whether all files of a checkpoint are there, and the arrays as long as their headers say.
 

@@ -228,7 +228,6 @@ def connect(place: Place, *, bind_cores: bool = True) -> Processes:
 
 def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
     """Let Horovod find the other tasks of srun; returns the server of rank 0, which has to live as long as the job."""
-    from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
     own_address = own_address_toward(slurm.resolve(point.neighbour))
@@ -242,14 +241,7 @@ def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
             server = RendezvousHTTPServer(("", point.port), RendezvousHandler, 0)
         except OSError as error:
             raise ConfigError(f"port {point.port} of {point.host} cannot be served: {error.strerror}") from error
-        slots = [
-            SlotInfo(
-                slurm.host_key(node), 0, local_rank, 0, place.size, count, sum(n > local_rank for n in point.tasks)
-            )
-            for node, count in enumerate(point.tasks)
-            for local_rank in range(count)
-        ]
-        server.init(slots)
+        server.init(_slots(point.tasks, [slurm.host_key(node) for node in range(len(point.tasks))]))
         threading.Thread(target=server.serve_forever, name="mrcnn-meeting-point", daemon=True).start()
     slurm.wait_for_server(point, address)
     return server
@@ -282,15 +274,35 @@ def rendezvous(counts: Sequence[int], addresses: Sequence[str]) -> Iterator[tupl
         ConfigError: Horovod is not installed.
     """
     try:
-        from horovod.runner.common.util.hosts import SlotInfo
         from horovod.runner.gloo_run import create_slot_env_vars
         from horovod.runner.http.http_server import RendezvousServer
     except ImportError as error:
         raise ConfigError(f"{sum(counts)} processes need Horovod: {INSTALL_HINT}; {error}") from error
+    hosts = [number for number, count in enumerate(counts) for _ in range(count)]  # by rank
+    slots = _slots(counts, addresses)
+    server = RendezvousServer()
+    port = server.start()
+    try:
+        server.init(slots)
+        starts = [RankStart(host, create_slot_env_vars(slot)) for host, slot in zip(hosts, slots, strict=True)]
+        yield port, starts
+    finally:
+        server.stop()
+
+
+def _slots(counts: Sequence[int], names: Sequence[str]) -> list[Any]:
+    """Return what Horovod's meeting point wants to know of each process, host by host.
+
+    Args:
+        counts: processes of each host.
+        names: of the hosts, under which their processes meet each other.
+    """
+    from horovod.runner.common.util.hosts import SlotInfo
+
     places = [(number, local) for number, count in enumerate(counts) for local in range(count)]
-    slots = [
+    return [
         SlotInfo(
-            hostname=addresses[number],
+            hostname=names[number],
             rank=rank,
             local_rank=local,
             cross_rank=sum(count > local for count in counts[:number]),
@@ -300,16 +312,6 @@ def rendezvous(counts: Sequence[int], addresses: Sequence[str]) -> Iterator[tupl
         )
         for rank, (number, local) in enumerate(places)
     ]
-    server = RendezvousServer()
-    port = server.start()
-    try:
-        server.init(slots)
-        yield (
-            port,
-            [RankStart(number, create_slot_env_vars(slot)) for (number, _), slot in zip(places, slots, strict=True)],
-        )
-    finally:
-        server.stop()
 
 
 def is_of_exchange(error: BaseException) -> bool:

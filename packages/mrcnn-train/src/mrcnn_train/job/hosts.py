@@ -169,15 +169,15 @@ def address_of_interface(interface: str) -> str:
 
 
 def require_reachable(hosts: Sequence[Host], ssh: Ssh) -> None:
-    """Try ssh and the Python of each host, all at once, before a process is started.
+    """Raise ConfigError that names the first host on which no process can be started."""
+    for complaint in complaints(hosts, ssh):
+        raise ConfigError(complaint)
 
-    Raises:
-        ConfigError: naming the first host that does not answer, with the last line of what ssh said.
-    """
+
+def complaints(hosts: Sequence[Host], ssh: Ssh) -> list[str]:
+    """Try ssh and the Python of each host, all at once; return a line for each host that fails."""
     with ThreadPoolExecutor(max_workers=32) as pool:
-        for complaint in pool.map(lambda host: unreachable(host, ssh), hosts):
-            if complaint is not None:
-                raise ConfigError(complaint)
+        return [line for line in pool.map(lambda host: unreachable(host, ssh), hosts) if line is not None]
 
 
 def unreachable(host: Host, ssh: Ssh) -> str | None:

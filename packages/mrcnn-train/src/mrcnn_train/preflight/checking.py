@@ -20,7 +20,7 @@ from mrcnn_train.config.options import DataOptions, RunConfig
 from mrcnn_train.config.values import as_list
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.distributed import Processes
-from mrcnn_train.job.hosts import Host, Ssh, addresses_of, is_local, parse_hosts, start, unreachable
+from mrcnn_train.job.hosts import Host, Ssh, addresses_of, complaints, is_local, parse_hosts, start
 from mrcnn_train.job.launch import meeting_points, passed_variables
 from mrcnn_train.preflight.comparison import differences, shortcomings
 from mrcnn_train.preflight.probe import facts, read_answer
@@ -39,11 +39,7 @@ def probe_hosts(config: RunConfig) -> None:
     ssh = Ssh(config.launch.ssh_port, config.launch.ssh_key)
     addresses = addresses_of(hosts, ssh)
     own = [is_local(address) for address in addresses]
-    faults = [
-        complaint
-        for host, local in zip(hosts, own, strict=True)
-        if not local and (complaint := unreachable(host, ssh)) is not None
-    ]
+    faults = complaints([host for host, local in zip(hosts, own, strict=True) if not local], ssh)
     if faults:
         raise ConfigError("\n".join(faults))
     arguments = ["-m", "mrcnn_train.preflight.probe", output_folder(config), *data_paths(config.data)]
@@ -93,8 +89,8 @@ def report(answers: Sequence[dict[str, Any]]) -> None:
         raise ConfigError("\n".join(faults))
 
 
-def compare_ranks(config: RunConfig, processes: Processes) -> None:
-    """Compare the hosts of all ranks, as `probe_hosts` does before they start.
+def compare_ranks(config: RunConfig, processes: Processes) -> int:
+    """Compare the hosts of all ranks, as `probe_hosts` does before they start; return how many hosts there are.
 
     Raises:
         ConfigError: with all faults, one a line, on rank 0; PeerLostError on the others.
@@ -102,6 +98,7 @@ def compare_ranks(config: RunConfig, processes: Processes) -> None:
     own = facts(output_folder(config), data_paths(config.data)) if processes.place.local_rank == 0 else None
     gathered = [one for one in processes.gather(own) if one is not None]
     processes.together(lambda: report(gathered) if processes.rank == 0 else None)
+    return len(gathered)
 
 
 def measure_exchange(processes: Processes) -> float:
@@ -129,10 +126,9 @@ def measure_exchange(processes: Processes) -> float:
 
 def preflight(config: RunConfig, processes: Processes) -> int:
     """Check a job whose processes have met; print what was found."""
-    compare_ranks(config, processes)
+    hosts = compare_ranks(config, processes)
     speed = measure_exchange(processes)
     if processes.rank == 0:
-        hosts = max(1, processes.size // processes.place.local_size)
         print(f"{'processes:':17} {processes.size} on {hosts} hosts")
         if processes.size > 1:
             print(f"{'exchange:':17} {GRADIENT_BYTES / 1e6:.0f} MB at {speed:.2f} GB/s per process")

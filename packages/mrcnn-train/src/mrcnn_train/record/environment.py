@@ -55,7 +55,7 @@ def read_launches(path: Path) -> list[dict[str, Any]]:
 
 
 def _by_host(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a host, with its ranks; what differs between its processes stands in a list by rank."""
+    """Return an entry for each host: the facts of its first process, and its ranks."""
     hosts: dict[str, dict[str, Any]] = {}
     for facts in processes:
         own = {key: value for key, value in facts.items() if key != "rank"}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from mrcnn_data import TrainLoader, visible
-from mrcnn_train.config.going_on import CHECKPOINTS_DIR, End, complete_checkpoints, describe_target, mark_finished
+from mrcnn_train.config.going_on import End, describe_target, last_step, mark_finished
 from mrcnn_train.config.schedule import learning_rate
 from mrcnn_train.job.signals import StopRequested
 from mrcnn_train.job.votes import StopVotes
@@ -50,7 +50,7 @@ def train_loop(job: Job) -> int:
             print(f"best: {describe_ap(record.best)} at step {record.best['step']}")
         record.report(name=str(config.run.name), plan=data.described)
         print(record.contents(), flush=True)
-        done = int(complete_checkpoints(job.run_dir / CHECKPOINTS_DIR)[-1].name.removeprefix("step-"))
+        done = last_step(job.run_dir)
         target = describe_target(config.stop_at) if done < data.plan.total_steps else ""
         mark_finished(job.run_dir, End(done, target))
     return 0
