@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.report import Report
-from mrcnn_data.images.reading import READING_THREADS, open_regular
+from mrcnn_data.images.reading import READING_THREADS, open_regular, read_ends
 
 _ENDS = 32 * 1024  # bytes read from both ends of every file; uncompressed pictures may agree in them
 _BLOCK = 2**20
@@ -35,11 +34,7 @@ def fingerprints(datasets: Mapping[str, CocoDataset]) -> dict[str, list[bytes]]:
 
 def _of_ends(path: Path) -> bytes:
     try:
-        with open_regular(path) as file:
-            head = file.read(_ENDS)
-            num_bytes = os.fstat(file.fileno()).st_size
-            file.seek(max(num_bytes - _ENDS, 0))
-            tail = file.read(_ENDS)
+        head, tail, num_bytes = read_ends(path, head=_ENDS, tail=_ENDS)
     except OSError:
         return b""
     return hashlib.blake2b(b"%d " % num_bytes + head + tail, digest_size=16).digest() if num_bytes else b""

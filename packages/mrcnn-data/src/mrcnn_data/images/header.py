@@ -5,13 +5,12 @@ In every other case (another format, a missing end) the answer is None, and `loa
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_data.images.orientation import tiff_orientation
-from mrcnn_data.images.reading import open_regular
+from mrcnn_data.images.reading import read_ends
 
 _HEAD = 64 * 1024  # bytes: headers with an EXIF block
 _TAIL = 12
@@ -28,12 +27,7 @@ class ImageHeader(NamedTuple):
 def read_header(path: Path) -> ImageHeader | None:
     """Read the header of a complete JPEG, PNG, BMP or WebP file; return None for anything else."""
     try:
-        with open_regular(path) as file:
-            head = file.read(_HEAD)
-            num_bytes = os.fstat(file.fileno()).st_size
-            file.seek(max(num_bytes - _TAIL, 0))
-            tail = file.read(_TAIL)
-        return _header(head, tail, num_bytes)
+        return _header(*read_ends(path, head=_HEAD, tail=_TAIL))
     except (OSError, struct.error):
         return None
 

@@ -76,6 +76,19 @@ def open_regular(path: str | PathLike[str]) -> BinaryIO:
     return open(descriptor, "rb")
 
 
+def read_ends(path: str | PathLike[str], *, head: int, tail: int) -> tuple[bytes, bytes, int]:
+    """Return the first `head` and the last `tail` bytes of a regular file, and its length in bytes.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    with open_regular(path) as file:
+        first = file.read(head)
+        num_bytes = os.fstat(file.fileno()).st_size
+        file.seek(max(num_bytes - tail, 0))
+        return first, file.read(tail), num_bytes
+
+
 def decode_as_stored(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:
     """Decode an image with flags of `cv2.imread`, but without the orientation that OpenCV always applies to TIFF.
 
