@@ -164,5 +164,5 @@ def test_one_process_in_a_job_of_several(cluster: SlurmCluster, tmp_path: Path) 
     job = cluster.sbatch(script, options=["-n", "2", "--time=5", "--output", str(output)], cwd=tmp_path)
     assert cluster.wait_for(job, ["COMPLETED", "FAILED"], timeout=120) == "FAILED", output.read_text()
     assert cluster.state(job)[1] == "2:0"
-    assert "SLURM_NTASKS=2, but this is one process alone" in output.read_text()
+    assert "SLURM_NTASKS=2, but srun did not start this process" in output.read_text()
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False).stdout

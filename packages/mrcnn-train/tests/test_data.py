@@ -165,7 +165,7 @@ def test_what_is_not_scored_is_told(config, root: Path, capsys) -> None:
     open_data(config, rank=0, size=1).loader.close()
     out = capsys.readouterr().out
     assert (
-        "instances_val.json: objects with `ignore` that need not be found, because training leaves them out: 1" in out
+        "instances_val.json: 1 objects with `ignore` need not be found, because training leaves such objects out" in out
     )
     assert out.count("need not be found") == 1
 

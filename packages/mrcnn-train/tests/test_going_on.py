@@ -62,7 +62,7 @@ def test_more_steps_than_asked_for_are_refused(command) -> None:
     assert command("train.max_steps=4")[0] == 0
     code, output = command("train.max_steps=2")
     assert code == 2
-    assert "the run has done 4 steps, and is now asked for 2" in output
+    assert "the run has done 4 steps, but the options ask for 2" in output
     assert sorted(path.name for path in Path("run/checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"]
 
 
@@ -117,7 +117,7 @@ def test_it_needs_a_directory_and_an_experiment(command, monkeypatch: pytest.Mon
     assert "resume=auto needs run.dir=DIR" in output
     monkeypatch.setattr("sys.argv", ["mrcnn_train", "resume=auto", "run.dir=run"])
     assert main() == 2
-    assert "resume=auto goes with the whole command" in capfd.readouterr().err
+    assert "resume=auto needs the options of a new run too" in capfd.readouterr().err
 
 
 def test_a_second_writer_is_refused(command, tmp_path: Path) -> None:

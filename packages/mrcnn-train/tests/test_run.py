@@ -210,8 +210,11 @@ def edit_train(root: Path, change) -> None:
             lambda content: content["annotations"].pop(3),
             r"12 images with \d+ objects at the checkpoint, 12 images with",
         ),
-        (lambda content: content["annotations"][3].update(bbox=[1, 1, 9, 9]), "still 12 images with .*not the same"),
-        (lambda content: content["images"].reverse(), "still 12 images with .*not the same"),
+        (
+            lambda content: content["annotations"][3].update(bbox=[1, 1, 9, 9]),
+            "still 12 images with .*but different ones",
+        ),
+        (lambda content: content["images"].reverse(), "still 12 images with .*but different ones"),
     ],
 )
 def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, change, words: str) -> None:
@@ -224,7 +227,7 @@ def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, c
         run(resume(run_dir, "train.max_steps=3"))
     capsys.readouterr()
     assert run(resume(run_dir, "train.max_steps=3", "data.changed=accept")) == 0
-    assert "the training data changed since the checkpoint" in capsys.readouterr().out
+    assert "the training data have changed since the checkpoint" in capsys.readouterr().out
     assert "changed: refuse" in (run_dir / "config.yaml").read_text()  # accepted this time only
     assert run(resume(run_dir, "train.max_steps=4")) == 0  # the new checkpoint is of the new data
 
@@ -314,14 +317,14 @@ def test_fine_tuning_starts_at_step_zero_from_the_weights(
 
 
 def test_every_weight_that_did_not_fit_is_listed(finished: Path, hollow_step, tiny, tmp_path: Path, capsys) -> None:
-    """A backbone alone, of which one array is missing, with five arrays of something else."""
+    """Weights of a backbone only: one array is missing, and five others belong to something else."""
     arrays = {f"extra{number}/W": np.zeros(1, np.float32) for number in range(5)}
     stem = next(v for v in load_model(finished)[0].variables if variable_key(v) == "backbone.stem.kernel")
     np.savez(tmp_path / "backbone.npz", **arrays, **{"conv0/W": stem.numpy()})
     assert run(tiny(f"model.weights={tmp_path / 'backbone.npz'}", "train.max_steps=1", "data.val=null")) == 0
     out = capsys.readouterr().out
     assert "weights: 1 of" in out
-    assert "weights: a backbone alone" in out
+    assert "weights: a backbone only" in out
     assert "weights: 5 in the file, not used: extra0/W, extra1/W, extra2/W, extra3/W, ..." in out
     names = {line.strip() for line in (tmp_path / "run" / "weights.txt").read_text().splitlines()}
     assert {"extra4/W", "backbone.stem.gamma", "box_head.logits.kernel"} <= names
