@@ -60,7 +60,7 @@ def test_ignored_objects_are_not_required_and_the_plan_says_so(config, root: Pat
     assert "evaluation:" not in capsys.readouterr().out
     edit_annotations(root, "val", ignore=1)
     open_data(config, rank=0, size=1).loader.close()
-    assert "leaves them out: 1" in capsys.readouterr().out
+    assert "1 objects with `ignore` need not be found" in capsys.readouterr().out
 
 
 def test_the_second_run_reads_no_annotation_file(config, monkeypatch) -> None:
