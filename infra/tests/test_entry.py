@@ -184,13 +184,13 @@ def test_the_leading_host_can_log_in_to_the_others(ml, tmp_path, monkeypatch, po
 
 def test_a_host_that_does_not_come_is_named(monkeypatch, ports):
     monkeypatch.setattr(hosts, "MEETING_SECONDS", 0)
-    with pytest.raises(EntryError, match="no word from algo-2, algo-3 in 0 s"):
+    with pytest.raises(EntryError, match="no connection from algo-2, algo-3 in 0 s"):
         entry.lead(Cluster("algo-1", ["algo-1", "algo-2", "algo-3"], "lo"), [], NotStopped())
 
 
 def test_a_leading_host_that_does_not_answer_is_named(monkeypatch, ports):
     monkeypatch.setattr(hosts, "MEETING_SECONDS", 0)
-    with pytest.raises(EntryError, match=r"^localhost:\d+, the leading host, cannot be reached"):
+    with pytest.raises(EntryError, match=r"^localhost:\d+, the first host, cannot be reached"):
         hosts.follow(Cluster("other", ["localhost", "other"], "lo"), NotStopped())
 
 

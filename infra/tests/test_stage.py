@@ -186,7 +186,7 @@ def test_a_broken_download_goes_on_behind_the_last_byte(client, folder, proxy, t
     monkeypatch.setattr(stage, "TRIES", 1)
     proxy.reset(down=2 * PART)
     copy = tmp_path / "copy"
-    with pytest.raises(StageError, match=r"big\.bin: .*goes on from there"):
+    with pytest.raises(StageError, match=r"big\.bin: .*continues from there"):
         download(PLACE, copy, client=client, threads=1)
     have = (copy / "big.bin.part").stat().st_size
     assert have > PART
