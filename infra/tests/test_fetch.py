@@ -1,4 +1,4 @@
-"""Downloads go on where they broke off, are checked, and end in the documented layout. Served from this machine."""
+"""Downloads continue where they broke off, are checked, and give the documented layout. Served by this machine."""
 
 import functools
 import hashlib

@@ -130,7 +130,7 @@ def test_a_stopped_job_goes_on_to_the_end(cluster: SlurmCluster, tmp_path: Path,
 
 
 def test_a_lost_node(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """The node's processes are gone at once, as with a spot instance; Slurm requeues, and the job goes on."""
+    """All processes of the node end at once, as on a spot instance; Slurm requeues the job, and it continues."""
     job = submit(cluster, tmp_path, "train.max_steps=150", mpi="pmi2")
     wait_for_step(cluster, job, tmp_path, 25)
     two = cluster.hosts[1]
@@ -157,7 +157,7 @@ def test_what_is_wrong_is_told_before_the_start(cluster: SlurmCluster, tmp_path:
 
 
 def test_one_process_in_a_job_of_several(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """python in place of srun python would train on one GPU of all, or in each task apart."""
+    """`python` instead of `srun python` would train on one GPU only, or separately in each task."""
     script = tmp_path / "plain.sh"
     script.write_text(f"#!/bin/bash\n{sys.executable} -m mrcnn_train {' '.join(DEMO)} run.dir=run train.max_steps=1\n")
     output = tmp_path / "job.out"

@@ -1,4 +1,4 @@
-"""What the command says to wrong input: one line, exit code 2, before TensorFlow is loaded."""
+"""Wrong input gives one line and exit code 2, before TensorFlow is imported."""
 
 import json
 import shutil
@@ -119,7 +119,7 @@ def test_wrong_options(command, arguments: list[str], words: list[str]) -> None:
 
 @pytest.fixture
 def small_root(tmp_path: Path, shapes: Path) -> Path:
-    """A copy of the shapes whose files a test may spoil."""
+    """A copy of the shapes; a test may damage its files."""
     root = tmp_path / "data"
     shutil.copytree(shapes, root)
     return root

@@ -121,7 +121,7 @@ def test_it_needs_a_directory_and_an_experiment(command, monkeypatch: pytest.Mon
 
 
 def test_a_second_writer_is_refused(command, tmp_path: Path) -> None:
-    """Of the same process here: lockf refuses other processes only, which test_hosts.py tries."""
+    """The second run is in this process. lockf refuses only other processes; test_hosts.py tests those."""
     assert command("train.max_steps=2")[0] == 0
     with locked(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text().startswith("process ")
@@ -137,7 +137,7 @@ def test_environment_of_every_launch(command) -> None:
 
 
 def test_a_target_that_ended_a_run_ends_it_again(command) -> None:
-    """A reached target is an end of its own; another target, or none, lets the run go on."""
+    """A reached target ends a run; with another target, or none, the run continues."""
     assert command("train.max_steps=2")[0] == 0
     mark_finished(Path("run"), End(step=2, target="box AP 0.1"))
     options = ("train.max_steps=4", "data.val=val", "eval.every_epochs=100")

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny network, in this process: what they leave, and that stopping and going on changes nothing."""
+"""Whole runs of a tiny network in this process: what they leave, and that stopping and resuming changes nothing."""
 
 import contextlib
 import copy
@@ -88,7 +88,7 @@ def test_files(finished: Path) -> None:
 
 
 def summaries(run_dir: Path) -> dict[str, dict[str, set[int]]]:
-    """Steps by tag, by kind of summary, in TensorBoard's files. A tag is of the kind that it first was."""
+    """Return the steps by kind of summary and tag in TensorBoard's files. A tag keeps its first kind."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
     files = EventAccumulator(str(run_dir / "tensorboard"), tensor_size_guidance={"tensors": 0})
@@ -164,7 +164,7 @@ def test_a_run_directory_is_not_overwritten(finished: Path, tiny) -> None:
 
 
 def test_a_config_can_be_run_twice(hollow_step, compose, tiny_overrides, tmp_path: Path, monkeypatch) -> None:
-    """Relative paths are those of each launch; what the run resolves stays out of the caller's config."""
+    """Relative paths are resolved at each launch; the run does not change the caller's config."""
     data = next(option for option in tiny_overrides if option.startswith("data.root=")).partition("=")[2]
     config = compose(*tiny_overrides, "data.root=here", "data.val=null", "run.dir=run", "train.max_steps=1")
     before = copy.deepcopy(config)
@@ -419,7 +419,7 @@ def test_unreadable_image_is_named(tiny, shapes: Path, tmp_path: Path) -> None:
 
 
 def test_loss_falls(tiny, tmp_path: Path) -> None:
-    """Accumulating two micro-batches, and not in deterministic mode."""
+    """With two accumulated micro-batches, and without deterministic mode."""
     config = tiny(
         "train.images_per_gpu=1",
         "train.max_steps=30",

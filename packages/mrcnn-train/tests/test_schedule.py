@@ -1,4 +1,4 @@
-"""The learning rate as numbers that can be checked by hand."""
+"""The learning rate, in numbers that can be checked by hand."""
 
 import math
 
