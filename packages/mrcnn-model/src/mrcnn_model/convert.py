@@ -170,7 +170,7 @@ def options_of(arrays: Arrays, layout: Layout, *, source: str) -> dict[str, Any]
     """Return the options of a file's network: the conventions of its project, and what the shapes tell.
 
     Raises:
-        CheckpointError: the layout knows no name in the file.
+        CheckpointError: no name in the file belongs to the layout.
     """
     keys = to_keys(arrays, layout)
     if not keys:

@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
 
 def to_keys(names: Iterable[str], layout: Layout) -> dict[str, str]:
-    """Return {name: key} of the names that the layout knows.
+    """Return {name: key} for the names that belong to the layout.
 
     >>> from mrcnn_model.weights.tensorpack import TENSORPACK
     >>> to_keys(["group0/block1/conv2/W", "learning_rate"], TENSORPACK)
