@@ -1,4 +1,4 @@
-"""Prints what poetry.lock pins as a requirements file with hashes, so that pip alone can install it.
+"""Print the packages in poetry.lock as a requirements file with hashes, which pip can install without Poetry.
 
 python infra/locked.py | pip install --no-deps --require-hashes -r /dev/stdin
 python infra/locked.py --group gpu                    # this group's packages and those of main
@@ -25,11 +25,11 @@ LOCK = Path(__file__).resolve().parents[1] / "poetry.lock"
 def requirements(
     lock: dict[str, Any], groups: Collection[str], *, only: Collection[str] = (), without: Collection[str] = ()
 ) -> Iterator[str]:
-    """Give a line for each package of these groups, this repository's own left out.
+    """Yield a line for each package of these groups, except the packages of this repository.
 
     Args:
         lock: the contents of poetry.lock.
-        only: names of packages, where not all of them are wanted.
+        only: names of packages; empty for all.
         without: names of packages to leave out.
     """
     for package in lock["package"]:
@@ -48,13 +48,13 @@ def requirements(
 def main() -> int:
     parser = argparse.ArgumentParser(description="Print the packages of poetry.lock as requirements with hashes.")
     parser.add_argument("--group", action="append", default=[], help="a group of the lock besides main (gpu, dev)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these packages and no others")
-    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="all packages but these")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="print only these packages")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="leave these packages out")
     arguments = parser.parse_args()
     lock = tomllib.loads(LOCK.read_text(encoding="utf-8"))
     known = {group for package in lock["package"] for group in package["groups"]}
     if missing := [group for group in arguments.group if group not in known]:
-        print(f"locked.py: poetry.lock has no group {', '.join(missing)}: make lock renews it", file=sys.stderr)
+        print(f"locked.py: poetry.lock has no group {', '.join(missing)}: run make lock to renew it", file=sys.stderr)
         return 1
     lines = list(requirements(lock, {"main", *arguments.group}, only=arguments.only, without=arguments.without))
     if missing := [name for name in arguments.only if not any(line.startswith(f"{name}==") for line in lines)]:

@@ -1,11 +1,11 @@
-"""A model of how long training takes on 8 to 512 GPUs: five effects, each one line of arithmetic.
+"""Predict how long training takes on 8 to 512 GPUs, by a model of five effects.
 
     python -m infra.scaling                       # V100 with 25 Gbit/s, beside the published hours
     python -m infra.scaling --machine p4d.24xlarge --epochs 12
 
-A step takes the time of its images on one GPU, plus the part of the gradients' exchange that backward does not hide,
-plus the wait for the slowest process. A run takes its steps, its start, and its evaluations. Nothing here was measured
-with this code; what is assumed is printed with the table.
+A step takes the time of its images on one GPU, plus the part of the gradient exchange that the backward pass does not
+hide, plus the wait for the slowest process. A run takes the time of its steps, its start, and its evaluations. The
+numbers were not measured with this code; the assumptions are printed with the table.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ PUBLISHED = {(8, 12): 5.09, (16, 12): 3.11, (32, 12): 1.94, (8, 24): 9.78, (16, 
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What the model takes for given. The defaults are V100 machines, fitted to the published hours."""
+    """The assumptions of the model. The defaults are V100 machines, fitted to the published hours."""
 
     images_per_gpu: int = 4
-    # Images/s of one GPU that waits for no other. Fitted, with `spread` and `start_hours`, to the six published hours;
-    # so few points cannot tell these apart from `overlap`: 0.25 fits nearly as well, with a spread of 0.02.
+    # Images/s of one GPU that waits for no other. Fitted, with `spread` and `start_hours`, to the six published hours.
+    # They are too few to determine `overlap` as well: 0.25 fits nearly as well, with a spread of 0.02.
     images_per_second: float = 12.9
     spread: float = 0.13  # standard deviation of a process's step time, as a share of it
     start_hours: float = 0.6  # start, compilation and tuning of kernels; without evaluations
@@ -57,7 +57,7 @@ MACHINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Seconds of a step by cause, and what follows."""
+    """The seconds of a step by cause, and the hours of the run."""
 
     gpus: int
     compute: float
@@ -71,12 +71,12 @@ class Prediction:
 
     @property
     def efficiency(self) -> float:
-        """Throughput of a GPU over that of a GPU alone."""
+        """Throughput of a GPU, as a share of that of a single GPU."""
         return self.compute / self.step
 
 
 def exchange_seconds(gpus: int, assumed: Assumptions) -> float:
-    """Time of one all-reduce by rings: inside each machine, then between machines."""
+    """Return the seconds of an all-reduce by rings: inside each machine, then between machines."""
     nodes = math.ceil(gpus / GPUS_PER_NODE)
     local = min(gpus, GPUS_PER_NODE)
     inside = 2 * (local - 1) / local * assumed.gradient_bytes / (assumed.link_gbytes * 1e9)
@@ -85,16 +85,16 @@ def exchange_seconds(gpus: int, assumed: Assumptions) -> float:
 
 
 def expected_maximum(count: int) -> float:
-    """The expected largest of so many standard normal numbers."""
+    """Return the expected maximum of `count` standard normal numbers."""
     normal = statistics.NormalDist()
-    # Its distribution is cdf^count; the mean is the integral of its tails.
+    # The distribution of the maximum is cdf^count; its mean is the integral of the tails.
     width = 0.005
     points = [-8 + width * i for i in range(3201)]
     return sum((float(x > 0) - normal.cdf(x) ** count) * width for x in points) + width / 2
 
 
 def predict(gpus: int, *, epochs: float, assumed: Assumptions) -> Prediction:
-    """Predict a run on so many GPUs."""
+    """Predict a run on `gpus` GPUs."""
     compute = assumed.images_per_gpu / assumed.images_per_second
     exchange = (1 - assumed.overlap) * exchange_seconds(gpus, assumed) if gpus > 1 else 0.0
     waiting = assumed.spread * compute * expected_maximum(gpus)
@@ -128,7 +128,7 @@ def table(*, epochs: float, assumed: Assumptions, gpus: Sequence[int] = GPUS) ->
 
 
 def assumption_lines(each: Assumptions) -> list[str]:
-    """Say in words what a table assumes."""
+    """Describe the assumptions of a table, one a line."""
     return [
         f"- {each.images_per_gpu} images a GPU; a GPU that waits for no other does {each.images_per_second:g} images/s",
         f"- {each.gradient_bytes / 1e6:.0f} MB of gradients a step, in rings: {each.link_gbytes:g} GB/s in a machine "

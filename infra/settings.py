@@ -1,7 +1,7 @@
-"""The settings of the cloud paths, what belongs to one account (bucket, cluster, file system, role), in one place.
+"""Read the settings of an account (bucket, cluster, file system, role), which all cloud paths use.
 
-They are read from `infra/cloud.env` (`NAME=value` lines; `infra/cloud.env.example` lists them); a variable of the
-environment with the same name comes first. `python -m infra.settings FILE...` prints files with every `${NAME}` filled:
+They are in `infra/cloud.env` (`NAME=value` lines; `infra/cloud.env.example` lists them). An environment variable with
+the same name takes precedence. `python -m infra.settings FILE...` prints files with every `${NAME}` filled in:
 
     python -m infra.settings infra/eks/cluster.yaml | eksctl create cluster -f -
 """
@@ -20,11 +20,11 @@ FILE = Path(__file__).with_name("cloud.env")
 
 
 class SettingsError(ValueError):
-    """A setting that is missing or cannot be right; the message names it and says where to set it."""
+    """A setting that is missing or wrong. The message names it and says where to set it."""
 
 
 class Setting(NamedTuple):
-    """`pattern` is what a value must match in full; `meaning` completes the error message."""
+    """A setting: `pattern` must match the whole value; `meaning` completes the error message."""
 
     pattern: str
     meaning: str
@@ -54,10 +54,10 @@ SETTINGS = {
 
 
 def read_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what is set, by name: defaults, then the file (`infra/cloud.env`) where it exists, then the environment.
+    """Return the settings by name: defaults, replaced by the file (`infra/cloud.env`), replaced by the environment.
 
     Raises:
-        SettingsError: a line of the file that is not NAME=value, or a name that is not a setting.
+        SettingsError: a line of the file is not NAME=value, or names something that is not a setting.
     """
     file = FILE if file is None else file
     values = {name: setting.default for name, setting in SETTINGS.items() if setting.default is not None}

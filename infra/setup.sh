@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the workspace ready: Poetry in .poetry/, the locked dependencies and the five packages (editable) in .venv/.
+# Sets up the workspace: Poetry in .poetry/, the locked dependencies and the five packages (editable) in .venv/.
 # Most `make` targets call it. If nothing has changed since the last call, it only compares two checksums.
 #
 # Environment: PYTHON, the interpreter to build on (default python3; 3.10 to 3.13).

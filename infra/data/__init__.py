@@ -1,1 +1,1 @@
-"""Get the data set (`fetch`), and copy it to S3 and back (`stage`)."""
+"""Download the data set (`fetch`), and copy it to S3 and back (`stage`)."""

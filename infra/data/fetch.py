@@ -1,12 +1,12 @@
-"""Download COCO 2017 and the ImageNet backbone, check them, and lay them out as mrcnn_train wants them.
+"""Download COCO 2017 and the ImageNet backbone, check them, and put them where mrcnn_train looks for them.
 
     python -m infra.data.fetch FOLDER
 
     FOLDER/annotations/instances_{train,val}2017.json, FOLDER/{train,val}2017/*.jpg
     FOLDER/pretrained-models/ImageNet-R50-AlignPadding.npz
 
-It may be stopped and started again at any time: downloads go on where they stopped, and what is there is checked by
-size, not fetched. An archive is deleted when all its files are unpacked.
+It may be stopped and started again at any time: a download continues where it stopped, and complete files are not
+fetched again. An archive is deleted when all its files are unpacked.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 CHUNK = 1 << 20
-TRIES = 8  # of a download, each going on where the last one broke
-RESERVE = 1 << 30  # bytes that stay free
+TRIES = 8  # of a download; each continues where the last one broke off
+RESERVE = 1 << 30  # bytes of the disk to leave free
 
 
 class FetchError(Exception):
-    """A download or a file that is not what it should be; the message says which, and what to do."""
+    """A download that failed or a file that is wrong. The message names it and says what to do."""
 
 
 class Source(NamedTuple):
-    """A file to download, of which `members` (prefixes of names in a zip) are unpacked.
+    """A file to download: a zip whose `members` (prefixes of names) are unpacked, or a file that is kept at `place`.
 
-    `unpacked` is their size in bytes, for the check of free space; without members the file itself is kept, at `place`.
+    `unpacked` is the size of the members in bytes, for the check of free space.
     """
 
     url: str
@@ -51,8 +51,8 @@ class Source(NamedTuple):
         return PurePosixPath(self.url).name
 
 
-# The public addresses, sizes and checksums, here and nowhere else. None are published for the backbone, but an npz file
-# is a zip and holds checksums.
+# All public addresses, sizes and checksums. There is no published checksum of the backbone, but an npz file is a zip,
+# which contains checksums.
 COCO = "http://images.cocodataset.org"
 SOURCES = (
     Source(
@@ -79,13 +79,13 @@ SOURCES = (
 
 
 def fetch(folder: Path, sources: Sequence[Source], *, wait: float = 5.0) -> None:
-    """Bring every source into the folder.
+    """Download every source into the folder.
 
     Args:
         wait: seconds between two tries of a download.
 
     Raises:
-        FetchError: no room, no connection, or a file that is not the published one.
+        FetchError: the disk is too small, the connection fails, or a file is not the published one.
     """
     downloads = folder / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _is_done(folder: Path, source: Source) -> bool:
 
 
 def _check_space(folder: Path, missing: Sequence[Source]) -> None:
-    """Raise where the disk is too small: an archive and its files are there together, one archive at a time."""
+    """Raise FetchError if the disk is too small. An archive and its files need space at the same time."""
     kept = needed = 0
     for source in missing:
         part = folder / "downloads" / f"{source.name}.part"
@@ -133,11 +133,11 @@ def _check_space(folder: Path, missing: Sequence[Source]) -> None:
 
 
 def download(source: Source, target: Path, *, wait: float = 5.0) -> None:
-    """Download a file, going on where an earlier try stopped, and check it.
+    """Download a file, continuing an earlier try, and check it.
 
     Raises:
-        FetchError: the connection breaks again and again, the server has another file, or the checksum is wrong; in the
-            last case what was downloaded is deleted.
+        FetchError: the connection keeps breaking, the server has another file, or the checksum is wrong; in the last
+            case the download is deleted.
     """
     part = target.with_name(f"{target.name}.part")
     for left in reversed(range(TRIES)):
@@ -152,21 +152,21 @@ def download(source: Source, target: Path, *, wait: float = 5.0) -> None:
                 raise FetchError(f"{source.url}: {error}") from error
             if not left:
                 raise FetchError(
-                    f"{source.url}: broken off after {TRIES} tries ({error}); start again, it goes on from there"
+                    f"{source.url}: broken off after {TRIES} tries ({error}); start again, it continues from there"
                 ) from error
             time.sleep(wait)
     found = _md5(part) if source.md5 else None
     if found != source.md5:
         part.unlink()
         raise FetchError(
-            f"{source.url}: has MD5 {found}, published is {source.md5}: deleted; start again, and if it "
-            "stays so, something between here and the server changes it"
+            f"{source.url}: has MD5 {found}, published is {source.md5}: deleted. Start again; if this repeats, "
+            "something between this machine and the server changes the file"
         )
     part.replace(target)
 
 
 def _download_rest(source: Source, part: Path) -> None:
-    """Append to `part` what it lacks.
+    """Append the missing bytes to `part`.
 
     Raises:
         EOFError: the server closed the connection early.
@@ -179,7 +179,7 @@ def _download_rest(source: Source, part: Path) -> None:
         goes_on = answer.status == 206
         length = int(answer.headers["Content-Length"]) + (have if goes_on else 0)
         if source.size and length != source.size:
-            raise FetchError(f"{source.url}: has {length} bytes, published are {source.size}: it is another file")
+            raise FetchError(f"{source.url}: has {length} bytes, published are {source.size}: the file is another one")
         with part.open("ab" if goes_on else "wb") as file:
             for chunk in _chunks(answer):
                 file.write(chunk)
@@ -201,13 +201,13 @@ def _md5(path: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path, members: Sequence[str]) -> int:
-    """Unpack the files whose names begin with one of `members`; those that are there in full stay.
+    """Unpack the files whose names begin with one of `members`, except those that are complete already.
 
     Returns:
         How many files of the archive are in the folder now.
 
     Raises:
-        FetchError: a broken archive, or a name that leads out of the folder.
+        FetchError: the archive is broken, or a name leads out of the folder.
     """
     count = 0
     try:
@@ -241,7 +241,7 @@ def _same(path: Path, entry: zipfile.ZipInfo) -> bool:
 
 
 def check_zip(path: Path) -> None:
-    """Raise FetchError, and delete the file, where a zip (or npz) is broken."""
+    """Raise FetchError and delete the file if a zip (or npz) is broken."""
     try:
         with zipfile.ZipFile(path) as content:
             broken = content.testzip()
@@ -253,7 +253,7 @@ def check_zip(path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetch everything; a failure is one line on stderr and exit code 2."""
+    """Download everything; a failure prints one line on stderr and exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m infra.data.fetch",
         description="Download COCO 2017 and the ImageNet backbone (41 GB while unpacking, 21 GB in the end).",

@@ -1,11 +1,11 @@
-"""Copy a data set's folder to S3, or from it: nothing is sent twice, and every file is checked by SHA-256.
+"""Copy the folder of a data set to S3 or from it. Nothing is sent twice, and every file is checked by SHA-256.
 
     python -m infra.data.stage up FOLDER s3://BUCKET/PREFIX
     python -m infra.data.stage down s3://BUCKET/PREFIX FOLDER
 
-`up` ends with an index, `PREFIX/.mrcnn-files.sha256` ("SHA-256  SIZE  NAME" lines), without which `down` refuses: a
-data set that was sent in part is not used by mistake. Both may be stopped and started again. Large files go in parts; a
-later `up` asks S3 which parts it has, a later `down` goes on behind the last byte.
+The last file that `up` sends is an index, `PREFIX/.mrcnn-files.sha256` ("SHA-256  SIZE  NAME" lines). Without it `down`
+refuses, so an incomplete data set is not used by mistake. Both may be stopped and started again. Large files are sent
+in parts; a later `up` asks S3 which parts it has, and a later `down` continues after the last byte.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ INDEX = ".mrcnn-files.sha256"
 PART = 32 << 20  # bytes of a part; S3 takes 10,000 parts, so files up to 320 GB
 CHUNK = 1 << 20
 THREADS = 16
-RESERVE = 1 << 30  # bytes that stay free
-TRIES = 3  # of a download, each going on behind the last byte
-SKIPPED = ("downloads/",)  # what infra.data.fetch keeps for itself
+RESERVE = 1 << 30  # bytes of the disk to leave free
+TRIES = 3  # of a download; each continues after the last byte
+SKIPPED = ("downloads/",)  # where infra.data.fetch keeps its archives
 
 
 class StageError(Exception):
-    """What cannot be copied, or differs; the message names the file or the option."""
+    """A file that cannot be copied or is wrong, or a wrong option. The message names it."""
 
 
 class Place(NamedTuple):
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 class File(NamedTuple):
-    """What the index holds of a file."""
+    """The entry of a file in the index."""
 
     sha256: str
     size: int
@@ -59,7 +59,7 @@ def parse_place(text: str) -> Place:
     """Read `s3://BUCKET/PREFIX`.
 
     Raises:
-        StageError: it is written otherwise.
+        StageError: the text has another form.
     """
     match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*?))?/?", text)
     if not match:
@@ -68,7 +68,7 @@ def parse_place(text: str) -> Place:
 
 
 def upload(folder: Path, place: Place, *, client: Any, part_size: int = PART, threads: int = THREADS) -> int:
-    """Send what the bucket lacks, then the index.
+    """Send the files that the bucket does not have, then the index.
 
     Returns:
         How many files were sent.
@@ -99,17 +99,18 @@ def upload(folder: Path, place: Place, *, client: Any, part_size: int = PART, th
 
 
 def download(place: Place, folder: Path, *, client: Any, threads: int = THREADS) -> int:
-    """Bring what the folder lacks.
+    """Download the files that the folder does not have.
 
     Returns:
-        How many files were brought.
+        How many files were downloaded.
 
     Raises:
-        StageError: no index, no room, or a file whose checksum is not that of the index; such a file is not kept.
+        StageError: there is no index, the disk is too small, or a file has another checksum than in the index; such a
+            file is not kept.
     """
     index = read_index(client, place)
     if index is None:
-        raise StageError(f"{place} has no {INDEX}: send the data set there with `up` first, to its end")
+        raise StageError(f"{place} has no {INDEX}: send the whole data set there with `up` first")
     folder.mkdir(parents=True, exist_ok=True)
     lacking = sum(file.size for name, file in index.items() if not (folder / name).exists())
     free = shutil.disk_usage(folder).free
@@ -127,10 +128,10 @@ def download(place: Place, folder: Path, *, client: Any, threads: int = THREADS)
 
 
 def read_index(client: Any, place: Place) -> dict[str, File] | None:
-    """Return what the bucket's index lists, by name; None where there is none.
+    """Return the entries of the index in the bucket, by name; None if there is no index.
 
     Raises:
-        StageError: a line that is not of an index, or a name that leads out of the folder.
+        StageError: a line has another form, or a name leads out of the folder.
     """
     try:
         text = client.get_object(Bucket=place.bucket, Key=place.key(INDEX))["Body"].read().decode()
@@ -160,7 +161,7 @@ def _list(client: Any, place: Place) -> Iterator[tuple[str, int]]:
 
 
 def _stored_sha256(client: Any, place: Place, name: str) -> str | None:
-    """The checksum that `_put` wrote beside an object."""
+    """Return the checksum that `_put` stored with an object, if any."""
     head = client.head_object(Bucket=place.bucket, Key=place.key(name))
     checksum: str | None = head["Metadata"].get("sha256")
     return checksum
@@ -187,7 +188,7 @@ def _put(client: Any, place: Place, name: str, path: Path, file: File, part_size
 
 
 def _broken_upload(client: Any, place: Place, name: str, file: File) -> tuple[str, dict[int, str]]:
-    """Return an upload of the file to go on with, and the tags of the parts that it has, by number."""
+    """Return the id of an unfinished upload of the file, or of a new one, and the tags of its parts by number."""
     key = place.key(name)
     for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=place.bucket, Prefix=key):
         for entry in page.get("Uploads", ()):
@@ -209,7 +210,7 @@ def _put_whole(client: Any, place: Place, name: str, content: bytes, sha256: str
 
 
 def _get(client: Any, place: Place, name: str, path: Path, file: File) -> None:
-    """Download a file beside its place, check it, and move it there."""
+    """Download a file under a temporary name, check it, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     for left in reversed(range(TRIES)):
@@ -217,19 +218,19 @@ def _get(client: Any, place: Place, name: str, path: Path, file: File) -> None:
             resumed = _get_rest(client, place, name, part, file)
         except _broken_connections() as error:
             if not left:
-                raise StageError(f"{place.key(name)}: {error}: start again, it goes on from there") from error
+                raise StageError(f"{place.key(name)}: {error}: start again, it continues from there") from error
             continue
         if _sha256(part) == file.sha256:
             part.replace(path)
             return
         part.unlink()
-        if not resumed:  # a part of an older file is no fault; a whole file that differs is
+        if not resumed:  # the beginning may be from an older file; a file downloaded in one go must be right
             break
     raise StageError(f"{place.key(name)}: wrong checksum, it is not the file that was sent: send it again with `up`")
 
 
 def _get_rest(client: Any, place: Place, name: str, part: Path, file: File) -> bool:
-    """Append what `part` lacks; returns whether it held something already."""
+    """Append the missing bytes to `part`; return whether it had some already."""
     have = part.stat().st_size if part.exists() else 0
     if have >= file.size > 0:
         return True
@@ -248,7 +249,7 @@ def _broken_connections() -> tuple[type[Exception], ...]:
 
 
 def _in_threads(work: Callable[[str], Any], names: Sequence[str], threads: int, verb: str) -> list[Any]:
-    """Do the work for each name; the first failure ends it, when what is under way has ended."""
+    """Do the work for each name in threads. The first failure is raised when the running work has ended."""
     results: list[Any] = []
     queue = iter(names)
     running: set[Future[Any]] = set()
@@ -281,7 +282,7 @@ def _base64(digest: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Copy; a failure is one line on stderr and exit code 2."""
+    """Copy a data set; a failure prints one line on stderr and exits with 2."""
     parser = argparse.ArgumentParser(prog="python -m infra.data.stage", description="Copy a data set to S3 or from it.")
     parser.add_argument("direction", choices=("up", "down"))
     parser.add_argument("source", metavar="FROM", help="up: a folder; down: s3://BUCKET/PREFIX")

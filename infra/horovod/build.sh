@@ -56,7 +56,7 @@ END
 
 install_wheel() {
   "$python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps "$wheels"/horovod-*.whl
-  # What its launcher needs; its other dependencies come with TensorFlow.
+  # Packages that Horovod's launcher needs; the others are installed with TensorFlow.
   "$python" -m pip install -q --disable-pip-version-check cloudpickle psutil pyyaml packaging
   "$python" - "$key" <<'END'
 import sys
@@ -99,11 +99,11 @@ GpuStreamHandle AsGpuStreamValue(Stream* stream) {
 }  // namespace stream_executor::gpu
 #endif
 END
-  # Horovod forgets the network interface for the exchange among all processes: Gloo would bind to the address of the
-  # host's own name there, which on Debian is 127.0.1.1.
+  # Horovod does not set the network interface for the exchange among all processes: Gloo would bind to the address of
+  # the host's name, which on Debian is 127.0.1.1.
   sed -i '/registered_ranks) {/,$ s/device_attr.iface = gloo_iface_;/device_attr.iface = global_context.gloo_iface_;/' \
     "$work/horovod-$version/horovod/common/gloo/gloo_context.cc"
-  # TensorFlow exports stubs of its own CUDA runtime, another version: ours has to come before them, and stays hidden.
+  # TensorFlow exports stubs of another version of the CUDA runtime: ours is linked before them, and is not exported.
   # shellcheck disable=SC2016  # the variables are CMake's
   sed -i 's|^target_link_libraries(${TF_TARGET_LIB} |&${CUDA_RUNTIME} |; /^set_output_dir()/i if(HAVE_CUDA)\
     set(CUDA_RUNTIME -Wl,--whole-archive -l:libcudart_static.a -Wl,--no-whole-archive -Wl,--exclude-libs,libcudart_static.a)\

@@ -1,12 +1,13 @@
-"""What runs in a SageMaker training container, one per host: the first host starts all ranks by mpirun.
+"""The program of a SageMaker training container, one per host. The first host starts all ranks by mpirun.
 
-Options arrive as hyperparameters, `/opt/ml/input/config/hyperparameters.json` (or as `--key value` arguments, where a
-driver passes them so); mrcnn_train wants `key=value`. The run directory is `/opt/ml/checkpoints/run`: SageMaker copies
-`/opt/ml/checkpoints` to S3 while the job runs, and back when a spot job starts again, so `resume=auto` goes on.
+Options arrive as hyperparameters in `/opt/ml/input/config/hyperparameters.json`, or as `--key value` arguments;
+mrcnn_train gets them as `key=value`. The run directory is `/opt/ml/checkpoints/run`. SageMaker copies
+`/opt/ml/checkpoints` to S3 while the job runs, and back when a spot job starts again; `resume=auto` then continues.
 
-The hosts meet on a TCP port of the first one, which lasts as long as the job: there the others get the public half of a
-key made for this job and say that their ssh server runs; later they get the exit code. SIGTERM (120 s before SIGKILL)
-goes to the ranks of the host: one rank is enough for all to save and end after the same step.
+The hosts connect to a TCP port of the first one, and stay connected until the job ends. Over this connection the others
+get the public half of a key made for this job, report that their ssh server runs, and at the end get the exit code.
+SIGTERM (120 s before SIGKILL) is passed to the ranks of the host. One rank is enough: all ranks then save and end after
+the same step.
 
 The image's ENTRYPOINT is `python -m infra.sagemaker.entry`; it needs the standard library and an ssh server.
 """
@@ -29,20 +30,20 @@ from infra.sagemaker.hosts import SSH_PORT, Cluster, EntryError, Stop, dismiss, 
 ML = Path(os.environ.get("MRCNN_OPT_ML", "/opt/ml"))
 # Variables that ranks get: names, never tokens or keys.
 RANK_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "FI_PROVIDER", "NCCL_DEBUG")
-# Set here, so not an option of the job.
+# Options that this script sets; the job must not give them.
 OWN_OPTIONS = ("run.dir", "resume", "launch.processes", "launch.hosts")
 
 
 def run_dir(ml: Path) -> Path:
-    """The run's folder, in what SageMaker keeps in S3."""
+    """Return the run directory, which lies in the folder that SageMaker copies to S3."""
     return ml / "checkpoints" / "run"
 
 
 def read_cluster(ml: Path) -> Cluster:
-    """Read which hosts there are; without a file, this one alone.
+    """Read which hosts the job has; only this one if there is no file.
 
     Raises:
-        EntryError: the file is not what SageMaker writes.
+        EntryError: the file is not as SageMaker writes it.
     """
     path = ml / "input" / "config" / "resourceconfig.json"
     if not path.exists():
@@ -51,21 +52,21 @@ def read_cluster(ml: Path) -> Cluster:
     try:
         cluster = Cluster(config["current_host"], sorted(config["hosts"]), config.get("network_interface_name", "eth0"))
     except (KeyError, TypeError) as error:
-        raise EntryError(f"{path}: no {error}") from error
+        raise EntryError(f"{path}: {error} is missing or wrong") from error
     if cluster.current not in cluster.hosts:
         raise EntryError(f"{path}: current_host {cluster.current} is not one of the hosts {', '.join(cluster.hosts)}")
     return cluster
 
 
 def read_overrides(ml: Path, arguments: Sequence[str] = ()) -> list[str]:
-    """Return the job's options as mrcnn_train reads them.
+    """Return the options of the job as mrcnn_train reads them.
 
     Args:
-        arguments: of the container: `train`, which SageMaker passes to every image, or pairs `--key value`, which then
+        arguments: those of the container: `train`, which SageMaker passes to every image, or pairs `--key value`, which
             replace the hyperparameters of the file.
 
     Raises:
-        EntryError: an argument that is neither, no experiment, or an option that is set here.
+        EntryError: an argument is neither of these, there is no experiment, or an option is one that this script sets.
     """
     path = ml / "input" / "config" / "hyperparameters.json"
     arguments = [argument for argument in arguments if argument != "train"]
@@ -76,7 +77,7 @@ def read_overrides(ml: Path, arguments: Sequence[str] = ()) -> list[str]:
         if name in names:
             raise EntryError(f"hyperparameter {name} is set by infra/sagemaker/entry.py: leave it out")
     if "experiment" not in names:
-        raise EntryError("no hyperparameter +experiment: it names the recipe, like 32x4_24ep")
+        raise EntryError("hyperparameter +experiment is missing: give the name of a recipe, like 32x4_24ep")
     channel = ml / "input" / "data" / "training"
     if "data.root" not in names and channel.is_dir():
         overrides.append(f"data.root={channel}")
@@ -116,19 +117,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise EntryError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise EntryError(f"{path} holds no JSON object")
+        raise EntryError(f"{path} is not a JSON object")
     return content
 
 
 def processes_per_host(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
-    """Count the GPUs of this host; 1 where there are none, for a trial on CPUs."""
+    """Return the number of GPUs of this host, or 1 if it has none, for a trial on CPUs."""
     told = environment.get("SM_NUM_GPUS", "")
     count = int(told) if told.isdigit() else sum(path.name[6:].isdigit() for path in devices.glob("nvidia[0-9]*"))
     return max(count, 1)
 
 
 def mpirun_command(cluster: Cluster, *, slots: int, keys: Path, environment: Mapping[str, str]) -> list[str]:
-    """Return the command that starts the ranks, up to the program that they run.
+    """Return the command that starts the ranks, to which the program that they run is appended.
 
     Args:
         slots: ranks on each host.
@@ -147,7 +148,7 @@ def mpirun_command(cluster: Cluster, *, slots: int, keys: Path, environment: Map
 
 
 def run(command: Sequence[str], stop: Stop) -> int:
-    """Run a command to its end; 143 where SIGTERM came and it did not finish, 128 + signal where a signal ended it."""
+    """Run a command; return its exit code, 143 if it failed after SIGTERM, or 128 + signal if a signal ended it."""
     if stop.received:
         return 143
     process = subprocess.Popen(command)
@@ -164,7 +165,7 @@ def run(command: Sequence[str], stop: Stop) -> int:
 
 
 def lead(cluster: Cluster, overrides: Sequence[str], stop: Stop) -> int:
-    """Start the ranks on all hosts when all are there; tell the others when they have ended."""
+    """Wait for all hosts, run the preflight and the training on them, and send them the exit code."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         keys = Path(folder)
         make_key(keys / "id")
@@ -192,7 +193,7 @@ def save_model(ml: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, ml: Path = ML) -> int:
-    """Run this host's part of the job; its exit code is the job's."""
+    """Run the part of this host, and return the exit code of the job."""
     stop = Stop(run_dir(ml))
     try:
         cluster = read_cluster(ml)

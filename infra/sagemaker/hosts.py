@@ -1,4 +1,4 @@
-"""How the hosts of a SageMaker job find each other, let the first one log in, and are stopped."""
+"""Connect the hosts of a SageMaker job, let the first one log in to the others, and stop them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 SSH_PORT = 2222
 MEETING_PORT = 7777
 MEETING_SECONDS = 600  # hosts of one job may start minutes apart
-POLL = 0.2
+POLL = 0.2  # seconds
 
 
 class EntryError(Exception):
-    """What is wrong with the job, in one line: it becomes the job's failure reason."""
+    """Something wrong with the job, in one line, which becomes the failure reason of the job."""
 
 
 class Cluster(NamedTuple):
-    """This host and all of them, from `resourceconfig.json`; `hosts[0]` leads."""
+    """This host and all hosts of the job, from `resourceconfig.json`; `hosts[0]` starts the ranks."""
 
     current: str
     hosts: list[str]
@@ -39,7 +39,7 @@ class Cluster(NamedTuple):
 
 
 class Stop:
-    """Notes SIGTERM, and hands it to the ranks of the run on this host."""
+    """Notes SIGTERM, and passes it to the ranks of the run on this host."""
 
     def __init__(self, run_dir: Path) -> None:
         self.received = False
@@ -63,7 +63,7 @@ def ranks_here(run_dir: Path, proc: Path = Path("/proc")) -> list[int]:
     for path in proc.glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         is_training = "python" in words[0] and ("-m", "mrcnn_train") in itertools.pairwise(words)
         if is_training and f"run.dir={run_dir}" in words:
@@ -74,10 +74,10 @@ def ranks_here(run_dir: Path, proc: Path = Path("/proc")) -> list[int]:
 def meet(
     others: set[str], public_key: str, known_hosts: Path, stack: contextlib.ExitStack, stop: Stop
 ) -> list[socket.socket]:
-    """Wait until all other hosts have connected and their ssh servers run; `known_hosts` gets their host keys.
+    """Wait until all other hosts have connected and their ssh servers run; write their host keys to `known_hosts`.
 
     Raises:
-        EntryError: some do not come in time.
+        EntryError: some do not connect in time.
     """
     server = stack.enter_context(socket.create_server(("", MEETING_PORT)))
     server.settimeout(1)
@@ -86,7 +86,7 @@ def meet(
     deadline = time.monotonic() + MEETING_SECONDS
     while missing and not stop.received:
         if time.monotonic() > deadline:
-            raise EntryError(f"no word from {', '.join(sorted(missing))} in {MEETING_SECONDS} s")
+            raise EntryError(f"no connection from {', '.join(sorted(missing))} in {MEETING_SECONDS} s")
         with contextlib.suppress(TimeoutError):
             link, _ = server.accept()
             stack.enter_context(link)
@@ -104,7 +104,7 @@ def meet(
 
 
 def follow(cluster: Cluster, stop: Stop) -> int:
-    """Serve ssh to the leading host until it says how the job ended."""
+    """Serve ssh to the first host until it sends the exit code of the job; return this code."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         keys = Path(folder)
         link = stack.enter_context(_connect(cluster.hosts[0], stop))
@@ -122,14 +122,14 @@ def follow(cluster: Cluster, stop: Stop) -> int:
 
 
 def dismiss(links: Iterable[socket.socket], code: int) -> None:
-    """Tell the other hosts how the job ended."""
+    """Send the exit code of the job to the other hosts."""
     for link in links:
         with contextlib.suppress(OSError):
             _send(link, {"code": code})
 
 
 def sshd_command(keys: Path) -> list[str]:
-    """Return the ssh server's command; `keys` holds its host key and who may log in."""
+    """Return the command of the ssh server; the folder `keys` has its host key and authorized_keys."""
     options = ("PidFile=none", "UsePAM=no", "StrictModes=no", "PasswordAuthentication=no", "PermitRootLogin=yes")
     command = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", str(SSH_PORT), "-h", str(keys / "host_key")]
     for option in (*options, f"AuthorizedKeysFile={keys / 'authorized_keys'}"):
@@ -144,7 +144,7 @@ def _connect(leader: str, stop: Stop) -> socket.socket:
             return socket.create_connection((leader, MEETING_PORT), timeout=MEETING_SECONDS)
         except OSError as error:
             if stop.received or time.monotonic() > deadline:
-                raise EntryError(f"{leader}:{MEETING_PORT}, the leading host, cannot be reached: {error}") from error
+                raise EntryError(f"{leader}:{MEETING_PORT}, the first host, cannot be reached: {error}") from error
             time.sleep(1)
 
 
@@ -152,7 +152,7 @@ def make_key(path: Path) -> None:
     """Write an ssh key, and its public half beside it."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(parents=True, exist_ok=True)  # sshd of root wants it
+        Path("/run/sshd").mkdir(parents=True, exist_ok=True)  # sshd needs it when root runs it
 
 
 def _listens(port: int) -> bool:
@@ -165,7 +165,7 @@ def _wait_for(is_ready: Callable[[], bool], server: subprocess.Popen[bytes]) -> 
     deadline = time.monotonic() + 30
     while not is_ready():
         if server.poll() is not None or time.monotonic() > deadline:
-            raise EntryError("the ssh server does not start, see above")
+            raise EntryError("the ssh server did not start; its message is above")
         time.sleep(POLL)
 
 
@@ -174,12 +174,12 @@ def _send(link: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def _receive(link: socket.socket) -> dict[str, Any]:
-    """Read one line; byte by byte, so that nothing of the next is lost."""
+    """Read one line, byte by byte, so that no byte of the next line is lost."""
     line = b""
     while not line.endswith(b"\n"):
         byte = link.recv(1)
         if not byte or len(line) > 10_000:
-            raise EntryError("the connection between the hosts ended: another host is lost")
+            raise EntryError("the connection to another host ended: that host failed or was taken away")
         line += byte
     message: dict[str, Any] = json.loads(line)
     return message

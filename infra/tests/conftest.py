@@ -35,7 +35,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def schemas() -> Path:
-    """Folder of the JSON schemas of MPIJob and eksctl, beside the repository."""
+    """The folder of the JSON schemas of MPIJob and eksctl, beside the repository."""
     shared = Path(os.environ.get("MRCNN_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not (shared / "schemas").is_dir():
         pytest.skip(f"no schemas at {shared}/schemas (or set MRCNN_SHARED_DATA)")
@@ -44,7 +44,7 @@ def schemas() -> Path:
 
 @pytest.fixture(scope="session")
 def helm():
-    """Return a function that runs helm, which lies beside this Python, and returns (exit code, stdout, stderr)."""
+    """Return a function that runs helm, installed beside this Python, and returns (exit code, stdout, stderr)."""
     program = Path(sys.executable).with_name("helm")
 
     def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Stand-ins for mpirun and mrcnn_train, which say how they were called: for tests of what starts and stops them.
+"""Stand-ins for mpirun and mrcnn_train that log how they were called, for tests of what starts and stops them.
 
 The real ones run in the tests of jobs (tests/), and on two hosts.
 """

@@ -89,7 +89,7 @@ class Host:
         _wait_for(lambda: "listening" in (self.folder / "sshd.log").read_text(), f"sshd of {self.name} does not start")
 
     def power_off(self) -> None:
-        """End all processes of the host at once; nobody at the other end is told."""
+        """End all processes of the host at once; the other hosts get no message."""
         if self._unshare is None:
             return
         os.kill(self.pid, signal.SIGKILL)  # the kernel ends the others of its namespace

@@ -49,7 +49,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
 
 
 class SlurmCluster:
-    """A context with a running cluster on `hosts`; its files lie in `folder`."""
+    """Runs a cluster on `hosts` inside this context; its files are in `folder`."""
 
     def __init__(self, hosts: Hosts, folder: Path) -> None:
         self.hosts, self.folder = list(hosts), folder
@@ -94,17 +94,17 @@ class SlurmCluster:
         self._start(host, ["slurmd", "-D", "-N", host.name])
 
     def sbatch(self, script: Path, arguments: Sequence[str] = (), options: Sequence[str] = (), **more: object) -> int:
-        """Submit a batch script; returns the job's id."""
+        """Submit a batch script; return the id of the job."""
         output = self.run(["sbatch", "--parsable", *options, str(script), *arguments], **more)
         return int(output.split()[-1].partition(";")[0])
 
     def run(self, command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-        """Run a command of Slurm's on the first node; returns what it printed."""
+        """Run one of Slurm's commands on the first node; return what it printed."""
         environment = {**os.environ, **(env or {}), "SLURM_CONF": str(self._conf)}
         return self.controller.run(command, env=environment, cwd=cwd).stdout
 
     def state(self, job: int) -> tuple[str, str]:
-        """Return a job's state and exit code ("143:0"), as `scontrol show job` says them."""
+        """Return the state and the exit code ("143:0") of a job, as `scontrol show job` prints them."""
         text = self.run(["scontrol", "show", "job", str(job)])
         state, code = re.search(r"JobState=(\S+)", text), re.search(r"ExitCode=(\S+)", text)
         if state is None or code is None:
@@ -112,7 +112,7 @@ class SlurmCluster:
         return state[1], code[1]
 
     def wait_for(self, job: int, states: Sequence[str], *, timeout: float) -> str:
-        """Wait until a job is in one of the states; returns which."""
+        """Wait until a job is in one of the states; return this state."""
         deadline = time.monotonic() + timeout
         while (state := self.state(job)[0]) not in states:
             if time.monotonic() > deadline:

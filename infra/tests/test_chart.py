@@ -35,7 +35,7 @@ def rendered(helm):
 
 
 def at(item, path):
-    """The part of an object at `a.b.0.c`, None where there is none; `nvidia/com/gpu` stands for nvidia.com/gpu."""
+    """Return the part of an object at `a.b.0.c`, or None; write `nvidia/com/gpu` for nvidia.com/gpu."""
     for step in path.split("."):
         if isinstance(item, list):
             item = item[int(step)] if int(step) < len(item) else None
@@ -219,7 +219,7 @@ def test_the_chart_lints(helm):
 
 
 def values_of(path, value):
-    """{"a": {"b": value}} of a.b"""
+    """Return {"a": {"b": value}} for a.b."""
     for step in reversed(path.split(".")):
         value = {step: value}
     return value
@@ -379,7 +379,7 @@ def test_the_schema_of_mpijob_finds_a_wrong_name(helm, schemas):
 
 
 def closed(schema):
-    """The schema, refusing properties that it does not list, as `kubectl --validate=strict` does; any metadata goes."""
+    """Make a schema refuse properties that it does not list (but any metadata), as `kubectl --validate=strict` does."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):

@@ -35,7 +35,7 @@ pytestmark = [
 
 
 class Buildah:
-    """buildah with a store, a policy and scratch space of its own."""
+    """buildah with a separate store, policy and scratch space."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -90,7 +90,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 @pytest.fixture(scope="module")
 def debian(buildah: Buildah) -> Path:
-    """An archive of a small Debian of this machine's release, with its settings for apt and pip."""
+    """An archive of a small Debian of this machine's release, with this machine's settings for apt and pip."""
     sources = [path for pattern in ("*.list", "*.d/*.list", "*.d/*.sources") for path in Path("/etc/apt").glob(pattern)]
     release = next(line for line in Path("/etc/os-release").read_text().splitlines() if "VERSION_CODENAME" in line)
     kept = " ".join(path[1:] for path in (*SETTINGS, *map(str, sources)) if Path(path).exists())

@@ -81,7 +81,7 @@ def test_an_option_that_is_set_here_is_refused_by_name(ml, name):
 
 @pytest.mark.parametrize("arguments", [["experiment=demo"], ["--+experiment"], ["--train.max_steps", "5"]])
 def test_arguments_that_are_no_options_are_refused(ml, arguments):
-    with pytest.raises(EntryError, match=r"expected --key value|has no value|no hyperparameter"):
+    with pytest.raises(EntryError, match=r"expected --key value|has no value|experiment is missing"):
         read_overrides(ml, arguments)
 
 
@@ -173,7 +173,7 @@ def test_the_leading_host_can_log_in_to_the_others(ml, tmp_path, monkeypatch, po
         thread.start()
     for thread in (lead, follow):
         thread.join(30)
-    # The job's exit code comes to the other host, whose ssh server ends.
+    # The other host receives the exit code of the job, and its ssh server ends.
     assert codes == {"lead": 5, "follow": 5}
     assert "logged in" in (tmp_path / "log.ssh").read_text()
     log = (tmp_path / "log").read_text().splitlines()
@@ -185,13 +185,13 @@ def test_the_leading_host_can_log_in_to_the_others(ml, tmp_path, monkeypatch, po
 
 def test_a_host_that_does_not_come_is_named(monkeypatch, ports):
     monkeypatch.setattr(hosts, "MEETING_SECONDS", 0)
-    with pytest.raises(EntryError, match="no word from algo-2, algo-3 in 0 s"):
+    with pytest.raises(EntryError, match="no connection from algo-2, algo-3 in 0 s"):
         entry.lead(Cluster("algo-1", ["algo-1", "algo-2", "algo-3"], "lo"), [], NotStopped())
 
 
 def test_a_leading_host_that_does_not_answer_is_named(monkeypatch, ports):
     monkeypatch.setattr(hosts, "MEETING_SECONDS", 0)
-    with pytest.raises(EntryError, match=r"^localhost:\d+, the leading host, cannot be reached"):
+    with pytest.raises(EntryError, match=r"^localhost:\d+, the first host, cannot be reached"):
         hosts.follow(Cluster("other", ["localhost", "other"], "lo"), NotStopped())
 
 

@@ -1,4 +1,4 @@
-"""Downloads go on where they broke off, are checked, and end in the documented layout. Served from this machine."""
+"""Downloads continue where they broke off, are checked, and give the documented layout. Served by this machine."""
 
 import functools
 import hashlib
@@ -80,7 +80,7 @@ def test_a_later_start_goes_on_too(server, tmp_path, monkeypatch):
     source = served(server, "a.zip", content)
     monkeypatch.setattr(module, "TRIES", 2)
     server.cuts = 2
-    with pytest.raises(FetchError, match=r"broken off after 2 tries .*2000 of 4000 bytes.*goes on from there"):
+    with pytest.raises(FetchError, match=r"broken off after 2 tries .*2000 of 4000 bytes.*continues from there"):
         download(source, tmp_path / "a.zip", wait=0)
     download(source, tmp_path / "a.zip", wait=0)
     assert (tmp_path / "a.zip").read_bytes() == content

@@ -190,7 +190,7 @@ def command_lines() -> Iterator[Path]:
 
 
 def test_pre_emption_drill(hosts: Hosts, data: Path, tmp_path: Path) -> None:
-    """One host dies in the middle; the same command goes on, and ends with the weights of an unbroken run."""
+    """One host dies in the middle; the same command resumes, and ends with the weights of an uninterrupted run."""
     steps = ("train.max_steps=10", "checkpoint.every_steps=2", "resume=auto")
     unbroken = command(data, HOSTS, *steps, f"run.dir={tmp_path / 'unbroken'}")
     code, output = run(hosts["one"], unbroken, tmp_path)

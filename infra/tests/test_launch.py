@@ -1,4 +1,4 @@
-"""The request that SageMaker gets, made by the SDK against moto; what is wrong is refused before."""
+"""The request that SageMaker gets, made by the SDK against moto; wrong options are refused before it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The scaling model against values worked out by hand, and the published hours that it is fitted to."""
+"""The scaling model, compared with values computed by hand and with the published hours that it is fitted to."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ def test_an_exchange_is_rings_inside_and_between_machines(gpus, seconds):
     )
 
 
-def test_one_gpu_waits_for_nobody():
+def test_one_gpu_does_not_wait():
     run = predict(1, epochs=2, assumed=dataclasses.replace(PLAIN, spread=0.3))
     assert (run.exchange, run.waiting) == (0.0, pytest.approx(0, abs=1e-3))
     assert run.hours == pytest.approx(2 * 118_287 / 10 / 3600, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Settings have one place; what is missing or wrong is one line that names it."""
+"""Settings are read from one place; a missing or wrong one gives a line that names it."""
 
 import re
 

@@ -130,7 +130,7 @@ def test_a_stopped_job_goes_on_to_the_end(cluster: SlurmCluster, tmp_path: Path,
 
 
 def test_a_lost_node(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """A node is gone and back before Slurm notices, its processes are not; the job is queued again and goes on."""
+    """All processes of a node end before Slurm notices, as on a spot instance; the job is queued again and goes on."""
     job = submit(cluster, tmp_path, "train.max_steps=150", mpi="pmi2")
     wait_for_step(cluster, job, tmp_path, 25)
     two = cluster.hosts[1]
@@ -158,12 +158,12 @@ def test_what_is_wrong_is_told_before_the_start(cluster: SlurmCluster, tmp_path:
 
 
 def test_one_process_in_a_job_of_several(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """python in place of srun python would train on one GPU of all, or in each task apart."""
+    """`python` instead of `srun python` would train on one GPU only, or separately in each task."""
     script = tmp_path / "plain.sh"
     script.write_text(f"#!/bin/bash\n{sys.executable} -m mrcnn_train {' '.join(DEMO)} run.dir=run train.max_steps=1\n")
     output = tmp_path / "job.out"
     job = cluster.sbatch(script, options=["-n", "2", "--time=5", "--output", str(output)], cwd=tmp_path)
     assert cluster.wait_for(job, ["COMPLETED", "FAILED"], timeout=120) == "FAILED", output.read_text()
     assert cluster.state(job)[1] == "2:0"
-    assert "SLURM_NTASKS=2, but this is one process alone" in output.read_text()
+    assert "SLURM_NTASKS=2, but srun did not start this process" in output.read_text()
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False).stdout

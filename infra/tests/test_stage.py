@@ -186,7 +186,7 @@ def test_a_broken_download_goes_on_behind_the_last_byte(client, folder, proxy, t
     monkeypatch.setattr(stage, "TRIES", 1)
     proxy.reset(down=2 * PART)
     copy = tmp_path / "copy"
-    with pytest.raises(StageError, match=r"big\.bin: .*goes on from there"):
+    with pytest.raises(StageError, match=r"big\.bin: .*continues from there"):
         download(PLACE, copy, client=client, threads=1)
     have = (copy / "big.bin.part").stat().st_size
     assert have > PART
@@ -226,7 +226,7 @@ def test_a_part_of_an_older_file_is_replaced(client, folder, tmp_path):
 
 def test_what_was_sent_in_part_is_not_used(client, folder, tmp_path):
     client.put_object(Bucket=PLACE.bucket, Key=PLACE.key("val2017/1.jpg"), Body=b"x")
-    with pytest.raises(StageError, match="send the data set there with `up` first"):
+    with pytest.raises(StageError, match="send the whole data set there with `up` first"):
         download(PLACE, tmp_path / "copy", client=client)
 
 

@@ -13,7 +13,7 @@ from mrcnn_model import MaskRCNN, ModelConfig, build_model
 
 
 def tiny_config(**changes: object) -> ModelConfig:
-    """A network of a few thousand variables' worth of arithmetic."""
+    """A network with a few thousand numbers in its variables."""
     values: dict = {
         "num_classes": 4,
         "backbone": "resnet18",

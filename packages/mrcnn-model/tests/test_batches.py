@@ -23,7 +23,7 @@ def empty_image(batch, index):
 
 
 def without_proposals(model, index):
-    """Let the model find no proposal in one image of each batch, whatever it says of the anchors."""
+    """Let the model find no proposal in one image of each batch."""
     find = model.proposals
 
     def proposals(*args, **kwargs):
@@ -38,7 +38,7 @@ def without_proposals(model, index):
 
 
 def stages(model, batch):
-    """What every stage makes of a batch: {name: array with the images first}."""
+    """Return the output of every stage for a batch, {name: array with the images first}."""
     gt = GroundTruth(*(batch[n] for n in ("gt_boxes", "gt_classes", "gt_masks", "gt_has_mask", "crowd_boxes")))
     sizes, seeds = batch["image_sizes"], batch["sample_seeds"]
     backbone = model.backbone(tf.cast(batch["images"], tf.float32) / 255)

@@ -131,11 +131,11 @@ def test_a_file_is_not_a_checkpoint(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Replaces the end of the process."""
 
 
 def save_until(line, directory, model, card):
-    """Save, and end before that line of the module is run; say whether it came so far."""
+    """Save, but end before a line of the module is run; return whether that line was reached."""
     lines = itertools.count()
 
     def trace(frame, event, _):
@@ -156,7 +156,7 @@ def save_until(line, directory, model, card):
 
 
 def test_a_save_that_is_cut_short_leaves_no_mixture(saved, make_tiny_model):
-    """Ended before each line in turn, onto an old checkpoint with a file of another program beside it."""
+    """A save over an old checkpoint, beside a file of another program, is ended before each line in turn."""
     directory, model = saved
     (directory / "trainer.safetensors").write_text("other")
     other, other_card = make_tiny_model(seed=9), dataclasses.replace(CARD, short_edge=99)

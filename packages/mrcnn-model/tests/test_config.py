@@ -1,4 +1,4 @@
-"""The options of a network: by name and by part, files of earlier versions, and what cannot be."""
+"""The options of a network: by name and by part, in files of earlier versions, and invalid ones."""
 
 import copy
 import dataclasses

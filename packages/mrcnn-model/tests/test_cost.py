@@ -68,7 +68,7 @@ def test_training(model, shape):
     ],
 )
 def test_number_of_parameters_of_a_backbone(depth, for_imagenet, features):
-    """Of the ImageNet classifiers (torchvision lists them), less the last layer."""
+    """Counts of the ImageNet classifiers, as torchvision lists them, without the last layer."""
     backbone = ResNet(depth=depth, width=64, norm=Norm("frozen_bn"), freeze_at=0, dtype=keras.DTypePolicy("float32"))
     count = sum(int(np.prod(v.shape)) for v in backbone.trainable_variables)
     assert count == for_imagenet - (features + 1) * 1000

@@ -40,7 +40,7 @@ np.savez(sys.argv[4], **values)
 
 @pytest.fixture(scope="module")
 def photos():
-    """Three images of blobs, each padded with 255: what lies outside the sizes must not matter."""
+    """Three images of blobs, each padded with 255: pixels outside the sizes must not matter."""
     rng = np.random.default_rng(0)
     images = np.full([3, 90, 120, 3], 255, np.uint8)
     for image, (h, w) in zip(images, SIZES, strict=True):
@@ -50,7 +50,7 @@ def photos():
 
 
 def spread_out(model):
-    """Make a fresh network say different things of different boxes, so that no two scores are equal."""
+    """Change a fresh network so that no two boxes get equal scores."""
     heads = [stage.head for stage in model.box_stages]
     for layer, factor in (
         (model.rpn.logits, 100),
@@ -134,7 +134,7 @@ def test_only_new_or_empty_folders_are_written(tmp_path, capsys, make_tiny_model
 
 
 def test_an_empty_folder_is_filled(tmp_path, monkeypatch, make_tiny_model):
-    """Without the tracing, which is slow."""
+    """The same without tracing, which is slow."""
     save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
     monkeypatch.setattr(tf.saved_model, "save", lambda _, folder, **__: Path(folder).mkdir())
     (tmp_path / "out").mkdir()

@@ -143,7 +143,7 @@ def test_batch_norm_equals_keras_with_gradients():
 
 
 def test_two_processes_normalise_as_one_with_both_halves():
-    """Two threads stand for processes: their reduce function waits for the other's tensor."""
+    """Two threads act as processes: their reduce function waits for the tensor of the other."""
     rng = np.random.default_rng(1)
     x, dy = (rng.standard_normal([4, 3, 3, 2]).astype(np.float32) + 1 for _ in range(2))
     gamma, beta = tf.constant([0.5, 2.0]), tf.constant([1.0, -1.0])

@@ -46,12 +46,12 @@ def model(golden):
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["alone", "beside another"])
 def row(request):
-    """Which image of the batch is Tensorpack's: the last."""
+    """The index of Tensorpack's image in the batch: the last."""
     return request.param
 
 
 def padded(bgr, row):
-    """Pad to multiples of 32 and turn to RGB: images [row + 1, H, W, 3], sizes [row + 1, 2].
+    """Pad to multiples of 32 and convert to RGB: images [row + 1, H, W, 3], sizes [row + 1, 2].
 
     An image before it is a smaller piece of the same photograph, upside down.
     """
@@ -65,12 +65,12 @@ def padded(bgr, row):
 
 
 def batched(array, row):
-    """The same of every image: [...] -> [row + 1, ...]."""
+    """Repeat for every image: [...] -> [row + 1, ...]."""
     return tf.constant(np.stack([array] * (row + 1)))
 
 
 def only(row, mask):
-    """A mask [...] of the last image; nothing of one before it: bool [row + 1, ...]."""
+    """Return a mask [...] for the last image, and all False for those before it: bool [row + 1, ...]."""
     return tf.constant(np.stack([np.zeros_like(mask)] * row + [mask]))
 
 
@@ -113,7 +113,7 @@ def test_rpn_outputs(inference, golden, row):
 
 
 def distance_to_set(boxes, expected):
-    """Largest distance, over `boxes`, to the nearest of `expected` (maximum over the coordinates)."""
+    """Return the largest distance of a box to the nearest of `expected` (maximum over the coordinates)."""
     gaps = np.abs(boxes[:, np.newaxis] - expected[np.newaxis]).max(axis=-1)  # [A, B]
     return gaps.min(axis=1).max()
 

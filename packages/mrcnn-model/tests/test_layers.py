@@ -71,7 +71,7 @@ def test_group_norm_equals_keras_with_gradients():
 )
 @pytest.mark.parametrize(("channels", "outputs"), [(3, 8), (8, 16), (16, 32), (24, 15)])
 def test_gradients_of_thin_convolutions(channels, outputs, kernel_size, stride, symmetric):
-    """Beside explicit padding in float64. oneDNN's 1x1 of stride 2 corrupted memory where channels fill no block."""
+    """Compare with explicit padding in float64. oneDNN's 1x1 of stride 2 corrupted memory with few channels."""
     rng = np.random.default_rng(3)
     layer = Conv(
         in_channels=channels, out_channels=outputs, kernel_size=kernel_size, stride=stride, symmetric_padding=symmetric,
@@ -125,7 +125,7 @@ def test_half_precision_keeps_variables_and_casts_once(precision):
 
 @pytest.mark.parametrize(("kernel_size", "norm"), [(3, "frozen_bn"), (1, "frozen_bn"), (3, "none")])
 def test_what_a_convolution_makes_of_its_input_is_not_kept_for_the_backward_pass(kernel_size, norm):
-    """Padded or subsampled inputs and folded or cast kernels are made again; the convolution is not."""
+    """Padded or subsampled inputs and folded or cast kernels are computed again; the convolution is not."""
     layer = Conv(
         in_channels=4, out_channels=8, kernel_size=kernel_size, stride=2, norm=Norm(norm), name="conv",
         dtype=keras.DTypePolicy("mixed_bfloat16"),

@@ -1,4 +1,4 @@
-"""Every member of the family, at tiny widths, learns two photographs by heart (shared data, fruits_nuts)."""
+"""Every member of the family, at tiny widths, memorises two photographs (shared data, fruits_nuts)."""
 
 import json
 

@@ -176,7 +176,7 @@ def test_half_precision_losses_follow_float32(make_tiny_model, make_batch, preci
 
 
 def test_coordinates_are_not_cast_to_half(make_tiny_model):
-    """Keras would turn 1333.7 into 1334 on the way into a mixed layer."""
+    """Keras would round 1333.7 to 1334 at the input of a mixed-precision layer."""
     model = make_tiny_model(precision="mixed_float16")
     deltas = model.box_stages[0].head(tf.zeros([1, 7, 7, 16], tf.float16)).deltas
     anchors = model.anchors([tf.zeros([1, s, s, 16], tf.float16) for s in (32, 16, 8, 4, 2)])

@@ -1,4 +1,4 @@
-"""The ops of stock TensorFlow beside the compiled ones, on random inputs, with equal scores among them."""
+"""The portable ops give the results of the compiled ones, on random inputs, some with equal scores."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-"""Against torchvision's maskrcnn_resnet50_fpn: random weights carried over, two photographs, its conventions.
+"""Comparison with torchvision's maskrcnn_resnet50_fpn: the same random weights and conventions, two photographs.
 
-torch runs in a process of its own, in this environment or that of MRCNN_TORCH_PYTHON: it and TensorFlow do not load
-into one.
+torch runs in another process, in this environment or that of MRCNN_TORCH_PYTHON, because torch and TensorFlow cannot be
+loaded into one process.
 """
 
 import importlib.util

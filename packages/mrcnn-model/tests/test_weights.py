@@ -1,4 +1,4 @@
-"""Weights of other projects: names, layouts, what does not meet, and the command."""
+"""Weights of other projects: names, layouts, what does not fit, and the command."""
 
 import json
 import re
@@ -274,7 +274,7 @@ def test_as_many_new_classes_start_fresh_too(tmp_path, make_tiny_model, changes)
 
 
 def test_arrays_are_stored_under_their_own_names_only(tmp_path, monkeypatch):
-    """NumPy before 2.2 takes every keyword of savez for an array."""
+    """NumPy before 2.2 stores every keyword argument of savez as an array."""
     stored = {}
     monkeypatch.setattr(np, "savez", lambda _, **arrays: stored.update(arrays))
     write_arrays(tmp_path / "weights.npz", {"a": np.zeros(2), "b": np.zeros(3)})
@@ -319,7 +319,7 @@ def test_foreign_files_are_refused(tmp_path, make_tiny_model):
             load_weights(model, tmp_path / f"{name}.npz")
     with (tmp_path / "single.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(CheckpointError, match=r"not an \.npz of named arrays"):
+    with pytest.raises(CheckpointError, match=r"expected named arrays"):
         load_weights(model, tmp_path / "single.npz")
     with pytest.raises(CheckpointError, match=r"backbone\.stem\.kernel cannot be made of an array of shape \(3,\)"):
         fill_model(model, {"conv0/W": np.zeros(3)})
@@ -508,7 +508,7 @@ def test_what_category_ids_cannot_be(tmp_path, capsys, by_row, make_tiny_model):
 
 
 def test_detectron2_zoo_has_coco_in_the_order_of_ids(shared_data, capsys, tmp_path):
-    """80 scores and the background last: class c of ours is the c-th id of the annotations."""
+    """80 scores, then the background: our class c is the c-th id of the annotations."""
     scores, boxes, masks = (np.arange(n, dtype=np.float32) for n in (81, 320, 80))
     arrays = {
         "roi_heads.box_predictor.cls_score.bias": scores,
@@ -559,7 +559,7 @@ def test_group_norms_have_no_names_of_batch_norms(make_tiny_model):
 
 
 def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_tiny_model):
-    """Made of torchvision's names, whose layout it shares but for classes and colours."""
+    """Made from torchvision's names: the layout is the same except for classes and colours."""
     model = randomised(make_tiny_model(backbone="resnet50", backbone_width=4, norm="frozen_bn", num_classes=3))
     arrays = {}
     for name, array in export_weights(model, LAYOUTS["torchvision"]).items():

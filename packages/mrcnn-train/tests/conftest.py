@@ -52,7 +52,7 @@ TINY = (
 
 
 class HollowStep:
-    """Changes nothing, and measures ones: a step that compiles nothing."""
+    """A step that changes nothing, measures ones, and does not compile."""
 
     def __init__(self, *args: object, **options: object) -> None:
         pass
@@ -65,7 +65,7 @@ class HollowStep:
 
 @pytest.fixture
 def hollow_step(monkeypatch: pytest.MonkeyPatch) -> type:
-    """Let runs do hollow steps."""
+    """Replace the steps of runs by steps that do nothing."""
     monkeypatch.setattr("mrcnn_train.training.loop.TrainStep", HollowStep)
     return HollowStep
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them, that they are there completely or not at all, and which are kept."""
+"""Checkpoints: their contents, that they are complete or not there at all, and which are kept."""
 
 import json
 import os
@@ -30,7 +30,7 @@ CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, bu
 
 
 class Parts:
-    """Model and optimizer with values that tell which checkpoint they came from."""
+    """Model and optimizer whose values show which checkpoint they came from."""
 
     def __init__(self, config, *, seed: int, ema_decay: float | None = None) -> None:
         keras.utils.set_random_seed(seed)

@@ -1,4 +1,4 @@
-"""What the command says to wrong input: one line, exit code 2, before TensorFlow is loaded."""
+"""Wrong input gives one line and exit code 2, before TensorFlow is imported."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "data.augmentation.crop_size=100"], ["crop_size", "32"]),
         (
             ["+experiment=demo", "data.augmentation.crop_size=64"],
-            ["data.buckets=[[160, 160]]", "crop_size=64", "drop one of them", "data.buckets=null"],
+            ["data.buckets=[[160, 160]]", "crop_size=64", "each decides the shape", "data.buckets=null"],
         ),
         (["+experiment=demo", "model.new_classes=true"], ["model.new_classes", "model.weights"]),
         (["+experiment=demo", "data.changed=yes"], ["data.changed", "refuse, accept"]),
@@ -119,7 +119,7 @@ def test_wrong_options(command, arguments: list[str], words: list[str]) -> None:
 
 @pytest.fixture
 def small_root(tmp_path: Path, shapes: Path) -> Path:
-    """A copy of the shapes whose files a test may spoil."""
+    """A copy of the shapes; a test may damage its files."""
     root = tmp_path / "data"
     shutil.copytree(shapes, root)
     return root
@@ -303,7 +303,7 @@ def test_shapes_are_not_drawn_over_data_of_the_users(command, tmp_path: Path, na
     path.parent.mkdir(parents=True)
     path.write_bytes(b"my own")
     outcome = command("+experiment=demo", "data.root=mine", "dry_run=true")
-    assert_refused(outcome, "data.root=", "holds data that data.synthetic did not draw", "data.synthetic=null")
+    assert_refused(outcome, "data.root=", "has data that data.synthetic did not draw", "data.synthetic=null")
     assert path.read_bytes() == b"my own"
     assert sum(one.is_file() for one in (tmp_path / "mine").rglob("*")) == 1
 

@@ -1,4 +1,4 @@
-"""Which cores a process takes."""
+"""The cores that a process takes."""
 
 from __future__ import annotations
 

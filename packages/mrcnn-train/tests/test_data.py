@@ -17,7 +17,7 @@ from mrcnn_train.training.datasets import open_data, open_train, open_val
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Shapes of all classes in both splits, whose files a test may spoil."""
+    """Shapes of all classes in both splits; a test may damage the files."""
     generate_shapes(tmp_path / "data", train=12, val=6, size=64, seed=0)
     return tmp_path / "data"
 
@@ -36,7 +36,7 @@ def edit_annotations(root: Path, split: str, **fields: object) -> None:
 
 
 def is_mapped(dataset: CocoDataset) -> bool:
-    """Whether a data set came out of the cache: its arrays cannot be written to."""
+    """Return whether a data set comes from the cache: its arrays are then read-only."""
     return not dataset.annotations.classes.flags.writeable
 
 
@@ -48,7 +48,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def check_lines(capsys: pytest.CaptureFixture[str], config: RunConfig, *, rank: int = 0, size: int = 1) -> list[str]:
-    """Open the data of a process, and return what is printed of its check."""
+    """Open the data of a process, and return the lines that its check prints."""
     capsys.readouterr()
     open_data(config, rank=rank, size=size).loader.close()
     lines = capsys.readouterr().out.splitlines()
@@ -60,7 +60,7 @@ def test_ignored_objects_are_not_required_and_the_plan_says_so(config, root: Pat
     assert "evaluation:" not in capsys.readouterr().out
     edit_annotations(root, "val", ignore=1)
     open_data(config, rank=0, size=1).loader.close()
-    assert "leaves them out: 1" in capsys.readouterr().out
+    assert "1 objects with `ignore` need not be found" in capsys.readouterr().out
 
 
 def test_the_second_run_reads_no_annotation_file(config, monkeypatch) -> None:
@@ -85,7 +85,7 @@ def test_explicit_paths_are_cached_too(config, root: Path, tmp_path: Path) -> No
 
 
 def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -> None:
-    """As the ranks of a job do; each reads annotations out of it."""
+    """The ranks of a job do this; each one reads annotations from it."""
     code = (
         "import sys; from mrcnn_train.config.options import DataOptions\n"
         "from mrcnn_train.training.datasets import open_train, open_val\n"
@@ -105,7 +105,7 @@ def test_processes_that_start_together_share_one_cache(config, tmp_path: Path) -
 
 
 def test_the_cache_lies_below_the_folder_of_the_launch(compose, monkeypatch, tmp_path: Path) -> None:
-    """Absolute in the config that is saved: a run that is resumed from elsewhere finds it."""
+    """The saved config has the absolute path, so a run that is resumed from another folder finds it."""
     monkeypatch.chdir(tmp_path)
     config = compose("+experiment=small", "data.root=data")
     assert resolve(config).data.cache_dir == str(tmp_path / "outputs" / "annotation-cache")
@@ -165,7 +165,7 @@ def test_what_is_not_scored_is_told(config, root: Path, capsys) -> None:
     open_data(config, rank=0, size=1).loader.close()
     out = capsys.readouterr().out
     assert (
-        "instances_val.json: objects with `ignore` that need not be found, because training leaves them out: 1" in out
+        "instances_val.json: 1 objects with `ignore` need not be found, because training leaves such objects out" in out
     )
     assert out.count("need not be found") == 1
 

@@ -39,7 +39,7 @@ def test_a_single_process_fails_with_its_own_error() -> None:
 
 
 class PretendedPair(Processes):
-    """Rank `rank` of two, of which the other one reports `other` in every gather."""
+    """Rank `rank` of two; the other rank sends `other` in every gather."""
 
     def __init__(self, rank: int, other: object) -> None:
         super().__init__(Place(rank, 2))
@@ -81,7 +81,7 @@ def test_a_process_that_did_not_fail_ends_without_a_message() -> None:
     ],
 )
 def test_whose_error_it_is(error: Exception, is_peer: bool) -> None:
-    """A path with the word in it is no sign of another process."""
+    """The word in a path does not mean that another process ended."""
     assert is_of_exchange(error) == is_peer
 
 
@@ -128,7 +128,7 @@ def test_hosts_without_a_count(tiny, hosts: str) -> None:
 
 @pytest.fixture
 def no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that do not talk need no Horovod to be started."""
+    """Processes that exchange nothing start without Horovod."""
 
     @contextlib.contextmanager
     def numbers(counts: list[int], addresses: list[str]) -> Iterator[tuple[int, list[RankStart]]]:

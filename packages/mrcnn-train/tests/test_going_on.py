@@ -62,7 +62,7 @@ def test_more_steps_than_asked_for_are_refused(command) -> None:
     assert command("train.max_steps=4")[0] == 0
     code, output = command("train.max_steps=2")
     assert code == 2
-    assert "the run has done 4 steps, and is now asked for 2" in output
+    assert "the run has done 4 steps, but the options ask for 2" in output
     assert sorted(path.name for path in Path("run/checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"]
 
 
@@ -125,11 +125,11 @@ def test_it_needs_a_directory_and_an_experiment(command, monkeypatch: pytest.Mon
     assert "resume=auto needs run.dir=DIR" in output
     monkeypatch.setattr("sys.argv", ["mrcnn_train", "resume=auto", "run.dir=run"])
     assert main() == 2
-    assert "resume=auto goes with the whole command" in capfd.readouterr().err
+    assert "resume=auto needs the options of a new run too" in capfd.readouterr().err
 
 
 def test_a_second_writer_is_refused(command, tmp_path: Path) -> None:
-    """Of the same process here: lockf refuses other processes only, which test_hosts.py tries."""
+    """The second run is in this process. lockf refuses only other processes; test_hosts.py tests those."""
     assert command("train.max_steps=2")[0] == 0
     with locked(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text().startswith("process ")
@@ -145,7 +145,7 @@ def test_environment_of_every_launch(command) -> None:
 
 
 def test_a_target_that_ended_a_run_ends_it_again(command) -> None:
-    """A reached target is an end of its own; another target, or none, lets the run go on."""
+    """A reached target ends a run; with another target, or none, the run continues."""
     assert command("train.max_steps=2")[0] == 0
     mark_finished(Path("run"), End(step=2, target="box AP 0.1"))
     options = ("train.max_steps=4", "data.val=val", "eval.every_epochs=100")

@@ -129,7 +129,7 @@ FOLLOWER = textwrap.dedent("""
 
 @pytest.mark.parametrize(("sent", "code"), [(b"signal 15\n", 7), (b"signal 2\n", 8), (None, 7)])
 def test_a_process_follows_its_launcher(sent: bytes | None, code: int) -> None:
-    """None: the launcher is gone, and with it its end of the pipe."""
+    """None means that the launcher has ended, which closes its end of the pipe."""
     arguments = ["-c", FOLLOWER]
     process = start(
         Host("localhost", 1), Ssh(), arguments=arguments, environment={LINKED: "1"}, folder=".", local=True, read=True
@@ -288,7 +288,7 @@ def test_the_probe_answers(tmp_path: Path) -> None:
 
 
 def test_link_survives_a_launcher_that_was_killed(tmp_path: Path) -> None:
-    """SIGKILL of the launcher: the process that it started notices, and ends."""
+    """After SIGKILL of the launcher, the process that it started ends."""
     launcher = tmp_path / "launcher.py"
     launcher.write_text(
         "import sys, time\nfrom mrcnn_train.job.hosts import Host, Ssh, start\n"

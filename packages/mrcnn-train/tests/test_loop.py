@@ -1,4 +1,4 @@
-"""The loop around steps and evaluations that cost nothing: when things are due, targets, full disks, votes."""
+"""The loop, with steps and evaluations that do nothing: what is due when, targets, full disks, votes."""
 
 import errno
 import time
@@ -80,7 +80,7 @@ def test_an_evaluator_that_raises_ends_the_run(hollow, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(("is_in_background", "last"), [(False, 3), (True, 4)])
 def test_target_ends_the_run(hollow, tmp_path: Path, monkeypatch, capsys, is_in_background: bool, last: int) -> None:
-    """In the background the score is there one step later at the soonest; here the loop waits for it."""
+    """With scoring in the background, the score arrives a step later or more; here the loop waits for it."""
     monkeypatch.setattr(RunRecord, "has_scored", property(lambda record: record.is_scoring))
     assert run(hollow("stop_at.box_ap=0.4", f"eval.background={is_in_background}")) == 0
     assert f"target reached: box AP 0.4; stopped after {last} steps" in capsys.readouterr().out
@@ -196,7 +196,7 @@ def test_a_single_process_obeys_at_once() -> None:
 
 def test_many_obey_what_all_have_heard_one_step_later() -> None:
     votes, stop = votes_of(2)
-    stop.received = 15  # this process alone knows
+    stop.received = 15  # only this process has received it
     assert votes.mine() == [True, False, False]
     votes.count(shares(0.5, 0, 0))
     assert votes.signal is None

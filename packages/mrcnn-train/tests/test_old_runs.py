@@ -1,4 +1,4 @@
-"""A run directory that version 0.1 wrote, after 3 of 6 steps on the shapes of `conftest.shapes`, goes on today."""
+"""A run directory that version 0.1 wrote after 3 of 6 steps on the shapes of `conftest.shapes` can be resumed."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ LOSSES = ("total", "rpn_class", "rpn_box", "box_class", "box_reg", "mask", "grad
 
 @pytest.fixture
 def saved_run(tmp_path: Path) -> Path:
-    """A copy that a test may write into."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(SAVED, tmp_path / "saved_run"))
 
 

@@ -1,4 +1,4 @@
-"""The rules beside NumPy twins written from the papers, options of the optimizer, and the average of the weights."""
+"""The rules, compared with NumPy code written from the papers; options of the optimizer; the average of the weights."""
 
 from collections.abc import Callable, Iterator
 
@@ -45,7 +45,7 @@ def lars_twin(w: np.ndarray, gradients: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def novograd_twin(w: np.ndarray, gradients: Iterator[np.ndarray]) -> np.ndarray:
-    """Ginsburg et al. 2019, algorithm 1: v of the first step is |g|^2, m of the first step has no past."""
+    """Ginsburg et al. 2019, algorithm 1: in the first step v is |g|^2, and m has no earlier value."""
     v, m = None, np.zeros_like(w)
     for g, rate in zip(gradients, RATES, strict=True):
         square = float((g**2).sum())

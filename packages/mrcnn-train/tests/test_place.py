@@ -1,4 +1,4 @@
-"""Which process this is under each launcher, and which cores and GPU it takes."""
+"""The place of a process under each launcher, and the cores and the GPU that it takes."""
 
 import ctypes
 import shutil

@@ -1,4 +1,4 @@
-"""Half precision beside float32, and the loss scale by hand."""
+"""Half precision compared with float32, and the loss scale computed by hand."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,7 @@ def test_half_precision_follows_float32(tiny, tmp_path) -> None:
 
 
 def test_forced_overflow_is_skipped_and_counted(tiny, tmp_path, monkeypatch) -> None:
-    """At a scale of 2^31 float16 overflows; every such step halves it and leaves the weights alone."""
+    """At a scale of 2^31 float16 overflows; every such step halves the scale and does not change the weights."""
     monkeypatch.setattr("mrcnn_train.training.state.LossScale", lambda: LossScale(initial=2.0**31))
     assert run(tiny("precision=mixed_float16", "data.val=null", "train.max_steps=3")) == 0
     rows = train_rows(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Runs as processes of their own: killed in their middle, and real data in the full recipe. Minutes."""
+"""Runs in separate processes: killed in the middle, and the full recipe on real data. Takes minutes."""
 
 import math
 import os

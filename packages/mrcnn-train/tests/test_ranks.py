@@ -1,4 +1,4 @@
-"""Jobs of two processes on this machine, which exchange over Gloo: equal to one, and ended together. Minutes."""
+"""Jobs of two processes on this machine, over Gloo: same results as one, and they end together. Takes minutes."""
 
 import importlib.util
 import os
@@ -102,7 +102,7 @@ def test_float16_on_the_wire(two: list[str], capfd) -> None:
 
 
 def test_resume_with_another_number_of_processes(two: list[str], tmp_path: Path) -> None:
-    """2 -> 1 -> 2 processes as the straight run of 2; 2 -> 2 with the same bits."""
+    """Resumed with 2 -> 1 -> 2 processes, a run equals one with 2; with 2 -> 2, bit for bit."""
     pair = "launch.processes=2"
     output = train(*two, pair, "train.max_steps=6", "run.dir=straight", cwd=tmp_path)
     assert "4 images a step = 2 processes x 1 x 2" in output
@@ -193,7 +193,7 @@ def hang(fault: str, options: list[str], run_dir: Path) -> int:
 
 
 def test_a_frozen_process_ends_the_job(two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    """As if its machine were gone; after two minutes by default."""
+    """It looks like a lost machine, which is detected after two minutes by default."""
     monkeypatch.setattr("mrcnn_train.job.launch.GRACE", 5.0)
     monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "10")
     assert hang("frozen", two, tmp_path / "run") == 3
@@ -203,7 +203,7 @@ def test_a_frozen_process_ends_the_job(two: list[str], tmp_path: Path, monkeypat
 
 
 def test_a_process_that_does_not_come_ends_the_job(two: list[str], tmp_path: Path, capfd) -> None:
-    """It is alive, and exchanges that it is: Horovod waits for ever."""
+    """The process still tells Horovod that it is alive, so Horovod would wait forever."""
     # Four minutes, because on a busy machine the first step may take nearly as long to compile.
     assert hang("late", [*two, "distributed.timeout_minutes=4"], tmp_path / "run") == 3
     error = capfd.readouterr().err
@@ -230,7 +230,7 @@ def test_a_wrong_option_is_told_once(two: list[str], tmp_path: Path) -> None:
 
 
 def test_hosts_are_started_by_horovodrun(two: list[str], tmp_path: Path) -> None:
-    """SIGTERM to the command that started them reaches the processes, which save."""
+    """SIGTERM to the launching command reaches the processes, and they save."""
     hosts = "launch.hosts=['localhost:2']"
     process = start(*two, hosts, "train.max_steps=100000", "run.dir=run", cwd=tmp_path)
     wait_for_step(process, tmp_path / "run", 3)

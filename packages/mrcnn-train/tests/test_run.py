@@ -1,4 +1,4 @@
-"""Whole runs of a tiny network, in this process: what they leave, and that stopping and going on changes nothing."""
+"""Whole runs of a tiny network in this process: what they leave, and that stopping and resuming changes nothing."""
 
 import contextlib
 import copy
@@ -88,7 +88,7 @@ def test_files(finished: Path) -> None:
 
 
 def summaries(run_dir: Path) -> dict[str, dict[str, set[int]]]:
-    """Steps by tag, by kind of summary, in TensorBoard's files. A tag is of the kind that it first was."""
+    """Return the steps by kind of summary and tag in TensorBoard's files. A tag keeps its first kind."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
     files = EventAccumulator(str(run_dir / "tensorboard"), tensor_size_guidance={"tensors": 0})
@@ -164,7 +164,7 @@ def test_a_run_directory_is_not_overwritten(finished: Path, tiny) -> None:
 
 
 def test_a_config_can_be_run_twice(hollow_step, compose, tiny_overrides, tmp_path: Path, monkeypatch) -> None:
-    """Relative paths are those of each launch; what the run resolves stays out of the caller's config."""
+    """Relative paths are resolved at each launch; the run does not change the caller's config."""
     data = next(option for option in tiny_overrides if option.startswith("data.root=")).partition("=")[2]
     config = compose(*tiny_overrides, "data.root=here", "data.val=null", "run.dir=run", "train.max_steps=1")
     before = copy.deepcopy(config)
@@ -210,8 +210,11 @@ def edit_train(root: Path, change) -> None:
             lambda content: content["annotations"].pop(3),
             r"12 images with \d+ objects at the checkpoint, 12 images with",
         ),
-        (lambda content: content["annotations"][3].update(bbox=[1, 1, 9, 9]), "still 12 images with .*not the same"),
-        (lambda content: content["images"].reverse(), "still 12 images with .*not the same"),
+        (
+            lambda content: content["annotations"][3].update(bbox=[1, 1, 9, 9]),
+            "still 12 images with .*but different ones",
+        ),
+        (lambda content: content["images"].reverse(), "still 12 images with .*but different ones"),
     ],
 )
 def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, change, words: str) -> None:
@@ -224,7 +227,7 @@ def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, c
         run(resume(run_dir, "train.max_steps=3"))
     capsys.readouterr()
     assert run(resume(run_dir, "train.max_steps=3", "data.changed=accept")) == 0
-    assert "the training data changed since the checkpoint" in capsys.readouterr().out
+    assert "the training data have changed since the checkpoint" in capsys.readouterr().out
     assert "changed: refuse" in (run_dir / "config.yaml").read_text()  # accepted this time only
     assert run(resume(run_dir, "train.max_steps=4")) == 0  # the new checkpoint is of the new data
 
@@ -314,14 +317,14 @@ def test_fine_tuning_starts_at_step_zero_from_the_weights(
 
 
 def test_every_weight_that_did_not_fit_is_listed(finished: Path, hollow_step, tiny, tmp_path: Path, capsys) -> None:
-    """A backbone alone, of which one array is missing, with five arrays of something else."""
+    """Weights of a backbone only: one array is missing, and five others belong to something else."""
     arrays = {f"extra{number}/W": np.zeros(1, np.float32) for number in range(5)}
     stem = next(v for v in load_model(finished)[0].variables if variable_key(v) == "backbone.stem.kernel")
     np.savez(tmp_path / "backbone.npz", **arrays, **{"conv0/W": stem.numpy()})
     assert run(tiny(f"model.weights={tmp_path / 'backbone.npz'}", "train.max_steps=1", "data.val=null")) == 0
     out = capsys.readouterr().out
     assert "weights: 1 of" in out
-    assert "weights: a backbone alone" in out
+    assert "weights: a backbone only" in out
     assert "weights: 5 in the file, not used: extra0/W, extra1/W, extra2/W, extra3/W, ..." in out
     names = {line.strip() for line in (tmp_path / "run" / "weights.txt").read_text().splitlines()}
     assert {"extra4/W", "backbone.stem.gamma", "box_head.logits.kernel"} <= names
@@ -416,7 +419,7 @@ def test_unreadable_image_is_named(tiny, shapes: Path, tmp_path: Path) -> None:
 
 
 def test_loss_falls(tiny, tmp_path: Path) -> None:
-    """Accumulating two micro-batches, and not in deterministic mode."""
+    """With two accumulated micro-batches, and without deterministic mode."""
     config = tiny(
         "train.images_per_gpu=1",
         "train.max_steps=30",

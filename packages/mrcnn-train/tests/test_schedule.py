@@ -1,4 +1,4 @@
-"""The learning rate as numbers that can be checked by hand."""
+"""The learning rate, in numbers that can be checked by hand."""
 
 import math
 
@@ -220,7 +220,8 @@ def test_fractions_count_from_the_actual_end(compose) -> None:
         ),
         (
             501,
-            "0.00333 at step 0, 0.006665 at the last: the warm-up is longer than the run (optimizer.warmup_steps=1000)",
+            "0.00333 at step 0, 0.006665 at the last step: the warm-up is longer than the run "
+            "(optimizer.warmup_steps=1000)",
         ),
     ],
 )

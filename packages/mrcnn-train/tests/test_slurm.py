@@ -1,4 +1,4 @@
-"""Where the tasks of srun meet. Whole jobs under srun are run by infra/tests."""
+"""The meeting point of srun's tasks. infra/tests runs whole jobs under srun."""
 
 import socket
 import threading

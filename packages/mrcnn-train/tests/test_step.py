@@ -113,7 +113,7 @@ def test_two_accumulated_batches_equal_one_of_both(tiny) -> None:
 
 
 def test_weights_survive_what_is_not_finite(tiny) -> None:
-    """In the loss, or only in the gradient: oneDNN's ReLU behind a convolution makes 0 of NaN."""
+    """In the loss, or only in the gradient: oneDNN's ReLU after a convolution turns NaN into 0."""
     config = tiny()
     model = tiny_model(config)
     step, batches = TrainStep(model, sgd(model), micro_batches=1), first_batches(config, 1)

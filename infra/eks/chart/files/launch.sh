@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs in the launcher pod: checks folders and hosts, starts the ranks by mpirun, and hands SIGTERM to them.
+# Runs in the launcher pod: checks folders and hosts, starts the ranks by mpirun, and passes SIGTERM to them.
 #
 # Arguments: the options of mrcnn_train. Environment: PROCESSES (all ranks), RUN_DIR, SSH_PORT and PREFLIGHT from the
 # chart, OMPI_MCA_orte_default_hostfile (lines "HOST slots=N") from the MPI operator.
-# Exit code: 2 for what is wrong before the start, 143 after SIGTERM, else mpirun's.
+# Exit code: 2 if something is wrong before the start, 143 after SIGTERM, else that of mpirun.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 fail() { printf 'launch.sh: %s\n' "$*" >&2; exit 2; }
@@ -13,8 +13,9 @@ hostfile=${OMPI_MCA_orte_default_hostfile:?is set by the MPI operator}
 stopping=
 trap 'stopping=yes; "$here/stop.sh"' TERM
 
-# A checkpoint is written beside and renamed: what cannot rename (Mountpoint for S3) would lose the run's first hour.
-mkdir -p "$RUN_DIR" || fail "run.dir=$RUN_DIR cannot be made: may user $(id -u) write there?"
+# A checkpoint is written under another name and renamed. On a file system that cannot rename (Mountpoint for S3), the
+# run would fail at its first checkpoint.
+mkdir -p "$RUN_DIR" || fail "run.dir=$RUN_DIR cannot be made: let user $(id -u) write there, or choose another folder"
 probe=$(mktemp "$RUN_DIR/.rename.XXXXXX") || fail "run.dir=$RUN_DIR cannot be written to by user $(id -u)"
 mv "$probe" "$probe.moved" || fail "run.dir=$RUN_DIR lies on a file system that cannot rename: choose another volume"
 rm "$probe.moved"
@@ -33,11 +34,12 @@ while read -r host _; do wait_for_name "$host"; done <"$hostfile"
 # By full path: on the other hosts ssh sets a short PATH, and mpirun finds its daemon beside itself.
 mpirun=$(command -v mpirun) || fail "no mpirun in the image"
 python=$(command -v python) || fail "no python in the image"
-# The pods' host keys are made at their start and protect nothing; who may log in is decided by the job's own key.
+# The host keys of the pods are made when they start, so checking them is useless. The key of the job decides who may
+# log in.
 start=("$mpirun" -np "$PROCESSES" --map-by slot --bind-to none
   --mca plm_rsh_args "-p $SSH_PORT -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectionAttempts=10"
   --mca pml ob1 --mca btl "^openib" --mca btl_tcp_if_exclude "lo,docker0")
-# Ranks get these variables and no others: names only, never tokens or keys.
+# The only variables that ranks get; no tokens or keys.
 for name in PATH LD_LIBRARY_PATH PYTHONPATH ${RANK_ENVIRONMENT:-}; do
   if [ -v "$name" ]; then start+=(-x "$name"); fi
 done

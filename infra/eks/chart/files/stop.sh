@@ -6,7 +6,7 @@ set -euo pipefail
 ranks() {
   local file words
   for file in /proc/[0-9]*/cmdline; do
-    # The process may have ended meanwhile.
+    # The process may have ended.
     mapfile -d '' -t words 2>/dev/null <"$file" || continue
     [[ ${words[0]:-} == *python* && " ${words[*]:1} " == *" -m mrcnn_train "*" run.dir=$RUN_DIR "* ]] || continue
     file=${file#/proc/}

@@ -35,9 +35,9 @@ def level_anchors(
     ratios: Sequence[float],
     rounded: bool = False,
 ) -> tf.Tensor:
-    """Lay the anchors of one level over its feature map: position (y, x) is centred on (x * stride, y * stride).
+    """Make the anchors of one level: those of position (y, x) are centred on (x * stride, y * stride).
 
-    They are computed in the graph, not stored in it: at 800 x 1344 they are 4 MB for each bucket.
+    They are computed in the graph, not stored in it: at 800 x 1344 they would take 4 MB for each bucket.
 
     Returns:
         float32 [height * width * len(ratios), 4], pixels of the resized image; row-major, ratios innermost.

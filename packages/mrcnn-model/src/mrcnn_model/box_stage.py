@@ -1,8 +1,8 @@
-"""A box head and what belongs to it: which RoIs are foreground to it, how its boxes are encoded, and its losses.
+"""A box head with the options of its stage: which RoIs are foreground, how boxes are encoded, and the losses.
 
-A model has one stage; a cascade (Cai and Vasconcelos 2018) has three, each on the boxes of the one before.
+A model has one stage. A cascade (Cai and Vasconcelos 2018) has three; each works on the boxes of the one before.
 
-Shapes: N images, R RoIs an image, C classes with background, B boxes of a RoI (C, or 1 where the classes share one),
+Shapes: N images, R RoIs an image, C classes with background, B boxes of a RoI (C, or 1 if the classes share one),
 P pooled edge.
 """
 
@@ -20,11 +20,11 @@ from mrcnn_model.targets.losses import box_class_loss, box_errors, box_regressio
 
 @dataclass(frozen=True)
 class RoiPool:
-    """Pool RoIs from the level of the pyramid that serves each (FPN, equation 1).
+    """Pools each RoI from a level of the pyramid that its size decides (FPN, equation 1).
 
     Attributes:
-        roi_align: the op.
-        aligned, canonical_size: see its documentation.
+        roi_align: the op, such as `mrcnn_ops.multilevel_roi_align`.
+        aligned, canonical_size: its arguments; see its documentation.
     """
 
     roi_align: Callable[..., tf.Tensor]
@@ -32,7 +32,7 @@ class RoiPool:
     canonical_size: float
 
     def __call__(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, size: int) -> tf.Tensor:
-        """Boxes [N, R, 4] -> [N * R, size, size, channels]."""
+        """Pool boxes [N, R, 4] to [N * R, size, size, channels]."""
         pooled = self.roi_align(
             list(pyramid[: len(ROI_STRIDES)]),
             boxes,
@@ -50,12 +50,13 @@ class BoxStage:
 
     Attributes:
         head: its layers.
-        pool, pool_size: how its RoIs are pooled, and P.
-        foreground_iou: from which IoU with a ground truth a RoI is foreground.
-        weights: of its deltas (dx, dy, dw, dh).
+        pool: pools its RoIs.
+        pool_size: P.
+        foreground_iou: a RoI with at least this IoU with a ground truth is foreground.
+        weights: weights of its deltas (dx, dy, dw, dh).
         max_log_scale: limit of dw and dh.
-        loss, loss_beta: of its boxes; see `box_errors`.
-        gradient_share: of the gradient that reaches the pyramid: 1 / number of stages.
+        loss, loss_beta: loss of its boxes; see `box_errors`.
+        gradient_share: factor of the gradient that reaches the pyramid, 1 / number of stages.
     """
 
     head: BoxHead

@@ -12,7 +12,7 @@ def encode_boxes(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float])
 
     Args:
         boxes, anchors: float32 [..., 4].
-        weights: of (dx, dy, dw, dh).
+        weights: factors of (dx, dy, dw, dh).
 
     Returns:
         float32 [..., 4]; finite for all boxes.

@@ -23,16 +23,17 @@ def build_model(
 ) -> MaskRCNN:
     """Make a network with fresh variables.
 
-    Call `keras.utils.set_random_seed` before for the same ones every time. With `zero_residual_scale` the last norm of
-    every residual block starts at scale 0, so that activations keep their size without pretrained weights (Goyal et al.
-    2017, section 5.1).
+    For the same values every time, call `keras.utils.set_random_seed` before. With `zero_residual_scale` the last norm
+    of every residual block starts at scale 0, so that activations keep their size without pretrained weights (Goyal et
+    al. 2017, section 5.1).
 
     Args:
+        config: the options of the network.
         precision: one of `PRECISIONS`, the type of convolutions and matrix products. Variables, coordinates and losses
             are always float32.
         mean_over_processes: takes a float32 tensor of this process and returns its mean over all processes, by which
             `norm="sync_bn"` shares its statistics. For one process, the identity.
-        ops: how RoIs are pooled, proposals made and detections chosen.
+        ops: the ops that pool RoIs, make proposals and choose detections.
 
     Raises:
         ValueError: the precision is not one of `PRECISIONS`.

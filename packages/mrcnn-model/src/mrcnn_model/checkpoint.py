@@ -1,7 +1,7 @@
-"""A checkpoint directory: `model.safetensors` holds the weights, `model.json` everything else that a model needs.
+"""Write and read a checkpoint directory: the weights in `model.safetensors`, everything else in `model.json`.
 
-That is the architecture, the classes, the preprocessing and where the data of the run was. So a model can be used
-without the program that trained it.
+`model.json` has the architecture, the classes, the preprocessing, and where the data of the run was. So a model can be
+used without the program that trained it.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ CARD_FILE = "model.json"
 FORMAT = 2  # of model.json: the options are grouped by part; in format 1 they are flat
 READABLE_FORMATS = (1, FORMAT)
 PARTIAL = ".partial"  # ends the name of a file that is being written
-OURS = {"written_by": "mrcnn_model"}  # in the weights file's own header
+OURS = {"written_by": "mrcnn_model"}  # in the header of the weights file
 
 
 class CheckpointError(ValueError):
@@ -38,12 +38,12 @@ class ModelCard:
     """What belongs to a model besides architecture and weights.
 
     Attributes:
-        class_names: of the contiguous classes 1..C-1.
-        category_ids: of the same classes, from the annotation file.
-        short_edge, max_size: to which an image is resized before detection, pixels.
-        buckets: sizes (h, w) to which it is padded.
+        class_names: names of the contiguous classes 1..C-1.
+        category_ids: ids of the same classes in the annotation file.
+        short_edge, max_size: size to which an image is resized before detection, pixels.
+        buckets: sizes (h, w) to which a resized image is padded.
         data_root, train_split, val_split: where the data of the run was, in the layout ROOT/annotations, ROOT/SPLIT.
-        annotations, images: validation file and folder, where they were given explicitly.
+        annotations, images: validation file and folder, if they were given explicitly.
     """
 
     class_names: list[str]
@@ -59,10 +59,10 @@ class ModelCard:
 
 
 def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
-    """Write a model into a directory, which is made if it is missing; other files in it stay as they are.
+    """Write a model into a directory, which is made if it is missing. Other files in it are not touched.
 
-    Both files are written beside their final names. Then an old `model.json` goes, and the new files take their names,
-    `model.json` last. So a directory with `model.json` always holds the weights that belong to it.
+    Both files are first written under temporary names. Then an old `model.json` is deleted, and the new files are
+    renamed, `model.json` last. So if there is a `model.json`, the weights beside it belong to it.
 
     Raises:
         ValueError: the card's classes contradict the model's.
@@ -88,7 +88,7 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
 
 
 def _require_replaceable(weights_file: Path, card_file: Path) -> None:
-    """Allow what this function wrote before, complete or cut short."""
+    """Refuse to replace files other than those of an earlier save, complete or interrupted."""
     weights_are_ours = not os.path.lexists(weights_file) or _header(weights_file) == OURS
     if not (_is_card(card_file) if os.path.lexists(card_file) else weights_are_ours):
         raise CheckpointError(
@@ -115,7 +115,7 @@ def require_new_folder(path: Path) -> None:
     """Require that a folder to write is not there yet, or is empty.
 
     Raises:
-        CheckpointError: it is there with something in it, or it is a file.
+        CheckpointError: it is a file, or a folder that is not empty.
     """
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists already: choose a new or empty folder")

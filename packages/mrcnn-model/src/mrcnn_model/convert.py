@@ -53,7 +53,7 @@ SIZES = ("short_edge", "max_size")
 
 
 class ConvertError(ValueError):
-    """Arguments that contradict each other, or annotations that cannot be used."""
+    """Arguments that contradict each other, or annotations that cannot be used. The message names them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +96,7 @@ def export(source: Path, target: Path, layout: Layout, *, by_category_id: bool =
 
     Raises:
         CheckpointError: there is no complete checkpoint, the target exists, or the project has no such network.
-        ConvertError: a category id that cannot be a row.
+        ConvertError: a category id cannot be the number of a row.
     """
     if os.path.lexists(target):
         raise CheckpointError(f"{target} exists already: choose a new name")
@@ -127,19 +127,20 @@ def convert(
     """Write a checkpoint directory with the weights of a file, and print the names that have no counterpart.
 
     Args:
-        source: .npz or .safetensors.
+        source: an .npz or .safetensors file.
         target: a new or empty folder.
-        num_classes: with background; where the file has another number, the layers over classes start fresh.
+        layout: names and memory layout of the project that wrote the file.
+        num_classes: number with background; if the file has another number, the layers over classes start fresh.
         annotations: instances file in COCO's format with the names and ids of the classes. Without it the classes are
             called by their numbers.
         by_category_id: rows of the file's layers over classes are category ids; those in `annotations` are kept.
         changes: options of `ModelConfig` that the file does not determine.
-        short_edge, max_size: to which images are resized before detection, pixels.
+        short_edge, max_size: size to which images are resized before detection, pixels.
 
     Raises:
         CheckpointError: the file is of another kind, a shape differs, a category id has no row, or the target is not
             empty.
-        OptionError: an option that does not exist or has an impossible value.
+        OptionError: an option does not exist or has an invalid value.
         ConvertError: the annotations have another number of classes, or arguments contradict each other.
     """
     if by_category_id and (annotations is None or num_classes is not None):
@@ -156,7 +157,7 @@ def convert(
     wanted = num_classes if ids is None else len(ids) + 1
     config = ModelConfig(**options | ({} if wanted is None else {"num_classes": wanted}) | dict(changes or {}))
     categories = _categories_for(config, categories, annotations)
-    keras.utils.set_random_seed(0)  # what starts fresh is the same every time
+    keras.utils.set_random_seed(0)  # variables that start fresh are the same every time
     model = build_model(config)
     report = fill_model(model, arrays, layout=layout, new_classes=new_classes, category_ids=ids, source=str(source))
     report = report._replace(unused=[name for name in report.unused if name not in SETTINGS])
@@ -167,10 +168,10 @@ def convert(
 
 
 def options_of(arrays: Arrays, layout: Layout, *, source: str) -> dict[str, Any]:
-    """Find the options of a file's network: its project's conventions, and what the shapes say.
+    """Return the options of a file's network: the conventions of its project, and what the shapes tell.
 
     Raises:
-        CheckpointError: no name is known.
+        CheckpointError: no name in the file belongs to the layout.
     """
     keys = to_keys(arrays, layout)
     if not keys:
@@ -264,14 +265,14 @@ def _parser() -> argparse.ArgumentParser:
     direction.add_argument("--from", dest="layout", choices=sorted(LAYOUTS), help="the project that wrote IN")
     writable = sorted(name for name, layout in LAYOUTS.items() if layout.write)
     direction.add_argument("--to", choices=writable, help="the project to write for; IN is a checkpoint")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="with background, if not that of the file")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="number with background, if not that of the file")
     parser.add_argument("--annotations", type=Path, metavar="JSON", help="COCO file with names and ids of the classes")
     parser.add_argument(
         "--by-category-id", action="store_true", help="rows of layers over classes are category ids (see above)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of ModelConfig")
-    parser.add_argument("--short-edge", type=int, metavar="PX", help="images are resized to (800)")
-    parser.add_argument("--max-size", type=int, metavar="PX", help="of the long edge (1333)")
+    parser.add_argument("--short-edge", type=int, metavar="PX", help="short edge of resized images (800)")
+    parser.add_argument("--max-size", type=int, metavar="PX", help="limit of their long edge (1333)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The ops that detection needs, as one value: the compiled ones, or others with the same arguments and results."""
+"""The ops of detection, as one value: the compiled ones, or others with the same arguments and results."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import mrcnn_ops
 
 
 class DetectionOps(NamedTuple):
-    """How RoIs are pooled, proposals made and detections chosen; see `mrcnn_ops` for arguments and results."""
+    """The ops that pool RoIs, make proposals and choose detections; see `mrcnn_ops` for arguments and results."""
 
     multilevel_roi_align: Callable = mrcnn_ops.multilevel_roi_align
     generate_proposals: Callable = mrcnn_ops.generate_proposals

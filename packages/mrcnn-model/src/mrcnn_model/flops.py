@@ -10,11 +10,11 @@ CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 
 
 def count_flops(graph: tf.Graph) -> int:
-    """Add up the convolutions and matrix products that run, forward and backward, a multiply-add as two.
+    """Return the FLOP of convolutions and matrix products that run, forward and backward; a multiply-add is two.
 
     Args:
-        graph: of a concrete function with static shapes: `function.get_concrete_function(...).graph`. Functions that it
-            calls are not entered. Ops without influence on an output are not counted, such as the gradient of a frozen
+        graph: that of a concrete function with static shapes: `function.get_concrete_function(...).graph`. Ops in
+            functions that it calls are not counted, nor ops that no output depends on, such as the gradient of a frozen
             layer.
 
     Raises:

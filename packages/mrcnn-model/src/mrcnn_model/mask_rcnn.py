@@ -1,4 +1,4 @@
-"""The network, put together: pixels in, losses or detections out.
+"""The whole network: from pixels to losses or detections.
 
 Shapes: N images, H x W padded size, G ground truths, K crowds, A anchors over all levels, R proposals, S sampled RoIs,
 F foreground slots of them, C classes with background, B boxes of a RoI, D detections, m mask edge.
@@ -27,18 +27,18 @@ from mrcnn_model.training import box_stage_losses, branch, rpn_losses, training_
 
 
 class MaskRCNN:
-    """Mask R-CNN on a feature pyramid. Make one with `build_model`; use `losses` to train and `detect` to find objects.
+    """Mask R-CNN on a feature pyramid. `build_model` makes one; `losses` is for training, `detect` finds objects.
 
-    Not a Keras layer itself: coordinates pass between the parts in float32, and a mixed-precision layer would cast
-    them to half (1333.7 becomes 1334) on the way in.
+    It is not a Keras layer: coordinates pass between the parts in float32, and a mixed-precision layer would cast its
+    inputs to half precision (1333.7 becomes 1334).
 
     Attributes:
-        config: the ModelConfig it was built from.
-        box_stages: one, or the three of a cascade.
+        config: its options.
+        box_stages: one stage, or the three of a cascade.
         mask_head: None in a model without masks.
         pool: pools RoIs from the pyramid.
-        ops: how RoIs are pooled, proposals made and detections chosen.
-        parts: the Keras layers that own variables: backbone, fpn, rpn, box heads, mask head.
+        ops: the ops that pool RoIs, make proposals and choose detections.
+        parts: the Keras layers with variables: backbone, fpn, rpn, box heads, mask head.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MaskRCNN:
 
     @property
     def decayed_variables(self) -> list[keras.Variable]:
-        """The trainable kernels: weight decay applies to W, not to biases or norms."""
+        """The trainable kernels, to which weight decay applies; not biases or norms."""
         return [v for v in self.trainable_variables if v.name == "kernel"]
 
     def losses(
@@ -100,7 +100,7 @@ class MaskRCNN:
             gt_masks: uint8 [N, G, M, M], 0 or 1, each cropped to its box.
             gt_has_mask: bool [N, G]; False keeps an instance out of the mask loss.
             crowd_boxes: float32 [N, K, 4]; all-zero rows are padding.
-            sample_seeds: int32 [N, 2]; the samples of an image depend on its own seed only.
+            sample_seeds: int32 [N, 2]; the samples of an image depend only on its row.
 
         Returns:
             The losses, and float32 scalars to log: the numbers of foreground anchors, valid proposals, foreground RoIs
@@ -136,8 +136,8 @@ class MaskRCNN:
             image_sizes: int32 [N, 2], valid (h, w).
 
         Returns:
-            Detections with D = config.detections_per_image, boxes in pixels of `images`, best first. Nothing found:
-            `valid` is all False and everything else 0.
+            Detections with D = config.detections_per_image, boxes in pixels of `images`, best first. If nothing is
+            found, `valid` is all False and everything else 0.
         """
         options = self.config.detection
         pyramid = self.features(images, image_sizes)
@@ -158,7 +158,7 @@ class MaskRCNN:
             masks = tf.where(valid[..., tf.newaxis, tf.newaxis], masks, 0.0)
         return Detections(boxes, chosen.scores, classes, masks, valid)
 
-    # Stages of both
+    # Stages that training and detection share
 
     def features(self, images: tf.Tensor, image_sizes: tf.Tensor, *, training: bool = False) -> list[tf.Tensor]:
         """Turn pixels into the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""

@@ -1,4 +1,4 @@
-"""Import TensorFlow without its log lines on stderr, so that a command's own messages are seen."""
+"""Import TensorFlow without its log lines on stderr, which would hide the messages of a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def import_tensorflow_quietly() -> None:
-    """Import TensorFlow without its log lines; with TF_CPP_MIN_LOG_LEVEL set, that level holds instead."""
+    """Import TensorFlow without its log lines; if TF_CPP_MIN_LOG_LEVEL is set, that level decides."""
     if LOG_LEVEL in os.environ:
         import tensorflow
     else:

@@ -19,7 +19,11 @@ from mrcnn_model.targets.losses import rpn_box_loss, rpn_class_loss
 def rpn_losses(
     rpn_output: RpnOutput, anchors: tf.Tensor, targets: AnchorTargets, options: RpnConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return class and box loss of the sampled anchors (of all, float32 [A, 4]), float32 scalars."""
+    """Return class and box loss of the sampled anchors, float32 scalars.
+
+    Args:
+        anchors: all anchors, float32 [A, 4].
+    """
     normaliser = options.rpn_samples
     samples = targets.samples
     sampled_anchors = tf.gather(anchors, samples.indices)  # [N, S, 4]
@@ -45,7 +49,7 @@ def box_stage_losses(
     """Run the box stages one after the other, each on the boxes of the one before.
 
     Returns:
-        The first stage's output for the sampled RoIs [N, S, ...]; class and regression loss, summed over the stages.
+        The output of the first stage for the sampled RoIs [N, S, ...]; class and regression loss, summed over stages.
     """
     output = stages[0].classify(pyramid, rois.boxes, training=True)
     losses = [stages[0].losses(output, rois)]
@@ -68,10 +72,10 @@ def box_stage_losses(
 
 
 def branch(pyramid: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Return the same features for one more reader, so that the gradients of P2 to P4 are summed two at a time.
+    """Return the same features for one more use, so that the gradients of P2 to P4 are summed two at a time.
 
-    Grappler (TensorFlow 2.21) turns a sum of three or more into additions to a buffer, and may fold the zeros it starts
-    from into a constant that it keeps: as large as the features, 78 MiB for an image of 800 x 1216.
+    Grappler (TensorFlow 2.21) turns a sum of three or more into additions to a buffer of zeros, which it may keep as a
+    constant as large as the features: 78 MiB for an image of 800 x 1216.
     """
     return [tf.identity(features) for features in pyramid]
 

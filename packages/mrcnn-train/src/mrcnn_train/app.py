@@ -1,6 +1,7 @@
-"""The command: compose the options, then run, or start the processes that run.
+"""The command: compose the options, then train, or start the processes that train.
 
-Exit codes: 0; 1 diverged, or the disk is full; 2 bad input; 3 another process failed; 130 and 143 stopped by a signal.
+Exit codes: 0 success; 1 the loss diverged, or the disk is full; 2 wrong input; 3 another process of the job failed;
+130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ EXIT_INTERRUPTED = 130
 
 
 def main(*, preflight: bool = False) -> int:
-    """Run the command with the arguments of the process; mistakes in them are one line on stderr.
+    """Run the command with the arguments of this process; print a mistake in them as one line on stderr.
 
     Args:
-        preflight: check the hosts and processes of the job in place of training.
+        preflight: check the hosts and processes of the job instead of training.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing long texts
     exit_codes: list[int] = []  # of the jobs: one, or several with --multirun
@@ -88,9 +89,9 @@ def _job(composed: DictConfig, *, preflight: bool) -> int:
         if place.size == 1:
             raise
         traceback.print_exc()
-        exit_code = _fail("the error above ends the job", EXIT_FAILED, place)
+        exit_code = _fail("the error above ended the job", EXIT_FAILED, place)
     if exit_code and place.size > 1:
-        # Not sys.exit, because Horovod would then wait for processes that are gone.
+        # Not sys.exit, because Horovod would then wait for processes that have ended.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
@@ -103,7 +104,7 @@ def _start_or_run(composed: DictConfig, place: Place) -> int:
     if place.size > 1:
         if is_multirun():
             raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
-        number_of_processes(composed.launch, place)  # before the processes meet
+        number_of_processes(composed.launch, place)  # raises before this process waits for the others
         processes = meet(place, bind_cores=composed.distributed.bind_cores)
         return run(_config_of_rank_0(composed, processes), processes)
     config = launched_config(composed)
@@ -130,7 +131,7 @@ def _start_or_check(composed: DictConfig, place: Place) -> int:
 
 
 def _config_of_rank_0(composed: DictConfig, processes: Processes, *, needs_experiment: bool = True) -> RunConfig:
-    """Compose on rank 0 alone: only its host needs the directory of a run that goes on."""
+    """Compose the config on rank 0 and send it to the others: only that host needs the directory of a resumed run."""
 
     def compose() -> RunConfig | None:
         return launched_config(composed, needs_experiment=needs_experiment) if processes.rank == 0 else None
@@ -150,7 +151,7 @@ def _has_to_start(config: RunConfig) -> bool:
 
 
 def _fail(message: str, exit_code: int, place: Place | None = None) -> int:
-    """Print an error in one line, with the process that has it; an empty one was printed by another process."""
+    """Print an error as one line, with the rank of this process; an empty message was printed by another process."""
     if message:
         who = f"process {place.rank}: " if place is not None and place.size > 1 else ""
         line = visible(" ".join(message.split()), limit=4000)

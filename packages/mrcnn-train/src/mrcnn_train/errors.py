@@ -4,16 +4,16 @@ EXIT_PEER_LOST = 3  # of a process that ended because another one failed
 
 
 class ConfigError(ValueError):
-    """An option that cannot work, or input that does not fit; one line that names it and says what to do."""
+    """An option that cannot work, or input that does not fit. The text names it and says what to do."""
 
 
 class DivergedError(RuntimeError):
-    """A loss that is not finite; one line that names step, loss and images."""
+    """A loss that is not finite. The text names step, loss and images."""
 
 
 class PeerLostError(RuntimeError):
-    """Another process of the job failed or froze first; the cause is told there."""
+    """Another process of the job failed or froze first. That process prints the cause."""
 
 
 class SaveError(RuntimeError):
-    """The run directory cannot be written any more; earlier checkpoints are complete."""
+    """The run directory can no longer be written. Earlier checkpoints are complete."""

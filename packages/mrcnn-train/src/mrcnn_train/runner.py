@@ -25,21 +25,21 @@ from mrcnn_train.training.synthetic import draw_synthetic
 
 
 def run(config: RunConfig, processes: Processes | None = None) -> int:
-    """Train as a config says, alone or as one of the processes that a launcher started.
+    """Train by a config, alone or as one of the processes that a launcher started.
 
     Args:
-        config: stays as it is. On many processes, that of rank 0 counts.
-        processes: of the job, where they have met already.
+        config: is not changed. If there are several processes, that of rank 0 is used.
+        processes: those of the job, if this process has joined them already.
 
     Returns:
-        The exit code: 0, or 128 + signal if one ended the run.
+        The exit code: 0, or 128 + number of the signal that ended the run.
 
     Raises:
         ConfigError, DatasetError: an option cannot work, the run cannot start, or an image cannot be read.
         GroundTruthError: a validation set cannot be scored against.
         DivergedError: a loss is not finite.
-        SaveError: the run directory cannot be written any more.
-        PeerLostError: another process of the job ended; without a message if that process has told the cause.
+        SaveError: the run directory can no longer be written.
+        PeerLostError: another process of the job ended; the message is empty if that process has printed the cause.
     """
     place = launched_place() if processes is None else processes.place
     size = number_of_processes(config.launch, place)
@@ -57,31 +57,32 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
         data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
         with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
             signals = [number for number in processes.gather(stop.received) if number is not None]
-            if signals:  # while the data were checked
+            if signals:  # received while the data were checked
                 return 128 + signals[0]
             if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
                 return 0
             exit_code = _train(config, data, processes=processes, stop=stop)
-            processes.barrier()  # launchers kill the others when one ends on a signal: rank 0 must have written all
+            # A launcher kills the other processes when one ends by a signal, so rank 0 must have written everything.
+            processes.barrier()
         return exit_code
 
 
 def meet(place: Place, *, bind_cores: bool = True) -> Processes:
-    """Join the other processes of the job; a single process has no others.
+    """Join the other processes of the job, if there are any.
 
     Raises:
         ConfigError, PeerLostError: see `connect`.
     """
     if place.size > 1:
-        import_tensorflow_quietly()  # Horovod needs it; a single process checks its input first
+        import_tensorflow_quietly()  # Horovod needs it; a single process imports it after checking its input
     return connect(place, bind_cores=bind_cores)
 
 
 def _has_finished(config: RunConfig, data: RunData) -> bool:
-    """Say so if the run that is resumed has nothing left to do.
+    """Return whether the resumed run is finished, and print that it is.
 
     Raises:
-        ConfigError: it has done more steps than it is now asked for.
+        ConfigError: the run has done more steps than the options now ask for.
     """
     if config.resume is None:
         return False
@@ -90,8 +91,8 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     if done > total:
         newest = complete_checkpoints(run_dir / CHECKPOINTS_DIR)[-1]
         raise ConfigError(
-            f"resume={run_dir}: the run has done {done} steps, and is now asked for {total}: give train.max_steps or "
-            f"train.epochs for more than {done} steps, or start a new run with model.weights={newest}"
+            f"resume={run_dir}: the run has done {done} steps, but the options ask for {total}: raise train.max_steps "
+            f"or train.epochs above {done} steps, or start a new run with model.weights={newest}"
         )
     end = read_end(run_dir)
     is_target = end is not None and end.target != "" and end.target == describe_target(config.stop_at)
@@ -99,14 +100,14 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
         return False
     print(
         f"the run in {visible(run_dir, limit=2000)} has finished after {done} steps: nothing is left to do. "
-        "train.max_steps or train.epochs for more steps continues it",
+        "To continue it, raise train.max_steps or train.epochs",
         flush=True,
     )
     return True
 
 
 def number_of_processes(launch: LaunchOptions, place: Place) -> int:
-    """Return how many processes the job has, from its launcher or from what `launch` asks for.
+    """Return how many processes the job has, by its launcher or by the options `launch`.
 
     Raises:
         ConfigError: the two differ.
@@ -119,7 +120,7 @@ def number_of_processes(launch: LaunchOptions, place: Place) -> int:
 
 @contextlib.contextmanager
 def _quiet_unless_first(place: Place) -> Iterator[None]:
-    """Drop what is printed on all processes but rank 0."""
+    """Suppress what is printed on all processes except rank 0."""
     if place.rank == 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""Declare options with their range, and check them. Every message names option, value and expectation."""
+"""Declare options with their range, and check them. Every message names the option, its value, and what is expected."""
 
 import copy
 import dataclasses
@@ -17,7 +17,7 @@ TYPES = {
 
 
 class OptionError(ValueError):
-    """An option of a model that does not exist or has an impossible value; the message names it."""
+    """An option of a model that does not exist or has an invalid value. The message names it."""
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -32,7 +32,7 @@ def require_type(name: str, value: object, kind: Any) -> None:
 
 
 def option(default: Any, holds: Callable[[Any], bool], expected: str) -> Any:
-    """Declare a field of a `Part` whose values have to satisfy `holds`."""
+    """Declare a field of a `Part`. Its values must satisfy `holds`, which `expected` describes in messages."""
     metadata = {"holds": holds, "expected": expected}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)

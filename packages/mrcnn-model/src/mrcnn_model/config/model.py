@@ -25,14 +25,14 @@ from mrcnn_model.config.parts import (
     RpnConfig,
 )
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # of the arithmetic; see `build_model`
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # types of the arithmetic; see `build_model`
 
 
 @dataclass(init=False)
 class ModelConfig:
-    """Architecture and thresholds of one Mask R-CNN, in parts.
+    """Architecture and thresholds of a Mask R-CNN, in parts.
 
-    Options are given, read and set by name alone, or read and set in their part:
+    The constructor takes options by name. They are read and set by name, or in their part:
 
     >>> config = ModelConfig(num_classes=3, backbone_width=8)
     >>> config.backbone_width, config.resnet.backbone_width
@@ -43,7 +43,7 @@ class ModelConfig:
     mrcnn_model.config.checks.OptionError: model.backbone_widht is not an option; did you mean backbone_width?
 
     Raises:
-        OptionError: an option that does not exist, or a value of another type or outside its range.
+        OptionError: an option does not exist, or its value has the wrong type or is out of range.
     """
 
     num_classes: int  # with background, which is class 0
@@ -102,7 +102,7 @@ class ModelConfig:
 
     @staticmethod
     def options() -> list[dataclasses.Field]:
-        """List all options but `num_classes`, with types and defaults, for the schema of a command line."""
+        """Return all options except `num_classes`, with types and defaults, for the schema of a command line."""
         return [option for part in PARTS.values() for option in dataclasses.fields(part)]  # type: ignore[arg-type]
 
     def to_flat(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ModelConfig":
-        """Read what model.json holds: options by part, as `dataclasses.asdict` gives them, or flat as in format 1."""
+        """Read the options in model.json: by part, as `dataclasses.asdict` returns them, or flat as in format 1."""
         flat: dict[str, Any] = {}
         for name, value in content.items():
             flat |= value if name in PARTS and isinstance(value, dict) else {name: value}

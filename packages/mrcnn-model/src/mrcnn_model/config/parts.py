@@ -52,7 +52,7 @@ class PyramidConfig(Part):
     """The feature pyramid, and how RoIs are pooled from it."""
 
     fpn_channels: int = at_least(1, 256)
-    # Level that serves a RoI: floor(4 + log2(sqrt(area) / canonical_size)) (FPN, equation 1)
+    # A RoI is pooled from level floor(4 + log2(sqrt(area) / canonical_size)) (FPN, equation 1).
     canonical_size: float = positive(224.0)
     roi_align_aligned: bool = True  # pixel centres at one half; False: without that shift, as torchvision
 
@@ -113,7 +113,7 @@ class RoiConfig(Part):
     roi_samples: int = at_least(1, 512)  # RoIs per image
     roi_foreground_fraction: float = share(0.25)  # at most
     roi_foreground_iou: float = share(0.5)  # without a cascade, whose stages have their own
-    # A RoI or anchor of which a crowd covers more than this share is not background. Above 1, as in Tensorpack: off
+    # A RoI or anchor is not background if a crowd covers more than this share of it. Above 1 (as in Tensorpack): off.
     crowd_overlap_threshold: float = 9.99
 
     @property
@@ -136,8 +136,8 @@ class BoxConfig(Part):
     box_loss_beta: float = positive(1 / 9)  # of smooth_l1
     max_log_scale: float = positive(math.log(1333 / 16))  # a 16 px box grown to the longest edge; for proposals too
 
-    # Cascade R-CNN (Cai and Vasconcelos 2018): three box heads, each on the boxes of the one before, class-agnostic.
-    # roi_foreground_iou, box_regression_weights and class_agnostic_boxes are then replaced by these, one per stage.
+    # Cascade R-CNN (Cai and Vasconcelos 2018): three class-agnostic box heads, each on the boxes of the one before.
+    # The two lists, one entry per stage, then replace roi_foreground_iou and box_regression_weights.
     cascade: bool = False
     cascade_foreground_ious: list[float] = option(
         [0.5, 0.6, 0.7], lambda ious: len(ious) == 3 and all(0.0 <= iou <= 1.0 for iou in ious), "three shares"

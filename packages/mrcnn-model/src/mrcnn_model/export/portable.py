@@ -17,7 +17,7 @@ CANONICAL_LEVEL = 4
 MIN_LEVEL = 2
 SAMPLES = 2  # per bin and axis
 TAPS = 2  # pixels that a sample reads, per axis
-NEVER = tf.float32.min  # score of a candidate that may not be chosen
+NEVER = tf.float32.min  # score of a candidate that must not be chosen
 
 
 def multilevel_roi_align(
@@ -29,7 +29,7 @@ def multilevel_roi_align(
     aligned: bool,
     canonical_size: float,
 ) -> tf.Tensor:
-    """Do as `mrcnn_ops.multilevel_roi_align`. The levels are concatenated, and every sample is a gather."""
+    """Compute what `mrcnn_ops.multilevel_roi_align` does. The levels are concatenated, and every sample is a gather."""
     sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2], (h, w)
     areas = sizes[:, 0] * sizes[:, 1]
     num_images, channels = tf.shape(boxes)[0], features[0].shape[-1]
@@ -53,7 +53,7 @@ def multilevel_roi_align(
         where = first[..., tf.newaxis, tf.newaxis] + y * size[:, :, 1, tf.newaxis, tf.newaxis] + x
         return total + tf.cast(tf.gather(pixels, where), tf.float32) * weights[..., tf.newaxis]
 
-    # One tap after the other: at 1,000 boxes of 7 x 7 x 256 each of the 16 takes 50 MB.
+    # One tap after the other: with 1,000 boxes of 7 x 7 x 256, each of the 16 takes 50 MB.
     shape = tf.concat([tf.shape(boxes)[:2], [output_size, output_size, channels]], axis=0)
     pooled = tf.foldl(add_tap, tf.range((SAMPLES * TAPS) ** 2), tf.zeros(shape), parallel_iterations=1)
     pooled = tf.ensure_shape(pooled, [boxes.shape[0], boxes.shape[1], output_size, output_size, channels])
@@ -114,7 +114,7 @@ def generate_proposals(
     keep_empty: bool,
     keep_padding_anchors: bool,
 ) -> GeneratedProposals:
-    """Do as `mrcnn_ops.generate_proposals`. Every level is a class in TensorFlow's combined NMS."""
+    """Compute what `mrcnn_ops.generate_proposals` does. Every level is a class in TensorFlow's combined NMS."""
     sizes = tf.cast(image_sizes, tf.float32)[:, tf.newaxis]  # [N, 1, 2]
     inside = ((anchors[:, 0] + anchors[:, 2]) * 0.5 < sizes[..., 1]) & (
         (anchors[:, 1] + anchors[:, 3]) * 0.5 < sizes[..., 0]
@@ -152,7 +152,7 @@ def generate_proposals(
 def multiclass_nms(
     boxes: tf.Tensor, scores: tf.Tensor, *, score_threshold: float, nms_threshold: float, max_detections: int
 ) -> NmsDetections:
-    """Do as `mrcnn_ops.multiclass_nms`."""
+    """Compute what `mrcnn_ops.multiclass_nms` does."""
     finite = tf.reduce_all(tf.math.is_finite(boxes), axis=-1)  # [N, R, C or 1]
     allowed = finite & tf.math.is_finite(scores) & (scores > score_threshold)
     return _best_boxes(
@@ -167,7 +167,7 @@ def multiclass_nms(
 def _best_boxes(
     boxes: tf.Tensor, scores: tf.Tensor, *, nms_threshold: float, per_class: int, total: int
 ) -> NmsDetections:
-    """Choose by class-wise NMS among boxes [N, K, C or 1, 4] with scores [N, K, C], the lower class first at equality.
+    """Choose by class-wise NMS among boxes [N, K, C or 1, 4] with scores [N, K, C]; if equal, the lower class first.
 
     TensorFlow's op gets ranks instead of scores: it pads with candidates of score -1, which would come before logits
     below -1, and it does not define the order of equal scores.
@@ -183,7 +183,7 @@ def _best_boxes(
     )
     valid = tf.range(total) < num_chosen[:, tf.newaxis]  # [N, total]
     chosen = tf.where(valid, count - tf.cast(ranks, tf.int32), 0)
-    order = tf.pad(order, [[0, 0], [0, 1]])  # so that there is one to gather when there are no boxes
+    order = tf.pad(order, [[0, 0], [0, 1]])  # so that an index exists even without boxes
     candidates = tf.where(valid, tf.gather(order, chosen, batch_dims=1), 0)  # [N, total] into C * K
     scores = tf.where(valid, tf.gather(tf.pad(flat, [[0, 0], [0, 1]]), candidates, batch_dims=1), 0.0)
     return NmsDetections(

@@ -8,13 +8,14 @@ def resize_images(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Scale every image so that its short edge is `short_edge` and its long one at most `max_size`.
 
-    Bilinear between pixel centres, edges repeated, rounded to whole numbers, as images are resized for training.
+    Values are interpolated bilinearly between pixel centres, with edges repeated, and rounded to whole numbers, as for
+    training.
 
     Args:
         images: uint8 [N, H, W, 3]; pixels outside `sizes` are not read.
         sizes: int32 [N, 2], valid (h, w).
         short_edge, max_size: pixels.
-        multiple: H' and W' are the smallest multiples of it that hold all images.
+        multiple: H' and W' are the smallest multiples of this number that fit all images.
 
     Returns:
         Images float32 [N, H', W', 3], whole numbers, zero outside the new sizes; new sizes int32 [N, 2].

@@ -12,7 +12,7 @@ and returns, for at most D detections an image, best first,
     boxes         float32 [N, D, 4], (x1, y1, x2, y2) in pixels of the input image
     scores        float32 [N, D]
     classes       int32 [N, D], 1 to C-1; 0 = none
-    category_ids  int32 [N, D], as in the annotations of the training; 0 where not valid
+    category_ids  int32 [N, D], as in the training annotations; 0 where not valid
     masks         float32 [N, D, M, M], probabilities inside the box (M is 0 without a mask head)
     valid         bool [N, D]
 
@@ -98,7 +98,7 @@ def export(checkpoint: str | Path, target: str | Path, *, portable: bool = False
     """
     target = Path(target)
     require_new_folder(target)
-    target = target.absolute()  # so that the folder beside it has a name, whatever the path
+    target = target.absolute()  # the folder beside it needs a name, also if the path is "."
     directory = resolve_checkpoint(checkpoint)
     model, card = load_model(directory, precision=precision, ops=PORTABLE_OPS if portable else COMPILED_OPS)
     served = ServedModel(model, card)

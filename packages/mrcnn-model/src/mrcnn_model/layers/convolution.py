@@ -31,7 +31,7 @@ def normal(stddev: float) -> Initializer:
 
 
 class LeafLayer(keras.layers.Layer):
-    """A layer that owns variables, which `variable` makes at once."""
+    """A layer with variables, which its constructor makes by `variable`."""
 
     def __init__(self, *, name: str, dtype: keras.DTypePolicy, trainable: bool = True) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
@@ -40,7 +40,7 @@ class LeafLayer(keras.layers.Layer):
     def variable(
         self, name: str, shape: tuple[int, ...], initializer: str | Initializer, **kwargs: bool
     ) -> keras.Variable:
-        # autocast=False: batch norm is folded in float32, and casting happens once, where the convolution is.
+        # autocast=False: batch norm is folded in float32, and casting happens once, at the convolution.
         return self.add_weight(
             shape=shape, initializer=initializer, name=name, dtype=self.variable_dtype, autocast=False, **kwargs
         )
@@ -56,8 +56,8 @@ class Conv(LeafLayer):
         in_channels, out_channels: C of input and output.
         kernel_size: edge of the kernel.
         stride: of both axes, 1 or 2.
-        symmetric_padding: at stride 2 too, pad k // 2 zeros on every side. Otherwise align padding, as in Tensorpack:
-            one zero less after than before, (3, 2) for the stem and (1, 0) for a 3x3.
+        symmetric_padding: at stride 2 too, pad k // 2 zeros on every side. Otherwise, as in Tensorpack's "align
+            padding", there is one zero less after than before: (3, 2) for the stem and (1, 0) for a 3x3.
         norm: the norm that follows.
         zero_scale: start the norm's scale at 0, so that a residual block starts as the identity.
         trainable: if False, the variables are constants.
@@ -107,10 +107,10 @@ class Conv(LeafLayer):
             self.moving_variance = self.variable("moving_variance", (out_channels,), "ones", trainable=False)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[N, H, W, C_in] -> [N, H', W', C] in the compute type.
+        """Map [N, H, W, C_in] to [N, H', W', C] in the compute type.
 
         Args:
-            training: a gradient will be computed, with as little kept for it as possible (`recomputed`). A
+            training: a gradient will be computed, and as little as possible is kept for it (`recomputed`). A
                 synchronised batch norm uses the statistics of the batch and updates its moving averages.
         """
         x = tf.cast(x, self.compute_dtype)
@@ -183,7 +183,7 @@ class Dense(LeafLayer):
         self.bias = self.variable("bias", (out_channels,), "zeros")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[K, C_in] -> [K, C] in the compute type."""
+        """Map [K, C_in] to [K, C] in the compute type."""
         x = tf.matmul(tf.cast(x, self.compute_dtype), tf.cast(_value(self.kernel), self.compute_dtype))
         x = tf.nn.bias_add(x, tf.cast(_value(self.bias), self.compute_dtype))
         return tf.nn.relu(x) if self.relu else x
@@ -205,7 +205,7 @@ class Upsample(LeafLayer):
         self.bias = self.variable("bias", (out_channels,), "zeros")
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[K, P, P, C_in] -> [K, P, P, 4, C] in the compute type; index 2i + j is output pixel (2y + i, 2x + j).
+        """Map [K, P, P, C_in] to [K, P, P, 4, C] in the compute type; index 2i + j is output pixel (2y + i, 2x + j).
 
         Args:
             training: a gradient will be computed.
@@ -246,9 +246,9 @@ def recomputed(
         x: the activations.
         weights: the other arguments.
         weights_first: compute the gradient of `x` after those of the weights, each of which must have one. Otherwise
-            TensorFlow may first go on to the layers before, and keep `x` and the incoming gradient for later. Useful
-            where these are large; for all convolutions it made the step 6 % slower on two cores, because two gradients
-            then no longer overlap.
+            TensorFlow may first compute the gradients of earlier layers, and keep `x` and the incoming gradient for
+            later. This helps if they are large. For all convolutions it made the step 6 % slower on two cores, because
+            two gradients then no longer overlap.
     """
 
     @tf.custom_gradient

@@ -10,7 +10,7 @@ from mrcnn_model.layers.normalization import Norm
 
 
 class Fpn(keras.layers.Layer):
-    """Lateral 1x1, top-down nearest-neighbour sum, 3x3; P6 subsamples P5."""
+    """The pyramid: lateral 1x1 convolutions, top-down nearest-neighbour sums, 3x3 convolutions; P6 subsamples P5."""
 
     def __init__(self, *, in_channels: Sequence[int], channels: int, norm: Norm, dtype: keras.DTypePolicy) -> None:
         super().__init__(name="fpn", dtype=dtype)
@@ -30,7 +30,7 @@ class Fpn(keras.layers.Layer):
         ]
 
     def call(self, features: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
-        """C2..C5 -> P2..P6, each [N, H_l, W_l, F]."""
+        """Map C2..C5 to P2..P6, each [N, H_l, W_l, F]."""
         merged = [lateral(c, training=training) for lateral, c in zip(self.laterals, features, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
             merged[level] += upsample_nearest(merged[level + 1])
@@ -41,7 +41,7 @@ class Fpn(keras.layers.Layer):
 def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
     """Double [N, H, W, C] to [N, 2H, 2W, C]; pixel (y, x) becomes the four pixels (2y..2y+1, 2x..2x+1).
 
-    Broadcast rather than `tf.image.resize`: the backward pass is a plain sum, and half types stay half.
+    It broadcasts instead of calling `tf.image.resize`: the backward pass is then a plain sum, and the type stays.
     """
     _, height, width, channels = x.shape
     n, h, w = tf.shape(x)[0], height or tf.shape(x)[1], width or tf.shape(x)[2]

@@ -1,7 +1,7 @@
 """Box head and mask head (Mask R-CNN, He et al. 2017, section 3; FPN, Lin et al. 2017, section 4.2).
 
-Shapes: K RoIs of all images, P pooled edge, F pyramid channels, C classes with background, B boxes of a RoI: C, or 1
-where all classes share one.
+Shapes: K RoIs of all images, P pooled edge, F pyramid channels, C classes with background, B boxes of a RoI (C, or 1 if
+all classes share one).
 """
 
 from typing import NamedTuple
@@ -71,7 +71,7 @@ class BoxHead(keras.layers.Layer):
         )
 
     def call(self, rois: tf.Tensor, training: bool = False) -> BoxHeadOutput:
-        """[K, P, P, F] -> logits and deltas."""
+        """Map pooled RoIs [K, P, P, F] to logits and deltas."""
         for conv in self.convs:
             rois = conv(rois, training=training)
         pool_size, channels = rois.shape[1], rois.shape[3]
@@ -105,7 +105,7 @@ class MaskHead(keras.layers.Layer):
             name="mask_head.upsample",
             dtype=dtype,
         )
-        # `call` does not run it as a 1x1 convolution over all classes: only one class of a RoI is used, and gathering
+        # `call` does not run this as a 1x1 convolution over all classes: only one class of a RoI is used, and gathering
         # the kernel of that class takes 1 / (C - 1) of the work.
         self.logits = Conv(
             in_channels=channels,

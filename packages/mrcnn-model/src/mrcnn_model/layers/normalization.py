@@ -11,7 +11,7 @@ import tensorflow as tf
 NORM_EPSILON = 1e-5  # of the pretrained ResNets, and of Wu and He 2018
 MOVING_MOMENTUM = 0.9  # of the statistics that a synchronised batch norm keeps for inference, as in Tensorpack
 
-# Takes float32 [...] of this process and returns its mean over all processes.
+# A function that takes float32 [...] of this process and returns its mean over all processes.
 MeanOverProcesses: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -21,7 +21,7 @@ class Norm(NamedTuple):
     Attributes:
         kind: "none" (a bias instead), "frozen_bn" (statistics of a pretrained network), "sync_bn" (statistics of the
             batch, over all processes) or "gn".
-        groups: of "gn".
+        groups: number of groups of "gn".
         epsilon: added to the variance.
         freeze_affine: scale and shift are constants.
         after_relu: "gn" comes after bias and ReLU, as in Tensorpack's pyramid and heads; otherwise between
@@ -93,7 +93,7 @@ def batch_norm(
     loss: averaged over the processes, as in data-parallel training, it is the gradient of the mean loss.
 
     Args:
-        x: [N, H, W, C] of any float type; as many images and positions in every process.
+        x: [N, H, W, C] of any float type; N, H and W are the same in every process.
         gamma, beta: float32 [C].
 
     Returns:
@@ -111,10 +111,10 @@ def batch_norm(
 def _normalise(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, average: Callable[[tf.Tensor], tf.Tensor], epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(x - mean) / std * gamma + beta, statistics in float32.
+    """Compute (x - mean) / std * gamma + beta, with statistics in float32.
 
-    Forward and backward are per-channel sums and one affine pass. The textbook form of group norm reshapes to five
-    dimensions, which costs several passes over the feature map on a CPU.
+    The forward and the backward pass are per-channel sums and one affine pass. The usual form of group norm reshapes to
+    five dimensions, which costs several passes over the feature map on a CPU.
 
     Args:
         average: turns means over the positions of each channel, [..., N, C], into means over all channels, images and

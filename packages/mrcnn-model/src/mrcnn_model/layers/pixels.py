@@ -8,9 +8,9 @@ import tensorflow as tf
 def normalise_images(
     images: tf.Tensor, image_sizes: tf.Tensor, *, mean: Sequence[float], std: Sequence[float]
 ) -> tf.Tensor:
-    """Subtract the mean, divide by the standard deviation, and zero what lies outside each image.
+    """Subtract the mean, divide by the standard deviation, and set the padding to zero.
 
-    Zero padding is not zero after normalisation, so it is zeroed again: the network sees the same border in every
+    Zero padding is not zero after normalisation, so it is set to zero again: the network sees the same border in every
     bucket.
 
     Args:
@@ -33,7 +33,7 @@ def normalise_images(
 
 
 def map_size(features: tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:
-    """Return (height, width) of [N, H, W, C], as numbers where they are static."""
+    """Return (height, width) of [N, H, W, C]: a static edge as a number, another one as a tensor."""
     dynamic = tf.shape(features)
     height, width = features.shape[1], features.shape[2]
     return (dynamic[1] if height is None else height), (dynamic[2] if width is None else width)

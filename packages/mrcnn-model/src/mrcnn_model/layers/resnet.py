@@ -25,7 +25,7 @@ class ResNet(keras.layers.Layer):
     Args:
         depth: a key of STAGE_BLOCKS; 50 layers and more use bottlenecks.
         width: channels of the stem (64 in the paper).
-        norm: of every convolution. In fixed parts, the statistics of a batch norm are fixed too.
+        norm: norm of every convolution. In fixed parts, the statistics of a batch norm are fixed too.
         freeze_at: 0: everything trains; 1: the stem is fixed; 2: stem and first stage are fixed.
         symmetric_padding: of the layers of stride 2; see `Conv`.
         stride_in_1x1: a bottleneck's stride is in its first 1x1 (He et al. 2016, and Caffe's weights), not in the 3x3.
@@ -45,7 +45,7 @@ class ResNet(keras.layers.Layer):
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name="backbone", dtype=dtype)
-        self.built = True  # otherwise Keras runs the first call twice, and with it the mean of a sync BN
+        self.built = True  # otherwise Keras runs the first call twice, also the mean over processes of a sync BN
         self.freeze_at = freeze_at
         self.pool_padding = [1, 1] if symmetric_padding else [1, 0]
         frozen_norm = norm._replace(kind="frozen_bn") if norm.kind == "sync_bn" else norm
@@ -84,14 +84,14 @@ class ResNet(keras.layers.Layer):
             self.out_channels.append(channels)
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        """[N, H, W, 3] normalised -> C2 [N, H/4, W/4, .] to C5 [N, H/32, W/32, .]."""
+        """Map normalised images [N, H, W, 3] to C2 [N, H/4, W/4, .] ... C5 [N, H/32, W/32, .]."""
         x = self.stem(images, training=training)
         x = tf.pad(x, [[0, 0], self.pool_padding, self.pool_padding, [0, 0]])  # zeros never win: the stem ends in ReLU
         x = tf.nn.max_pool2d(x, ksize=3, strides=2, padding="VALID")
         features = []
         for stage, blocks in enumerate(self.stages):
             if stage < self.freeze_at:
-                x = tf.stop_gradient(x)  # nothing before it trains
+                x = tf.stop_gradient(x)  # the layers before are fixed
             for block in blocks:
                 x = block(x, training=training)
             features.append(x)
@@ -129,7 +129,7 @@ class BasicBlock(keras.layers.Layer):
         self.shortcut = _shortcut(in_channels, width, stride, name, conv_options)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[N, H, W, C_in] -> [N, H/stride, W/stride, C]."""
+        """Map [N, H, W, C_in] to [N, H/stride, W/stride, C]."""
         residual = self.conv2(self.conv1(x, training=training), training=training)
         return tf.nn.relu(residual + (x if self.shortcut is None else self.shortcut(x, training=training)))
 
@@ -180,14 +180,14 @@ class Bottleneck(keras.layers.Layer):
         self.shortcut = _shortcut(in_channels, self.out_channels, stride, name, conv_options)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[N, H, W, C_in] -> [N, H/stride, W/stride, 4 width]."""
+        """Map [N, H, W, C_in] to [N, H/stride, W/stride, 4 width]."""
         residual = self.conv1(x, training=training)
         residual = self.conv3(self.conv2(residual, training=training), training=training)
         return tf.nn.relu(residual + (x if self.shortcut is None else self.shortcut(x, training=training)))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, name: str, options: dict) -> Conv | None:
-    """Make a 1x1 projection where the shape changes."""
+    """Make a 1x1 projection if the shape changes; else None."""
     if in_channels == out_channels and stride == 1:
         return None
     return Conv(

@@ -28,7 +28,7 @@ class RpnHead(keras.layers.Layer):
         )
 
     def call(self, pyramid: Sequence[tf.Tensor], training: bool = False) -> RpnOutput:
-        """P2..P6 [N, H_l, W_l, F] -> logits and deltas of all levels, float32, in the order of the anchors."""
+        """Map P2..P6 [N, H_l, W_l, F] to float32 logits and deltas of all levels, in the order of the anchors."""
         logits, deltas = [], []
         for features in pyramid:
             hidden = self.conv(features, training=training)

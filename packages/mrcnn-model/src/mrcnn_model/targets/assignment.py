@@ -59,7 +59,7 @@ def anchor_targets(
         anchors: float32 [A, 4].
         image_sizes: int32 [N, 2], (h, w).
         seeds: int32 [N, 2].
-        crowd_overlap_threshold: an anchor of which a crowd covers more than this share is not background.
+        crowd_overlap_threshold: an anchor is not background if a crowd covers more than this share of it.
     """
     usable = _usable_anchors(anchors, image_sizes, only_inside=rpn.rpn_label_only_inside)  # [N, A]
     best_iou, best_gt, is_best, crowd_overlap = mrcnn_ops.match_boxes(
@@ -92,8 +92,8 @@ def roi_targets(
 
     Args:
         seeds: int32 [N, 2].
-        foreground_iou: from which a RoI is foreground.
-        weights: of the deltas.
+        foreground_iou: a RoI with at least this IoU is foreground.
+        weights: weights of the deltas.
 
     Returns:
         RoiTargets with S = roi_samples, or the number of candidates if that is smaller; foreground first.
@@ -130,13 +130,13 @@ def rematch_rois(
     foreground_iou: float,
     weights: Sequence[float],
 ) -> RoiTargets:
-    """Label the boxes that one stage of a cascade hands to the next (Cai and Vasconcelos 2018, section 4.2).
+    """Label the boxes that one stage of a cascade passes to the next (Cai and Vasconcelos 2018, section 4.2).
 
-    No new sampling. Boxes that clipping left without area are neither foreground nor background.
+    They are not sampled again. Boxes without area after clipping are neither foreground nor background.
 
     Args:
         boxes: float32 [N, S, 4].
-        sampled: bool [N, S], which of them are RoIs and not padding.
+        sampled: bool [N, S], True for RoIs, False for padding.
     """
     has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     foreground, background, best_gt = _label_rois(
@@ -184,7 +184,7 @@ def _usable_anchors(anchors: tf.Tensor, image_sizes: tf.Tensor, *, only_inside: 
     """Return which anchors can be labelled, bool [N, A]."""
     if only_inside:
         return boxes_inside(anchors, image_sizes)
-    # The same rule as for proposals: an anchor belongs to the image when its centre does.
+    # The same rule as for proposals: an anchor is usable if its centre lies in the image.
     height, width = tf.unstack(tf.cast(image_sizes[:, tf.newaxis, :], tf.float32), axis=-1)  # [N, 1]
     x1, y1, x2, y2 = tf.unstack(anchors, axis=-1)
     return ((x1 + x2) * 0.5 < width) & ((y1 + y2) * 0.5 < height)

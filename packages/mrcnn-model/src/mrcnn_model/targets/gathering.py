@@ -6,7 +6,7 @@ import tensorflow as tf
 def gather_ground_truth(per_gt: tf.Tensor, gt_indices: tf.Tensor) -> tf.Tensor:
     """Take each sample's row: [N, G, ...], int32 [N, S] -> [N, S, ...].
 
-    Indices below 0 are read as 0. Zeros (False) where G is 0: one empty row is appended, so that an index exists.
+    Indices below 0 are read as 0. If G is 0, the result is zeros (False), from an empty row that is appended.
     """
     padded = tf.pad(per_gt, [[0, 0], [0, 1], *([[0, 0]] * (per_gt.shape.rank - 2))])
     return tf.gather(padded, tf.maximum(gt_indices, 0), batch_dims=1)

@@ -23,12 +23,12 @@ def huber(errors: tf.Tensor) -> tf.Tensor:
 
 
 def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor, *, normaliser: int) -> tf.Tensor:
-    """Return the sigmoid cross entropy of the sampled anchors / `normaliser`.
+    """Return the sigmoid cross entropy of the sampled anchors, divided by `normaliser`.
 
     Args:
         logits: float32 [N, S] of the sampled anchors.
         foreground, sampled: bool [N, S].
-        normaliser: the number of samples that an image should have, also where it has fewer, as in Tensorpack.
+        normaliser: the number of samples that an image should have, also if it has fewer, as in Tensorpack.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(foreground, tf.float32), logits=logits)
     return tf.reduce_mean(_masked_sum(entropy, sampled) / normaliser)
@@ -37,7 +37,7 @@ def rpn_class_loss(logits: tf.Tensor, foreground: tf.Tensor, sampled: tf.Tensor,
 def rpn_box_loss(
     deltas: tf.Tensor, target_deltas: tf.Tensor, foreground: tf.Tensor, *, beta: float, normaliser: int
 ) -> tf.Tensor:
-    """Return the smooth L1 loss of the foreground anchors / `normaliser`.
+    """Return the smooth L1 loss of the foreground anchors, divided by `normaliser`.
 
     Args:
         deltas, target_deltas: float32 [N, S, 4].
@@ -60,7 +60,7 @@ def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) ->
 
 
 def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
-    """Return the sum of the box errors of the foreground RoIs / the number of sampled RoIs, image by image.
+    """Return each image's sum of box errors of foreground RoIs, divided by its sampled RoIs; the mean over images.
 
     Args:
         errors: float32 [N, S], from `box_errors`.
@@ -73,20 +73,20 @@ def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tenso
 def box_errors(
     deltas: tf.Tensor, rois: RoiTargets, *, weights: Sequence[float], loss: str, beta: float, max_log_scale: float
 ) -> tf.Tensor:
-    """Return how wrong the box of each RoI's own class is.
+    """Return the error of each RoI's box, that of its class.
 
     L1, smooth L1 and Huber add up over the four deltas; GIoU (Rezatofighi et al. 2019) compares the decoded boxes.
 
     Args:
         deltas: float32 [N, S, B, 4].
         rois: boxes, classes and deltas [N, S, ...] are read.
-        weights: of the deltas.
+        weights: weights of the deltas.
         loss: one of `BOX_LOSSES`.
-        beta: of smooth L1.
-        max_log_scale: limit of dw and dh where boxes are decoded.
+        beta: beta of smooth L1.
+        max_log_scale: limit of dw and dh, for GIoU.
 
     Returns:
-        float32 [N, S]; for background and padding, finite and without meaning.
+        float32 [N, S]; the values of background and padding are finite and must not be used.
     """
     own = deltas[:, :, 0] if deltas.shape[2] == 1 else tf.gather(deltas, rois.classes, batch_dims=2)  # [N, S, 4]
     if loss == "giou":
@@ -115,7 +115,7 @@ def mask_loss(logits: tf.Tensor, targets: tf.Tensor, has_mask: tf.Tensor) -> tf.
 
 
 def _masked_sum(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """[N, S] -> [N]. tf.where, not a product: a masked value may be infinite."""
+    """Sum [N, S] to [N]. By tf.where, not by a product, because a masked value may be infinite."""
     return tf.reduce_sum(tf.where(mask, values, 0.0), axis=1)
 
 

@@ -15,8 +15,8 @@ def mask_targets(
 ) -> tf.Tensor:
     """Crop each RoI's ground-truth mask to the RoI.
 
-    The stored mask covers its ground-truth box with M x M cells. The RoI is expressed in that frame, sampled bilinearly
-    at 2 x 2 points per target cell (0 outside the box) and thresholded at one half.
+    The stored mask covers its ground-truth box with M x M cells. In that frame the RoI is sampled bilinearly at 2 x 2
+    points per target cell (0 outside the box), and the mean of a cell is compared with one half.
 
     Args:
         gt_masks: uint8 [N, G, M, M], 0 or 1.
@@ -26,7 +26,7 @@ def mask_targets(
         size: m.
 
     Returns:
-        float32 [N, F, m, m], 0 or 1. Zeros where G is 0.
+        float32 [N, F, m, m], 0 or 1; zeros if G is 0.
     """
     num_images, num_rois = tf.shape(rois)[0], rois.shape[1]
     num_gt, edge = tf.shape(gt_masks)[1], gt_masks.shape[2]

@@ -1,7 +1,7 @@
-"""Random choice of foreground and background candidates, reproducible per image.
+"""Choose foreground and background candidates at random, reproducibly per image.
 
-Shapes: N images, K candidates, S samples. Every draw is a pure function of an image's seed, so a batch samples exactly
-what its images sample one by one, on any number of processes.
+Shapes: N images, K candidates, S samples. Every draw depends only on the seed of its image, so a batch gives the same
+samples as its images one by one, on any number of processes.
 """
 
 import tensorflow as tf
@@ -28,7 +28,7 @@ def sample_candidates(
     Args:
         foreground, background: bool [N, K], disjoint.
         seeds: int32 [N, 2].
-        salt: separates the draws of one image.
+        salt: makes different draws of an image independent.
 
     Returns:
         Samples with S = min(num_samples, K), foreground first. Without candidates, nothing is sampled.
@@ -51,11 +51,11 @@ def sample_candidates(
 def per_image_uniform(seeds: tf.Tensor, count: int | tf.Tensor, *, salt: int) -> tf.Tensor:
     """Hash (seed, salt, position) to uniform numbers: row i depends on seeds[i] only.
 
-    `tf.random.stateless_uniform` takes one seed a call, which would need a loop over the images.
+    `tf.random.stateless_uniform` takes one seed per call, which would need a loop over the images.
 
     Args:
         seeds: int32 [N, 2].
-        count: numbers per image.
+        count: how many numbers per image.
 
     Returns:
         float32 [N, count] in [0, 1), multiples of 2^-23, so that adding 1 or 2 keeps their order to 2^-22.
@@ -71,7 +71,7 @@ def per_image_uniform(seeds: tf.Tensor, count: int | tf.Tensor, *, salt: int) ->
 
 
 def _mix(x: tf.Tensor) -> tf.Tensor:
-    """The 32-bit finaliser of MurmurHash3, on int64 words below 2^32 (products wrap; the low 32 bits are right)."""
+    """Apply the 32-bit finaliser of MurmurHash3 to int64 words below 2^32 (products wrap; their low bits are right)."""
     for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.int64)))
         x = tf.bitwise.bitwise_and(x * multiplier, _MASK32)

@@ -1,7 +1,7 @@
-"""Layers over classes whose rows are category ids. COCO's ids have gaps; torchvision's detectors have all rows.
+"""Convert layers over classes whose rows are category ids, as in torchvision's COCO detectors.
 
-The last axis of such an array runs over rows, each of one number (scores, masks) or four (boxes); row 0 of scores and
-boxes is the background, and masks start at row 1.
+COCO's ids have gaps, and these detectors have rows for them too. The last axis of such an array runs over rows of one
+number (scores, masks) or four (boxes). Row 0 of scores and boxes is the background; masks start at row 1.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def count_rows(key: str, array: np.ndarray | keras.Variable) -> int:
 
 
 def rows_without_class(category_ids: Sequence[int], count: int) -> list[int]:
-    """Return which of `count` rows are neither the background nor a category id.
+    """Return which of `count` rows belong neither to the background nor to a category id.
 
     >>> rows_without_class([1, 2, 4], 6)
     [3, 5]
@@ -36,7 +36,7 @@ def take_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np
     """Keep the background and the rows of these category ids, in their order.
 
     Args:
-        key: of one of our variables; an array that does not run over classes is returned as it is.
+        key: name of one of our variables; an array that does not run over classes is returned unchanged.
         array: in our layout.
     """
     if not has_class_rows(key, array):
@@ -47,7 +47,7 @@ def take_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np
 def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> np.ndarray:
     """Invert `take_classes`, with as many rows as the largest id needs.
 
-    Rows without a class hold zeros; the bias of their scores is so low that they are never found.
+    Rows without a class are zeros; the bias of their scores is so low that they are never found.
     """
     if not has_class_rows(key, array):
         return array
@@ -60,7 +60,7 @@ def spread_classes(key: str, array: np.ndarray, category_ids: Sequence[int]) -> 
 
 
 def has_class_rows(key: str, array: np.ndarray | keras.Variable) -> bool:
-    """Return whether the last axis of an array runs over classes; that of a box that all classes share does not."""
+    """Return whether the last axis of an array runs over classes, which is not so for a box that all classes share."""
     is_shared_box = ".deltas." in key and array.shape[-1] == 4
     return runs_over_classes(key) and not is_shared_box
 

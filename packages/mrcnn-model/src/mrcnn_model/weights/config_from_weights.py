@@ -1,4 +1,4 @@
-"""Read the architecture of a network off the shapes of its variables."""
+"""Find the architecture of a network by the shapes of its variables."""
 
 import math
 from typing import Any
@@ -10,10 +10,9 @@ BOTTLENECK_DEPTHS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 
 
 def architecture(arrays: Arrays) -> dict[str, Any]:
-    """Return the options of `ModelConfig` that the shapes of arrays under our keys determine.
+    """Return the options of `ModelConfig` that the shapes of arrays, named by our keys, determine.
 
-    Options of missing parts are left out. A box head with one box and one class is read as class-agnostic, which is the
-    same network.
+    Options of missing parts are left out. A box head with a single box is read as class-agnostic.
     """
     return _backbone(arrays) | _pyramid(arrays) | _box_head(arrays) | _mask_head(arrays)
 

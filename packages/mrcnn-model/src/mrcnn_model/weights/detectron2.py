@@ -1,7 +1,7 @@
 """Names and layout of detectron2's ResNet-FPN models (the "model" of a zoo file, saved as .safetensors or .npz).
 
-They expect BGR images. The background is the last class of the scores and has no box. Ours is the first class, with an
-unused box.
+They expect BGR images. Their background is the last class of the scores and has no box. Our background is the first
+class and has an unused box.
 """
 
 import math

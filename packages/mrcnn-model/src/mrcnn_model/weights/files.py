@@ -27,7 +27,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:  # only decoders run here, and a damaged file can make them raise almost anything
         raise CheckpointError(f"weights {path} cannot be read: {error}") from error
     if arrays is None:
-        raise CheckpointError(f"weights {path} cannot be read: one array, not an .npz of named arrays")
+        raise CheckpointError(f"weights {path} cannot be read: the file has a single array; expected named arrays")
     return arrays
 
 

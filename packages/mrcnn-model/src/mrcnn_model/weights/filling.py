@@ -1,4 +1,4 @@
-"""Fill a model with weights of a file, and give its weights the names of another project."""
+"""Fill a model with the weights of a file, and write its weights under the names of another project."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ from mrcnn_model.weights.layout import Arrays, HeadOptions, Layout, to_keys, to_
 from mrcnn_model.weights.tensorpack import TENSORPACK
 from mrcnn_model.weights.torchvision import TORCHVISION
 
-# Conventions that features depend on, and those that only training does.
+# Conventions that a backbone depends on, and those that only training depends on.
 _OF_BACKBONES = {"symmetric_padding", "stride_in_1x1", "pixel_mean", "pixel_std"}
 _OF_TRAINING = {"box_loss", "train_proposals", "rpn_label_only_inside"}
 
@@ -34,11 +34,11 @@ LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHV
 class WeightsReport(NamedTuple):
     """The differences between a file and a model, sorted."""
 
-    unused: list[str]  # names in the file that no variable took
+    unused: list[str]  # names in the file that were not used
     unfilled: list[str]  # variables that keep their fresh values
     reinitialised: list[str]  # those of them that depend on the classes and are in the file (new_classes=True)
-    unlike: list[str]  # conventions of the file's project that the model does not follow, so its results differ
-    unused_rows: Sequence[int] = ()  # of layers over classes, if `category_ids` were given
+    unlike: list[str]  # conventions of the file's project that the model does not follow, so that its results differ
+    unused_rows: Sequence[int] = ()  # rows of layers over classes, if `category_ids` were given
 
 
 def load_weights(
@@ -47,8 +47,8 @@ def load_weights(
     """Fill a model from a file, or from one of our checkpoint or run directories.
 
     Args:
-        path: `.npz` or `.safetensors`, of a detector or of a backbone alone; or a directory.
-        layout: the project whose names a file has; by default, the one that knows most of them.
+        path: an `.npz` or `.safetensors` file of a detector or a backbone; or a directory.
+        layout: the project whose names a file has; by default, the one that most of its names belong to.
         new_classes: the file was trained for other classes. The layers that depend on them (class scores, a box or a
             mask of each class) keep their fresh values, even where the number of classes is the same; the report lists
             them as `reinitialised`.
@@ -77,8 +77,8 @@ def fill_model(
     """Fill a model from another project's arrays by name; see `load_weights`.
 
     Args:
-        category_ids: of the model's classes, where a row of theirs is a category id (torchvision's COCO detectors):
-            these rows are taken. None: class c is row c.
+        category_ids: those of the model's classes, if the rows of the arrays are category ids (torchvision's COCO
+            detectors): these rows are taken. None: class c is row c.
 
     Raises:
         CheckpointError: no name is known, the norm is of another kind, a shape differs, or a category id has no row.
@@ -118,11 +118,11 @@ def _count_rows(arrays: Arrays, *, source: str) -> int:
 def unlike_conventions(
     config: ModelConfig, layout: Layout, arrays: Arrays, *, only: Collection[str] | None = None
 ) -> list[str]:
-    """List the conventions by which a model's results differ from another project's, with the same weights.
+    """Return the conventions because of which a model and another project give other results for the same weights.
 
     Args:
-        arrays: of that project; some conventions are in the file.
-        only: options of `ModelConfig` to compare; None: all but those that concern only training.
+        arrays: those of that project; some conventions follow from them.
+        only: options of `ModelConfig` to compare; None: all except those that matter only in training.
     """
     theirs = layout.conventions(arrays)
     return [
@@ -137,10 +137,10 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _detect_layout(arrays: Arrays, *, source: str) -> Layout:
-    """Find the layout that knows most of the names.
+    """Return the layout that most of the names belong to.
 
     Raises:
-        CheckpointError: no layout knows any.
+        CheckpointError: no layout has any of the names.
     """
     known = {title: len(to_keys(arrays, layout)) for title, layout in LAYOUTS.items()}
     best = max(known, key=lambda title: known[title])
@@ -156,8 +156,8 @@ def export_weights(
     """Give a model's variables the names and the layout of another project.
 
     Args:
-        category_ids: of the model's classes; each becomes the row of that number (see `class_rows`). None: class c is
-            row c.
+        category_ids: those of the model's classes; a class is written to the row of its id (see `class_rows`). None:
+            class c is row c.
 
     Raises:
         CheckpointError: the project has no such network; the message names the variables.
@@ -184,16 +184,16 @@ def export_weights(
 
 
 def head_options(config: ModelConfig) -> HeadOptions:
-    """Return what the layout of a model's heads depends on."""
+    """Return the options on which the layout of a model's heads depends."""
     box = config.box
     return HeadOptions(box.box_pool_size, class_agnostic_boxes=box.cascade or box.class_agnostic_boxes)
 
 
 def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, source: str) -> np.ndarray:
-    """Turn one of their arrays into ours, float32.
+    """Turn an array of another project into ours, float32.
 
     Raises:
-        CheckpointError: its number of axes or its shape is wrong; the message names it.
+        CheckpointError: its number of axes or its shape is wrong; the message names the variable.
     """
     try:
         return layout.read(key, np.asarray(array, np.float32), options)
@@ -202,7 +202,7 @@ def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions
 
 
 def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
-    """Refuse scale and shift of a batch norm for a group norm, and the reverse: the shapes fit, the values do not."""
+    """Refuse scale and shift of a batch norm for a group norm, and the reverse: only the shapes would fit."""
     ours = {variable_key(v) for v in model.variables}
     for layer in ("backbone.stem", "fpn.lateral2", "mask_head.conv0"):
         scale, statistics = f"{layer}.gamma", f"{layer}.moving_mean"

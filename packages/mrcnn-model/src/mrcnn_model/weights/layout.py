@@ -1,7 +1,7 @@
-"""How another project names and lays out the variables of this network.
+"""Describe how another project names and lays out the variables of this network.
 
-"Key" means our name of a variable: "backbone.stage1.block0.conv1.kernel". "Name" means theirs:
-"group0/block0/conv1/W". One rule for each kind of layer serves both directions, so `to_keys` inverts `to_name`.
+"Key" means our name of a variable: "backbone.stage1.block0.conv1.kernel". "Name" means that of the other project:
+"group0/block0/conv1/W". A rule for each kind of layer is used in both directions, so `to_keys` inverts `to_name`.
 """
 
 import re
@@ -20,10 +20,10 @@ class LayerRule(NamedTuple):
     """Names of one kind of layer. Each {} is a number, in the same order on both sides.
 
     Attributes:
-        ours: "backbone.stage{}.block{}.conv{}".
-        theirs: where kernel and bias are.
-        norm: where scale, shift and statistics of the norm after it are.
-        offsets: added to our numbers to make theirs; empty where the numbers are the same.
+        ours: key of the layer, such as "backbone.stage{}.block{}.conv{}".
+        theirs: name of the layer, for kernel and bias.
+        norm: name of the norm after it, for scale, shift and statistics.
+        offsets: added to our numbers to make theirs; empty if the numbers are the same.
     """
 
     ours: str
@@ -43,14 +43,14 @@ class Layout(NamedTuple):
     """Names and memory layout of another project.
 
     Attributes:
-        title: its name, for messages.
-        rules: of every kind of layer.
-        leaves: of a layer and of its norm: our name of a variable -> theirs, with the separator.
+        title: name of the project, for messages.
+        rules: a rule for every kind of layer.
+        leaves: variables of a layer and its norm: the last part of our key -> theirs, with the separator.
         canonical: turns a name of another version or kind of network into the one in the rules.
         specific: inverts `canonical` for a network with given options.
         read: (key, array, options) -> our array.
-        write: inverts `read`; None where export is not offered.
-        conventions: the options of `ModelConfig` that its networks use, given their arrays by name.
+        write: inverts `read`; None if weights cannot be written for this project.
+        conventions: takes arrays by name and returns the options of `ModelConfig` that the project's networks use.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
 
 def to_keys(names: Iterable[str], layout: Layout) -> dict[str, str]:
-    """Return {name: key} of the names that the layout knows.
+    """Return {name: key} for the names that belong to the layout.
 
     >>> from mrcnn_model.weights.tensorpack import TENSORPACK
     >>> to_keys(["group0/block1/conv2/W", "learning_rate"], TENSORPACK)
@@ -75,7 +75,7 @@ def to_keys(names: Iterable[str], layout: Layout) -> dict[str, str]:
 
 
 def to_name(key: str, layout: Layout, config: ModelConfig) -> str | None:
-    """Translate a key to the name it has in such a network; None if the layout has no name for it."""
+    """Return the name of a key in a network with these options; None if the layout has no name for it."""
     layer, _, leaf = key.rpartition(".")
     for rule in layout.rules:
         target = rule.norm if leaf in NORM_LEAVES else rule.theirs

@@ -1,6 +1,6 @@
 """Names and layout of torchvision's ResNets and of `maskrcnn_resnet50_fpn` (state dicts saved as .safetensors or .npz).
 
-They expect RGB images, like ours. The mask head has an unused channel for the background. In the released COCO
+They expect RGB images, like ours. Their mask head has an unused channel for the background. In the released COCO
 detectors, the rows of the layers over classes are category ids (`class_rows`).
 """
 
@@ -42,7 +42,7 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def canonical(name: str) -> str:
-    """Add the prefix that a ResNet alone lacks, and translate the names of versions before 0.15."""
+    """Add the prefix that the names of a ResNet do not have, and translate the names of versions before 0.15."""
     if re.match(r"(conv1|bn1|layer\d)\.", name):
         return f"backbone.body.{name}"
     old_mask = re.fullmatch(r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", name)

@@ -1,1 +1,1 @@
-"""The options of a run: typed, checked, resolved, and the plan that follows from them."""
+"""The options of a run, typed, checked and resolved, and the plan computed from them."""

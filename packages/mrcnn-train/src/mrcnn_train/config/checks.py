@@ -1,4 +1,4 @@
-"""What can be wrong with the options, found before anything is opened."""
+"""Check the options before anything is opened."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAX_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
 
 def check(config: RunConfig, *, processes: int = 1) -> None:
-    """Check what needs no data, for a job of so many processes.
+    """Check the options as far as possible without the data, for a job of `processes` processes.
 
     Raises:
-        ConfigError: naming the first option that cannot work.
+        ConfigError: an option cannot work; the text names the first one.
     """
     model_config(config.model, num_classes=2)
     short_edges(config.data)
@@ -113,7 +113,7 @@ def _check_combinations(config: RunConfig) -> None:
     if config.model.new_classes and config.model.weights is None:
         raise ConfigError("model.new_classes=true needs model.weights, the weights of the other classes")
     if train.epochs is None and train.max_steps is None:
-        raise ConfigError("train.epochs and train.max_steps are both null: set one, or training would not end")
+        raise ConfigError("train.epochs and train.max_steps are both null, so training would not end: set one of them")
 
 
 def _check_drops(optimizer: OptimizerOptions) -> None:
@@ -134,7 +134,7 @@ def _check_drops(optimizer: OptimizerOptions) -> None:
 
 
 def _check_batch(train: TrainOptions, processes: int) -> None:
-    """A step is a whole number of micro-batches, the same for each process; the message says what would fit."""
+    """Check that each process gets the same whole number of micro-batches; the message says what would fit."""
     if train.global_batch % train.images_per_gpu:
         raise ConfigError(
             f"train.global_batch={train.global_batch} is not a multiple of train.images_per_gpu="
@@ -161,8 +161,8 @@ def _check_split(data: DataOptions, split: str) -> None:
     names = as_list(getattr(data, split))
     if len(files) != len(folders):
         raise ConfigError(
-            f"data.{split}_annotations and data.{split}_images go together, a folder for each file: "
-            f"there are {len(files)} files and {len(folders)} folders"
+            f"data.{split}_annotations and data.{split}_images go together, a folder for each file, but there are "
+            f"{len(files)} files and {len(folders)} folders"
         )
     if not files and names and data.root is None:
         raise ConfigError(f"data.root is not set: give data.root=DIR (for split {', '.join(map(repr, names))})")
@@ -184,8 +184,8 @@ def _check_loading(data: DataOptions) -> None:
     _require(crop % 32 == 0, "data.augmentation.crop_size", crop, "a multiple of 32, or 0 for none")
     if data.buckets is not None and crop:
         raise ConfigError(
-            f"data.buckets={data.buckets} and data.augmentation.crop_size={crop} are both set, and training images can "
-            "have one shape only: drop one of them, by data.buckets=null or data.augmentation.crop_size=0"
+            f"data.buckets={data.buckets} and data.augmentation.crop_size={crop} are both set, but each decides the "
+            "shape of training batches: set data.buckets=null or data.augmentation.crop_size=0"
         )
     try:
         data.augmentation.check()

@@ -1,4 +1,4 @@
-"""From the command line to a typed config, with one line for each mistake. Only this module and `app` use Hydra."""
+"""Turn the command line into a typed config; a mistake gives one line. Only this module and `app` use Hydra."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG_PATH = "pkg://mrcnn_train.conf"
 CONFIG_NAME = "config"
 HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults list depend on it
 SAVED_CONFIG = "config.yaml"
-# A resumed run keeps these: they decide the shapes of the weights and which images a step sees.
+# Options and groups that a resumed run keeps: they decide the shapes of the weights and which images a step sees.
 FIXED_AT_RESUME = ("model", "run", "train.global_batch", "train.images_per_gpu", "train.seed")
 # Options of earlier versions, with the values that are now fixed: a saved config may still hold them.
 REMOVED = {"optimizer.lars_trust": 0.001, "optimizer.novograd_beta_2": 0.98}
@@ -43,7 +43,8 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
         needs_experiment: whether +experiment or resume must be given; a preflight checks machines without them too.
 
     Raises:
-        ConfigError: an unknown option, no experiment and nothing to resume, or options that cannot change at a resume.
+        ConfigError: an option does not exist or cannot change when a run is resumed, or neither an experiment nor a run
+            to resume was given.
     """
     hydra_config = HydraConfig.get()
     groups = hydra_config.runtime.choices
@@ -56,7 +57,7 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
     has_experiment = groups.get("experiment") is not None
     if composed.resume == AUTO:
         if not has_experiment:
-            raise ConfigError("resume=auto goes with the whole command: give +experiment=NAME and run.dir=DIR")
+            raise ConfigError("resume=auto needs the options of a new run too: give +experiment=NAME and run.dir=DIR")
         return _start_or_go_on(composed)
     if composed.resume is not None:
         if has_experiment:
@@ -70,7 +71,7 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
 
 
 def refuse_dashes(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for an option that is written with dashes: Hydra would take `--experiment` for a flag."""
+    """Raise ConfigError for an option written with dashes: Hydra would take `--experiment` for one of its flags."""
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
         if argument.startswith("--") and name == "experiment":
@@ -85,7 +86,7 @@ def is_multirun() -> bool:
 
 
 def job_arguments() -> list[str]:
-    """Return the command line of this job alone."""
+    """Return the arguments of this job: with --multirun, those of one of the jobs."""
     return list(HydraConfig.get().overrides.task)
 
 
@@ -101,12 +102,12 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
     """Read the config that a run saved, and apply the options given now.
 
     Args:
-        composed: of this launch.
-        overridden: keys of the options given now.
+        composed: config of this launch.
+        overridden: names of the options given now.
     """
     path = Path(composed.resume).expanduser() / SAVED_CONFIG
     if not path.is_file():
-        raise ConfigError(f"resume={composed.resume}: {path} does not exist: not a run directory")
+        raise ConfigError(f"resume={composed.resume} is not a run directory: {path} does not exist")
     for key in overridden:
         if any(key == fixed or key.startswith(fixed + ".") for fixed in FIXED_AT_RESUME):
             raise ConfigError(
@@ -131,7 +132,7 @@ def read_config(path: Path) -> DictConfig:
     """Read a config that a run saved.
 
     Raises:
-        ConfigError: it is not one.
+        ConfigError: the file is not a config.
     """
     try:
         saved = OmegaConf.load(path)
@@ -180,7 +181,7 @@ def typed_config(config: DictConfig) -> RunConfig:
 
 
 def _require_root_of_weights(config: DictConfig) -> None:
-    """Refuse weights below a data.root that is not set: their path would begin with the word None."""
+    """Refuse weights below a data.root that is not set: their path would begin with "None"."""
     written: Any = OmegaConf.to_container(config, resolve=False)
     weights = written["model"]["weights"]
     if written["data"]["root"] is None and "${data.root}" in str(weights):
@@ -190,7 +191,7 @@ def _require_root_of_weights(config: DictConfig) -> None:
 
 
 def save_config(path: Path, config: RunConfig) -> None:
-    """Write a config for `resumed_config`, without what concerns this launch alone."""
+    """Write a config for `resumed_config`, without the options that are for this launch only."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(as_saved(config))))
 
 
@@ -243,7 +244,7 @@ def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return a hint with the nearest known name, an option of this name in another group first."""
+    """Return a hint with the nearest known name; an option of the same name in another group is preferred."""
     leaf = name.rpartition(".")[2]
     by_leaf = [option for option in known if option.rpartition(".")[2] == leaf]
     group = name.rpartition(".")[0]
@@ -260,13 +261,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full_key(cause: OmegaConfBaseException, error: BaseException) -> str:
-    """Return the option that was typed, from Hydra's message if it has it, else from OmegaConf's."""
+    """Return the option that was typed, from Hydra's message if it is there, else from OmegaConf's."""
     match = re.search(
         r"(?:Could not override|Could not append to config\. .*? to|Error merging override) '?\+?([\w.]+)", str(error)
     )
-    stumbled = cause.full_key or ""
+    failed = cause.full_key or ""
     typed = match[1] if match else ""
-    return stumbled if stumbled.startswith(typed) else typed
+    return failed if failed.startswith(typed) else typed
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""`resume=auto`: the same command starts a run or goes on with it, and says so when it has finished.
+"""`resume=auto`: the same command starts a run, continues it, or reports that it has finished.
 
-Spot instances, requeued jobs and restarted pods run one command again and again. What it asks for must be what the run
-was started with, as far as it decides the weights and the data.
+Spot instances, requeued jobs and restarted pods repeat one command. Options that decide the shapes of the weights or
+which images a step sees must then be those that the run was started with.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def _has_full_length(path: Path) -> bool:
 
 
 def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[str, ...]) -> RunConfig:
-    """Decide what `resume=auto` means: a new run, or the run in `run.dir` from its newest complete checkpoint.
+    """Replace `resume="auto"`: by None for a new run, or by `run.dir` if that has a complete checkpoint.
 
     Args:
-        config: of this launch, with resume="auto" and absolute paths.
-        saved: that of the run directory; None where there is none.
-        fixed: options and groups that cannot change when a run goes on.
+        config: that of this launch, with resume="auto" and absolute paths.
+        saved: config in the run directory; None if there is none.
+        fixed: options and groups that cannot change when a run is continued.
 
     Raises:
         ConfigError: run.dir is not given, or an option that cannot change differs from the saved one.
@@ -81,14 +81,14 @@ def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[s
 
 
 def require_equal(name: str, then: Any, now: Any, run_dir: Path) -> None:
-    """Raise ConfigError that names the first option in which two groups of options differ."""
+    """Raise ConfigError for the first option in which two groups of options differ."""
     if dataclasses.is_dataclass(then) and dataclasses.is_dataclass(now):
         for field in dataclasses.fields(then):
             require_equal(f"{name}.{field.name}", getattr(then, field.name), getattr(now, field.name), run_dir)
     elif then != now:
         raise ConfigError(
-            f"resume=auto: {name} is {now!r}, but the run in {run_dir} has {then!r}, which cannot change: give "
-            f"{name}={then}, or another run.dir for a new run"
+            f"resume=auto: {name} is {now!r}, but the run in {run_dir} has {then!r}, and this option cannot change: "
+            f"give {name}={then}, or another run.dir for a new run"
         )
 
 
@@ -96,8 +96,8 @@ class End(NamedTuple):
     """How a run ended.
 
     Attributes:
-        step: updates done.
-        target: of `stop_at`, as `describe_target` writes it, where reaching it ended the run; else empty.
+        step: number of updates done.
+        target: if reaching `stop_at` ended the run, that target as `describe_target` writes it; else empty.
     """
 
     step: int
@@ -105,14 +105,14 @@ class End(NamedTuple):
 
 
 def mark_finished(run_dir: Path, end: End) -> None:
-    """Write that a run has come to its end."""
+    """Write `finished.json`, which says that a run has finished."""
     partial = run_dir / (FINISHED_FILE + ".partial")
     partial.write_text(json.dumps(end._asdict()))
     partial.replace(run_dir / FINISHED_FILE)
 
 
 def read_end(run_dir: Path) -> End | None:
-    """Read how a run ended; None for one that has not."""
+    """Read how a run ended; None if it has not finished."""
     try:
         content = json.loads((run_dir / FINISHED_FILE).read_text())
         return End(int(content["step"]), str(content["target"]))

@@ -1,6 +1,6 @@
-"""The options of a run, typed. Hydra uses these dataclasses as its schema; below `app.py` they are plain objects.
+"""The options of a run, typed. Hydra uses these dataclasses as its schema; other code sees plain objects.
 
-Defaults are Tensorpack's recipe for COCO with ResNet-50. Sizes are pixels of the resized image.
+The defaults are Tensorpack's recipe for COCO with ResNet-50. Sizes are in pixels of the resized image.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from mrcnn_model import ModelConfig
 
 
 class Options:
-    """Attributes that can be set until `freeze` is called: a run resolves its options once and never changes them."""
+    """A group of options that can be changed until `freeze` is called: a run does not change its options."""
 
     def freeze(self) -> None:
-        """Refuse assignments from now on, here and in the groups below."""
+        """Make this group and the groups in it read-only."""
         for value in vars(self).values():
             if isinstance(value, Options):
                 value.freeze()
@@ -43,7 +43,7 @@ ModelOptions: Any = dataclasses.make_dataclass(
 
 @dataclasses.dataclass
 class SyntheticOptions(Options):
-    """A data set of shapes, drawn at `data.root` if it is not there yet."""
+    """A data set of drawn shapes, made at `data.root` if it is not there yet."""
 
     train: int = 200  # images
     val: int = 50
@@ -53,10 +53,10 @@ class SyntheticOptions(Options):
 
 @dataclasses.dataclass
 class DataOptions(Options):
-    """Where the images are and how they are loaded.
+    """Where the images are, and how they are loaded.
 
-    Splits are ROOT/annotations/instances_SPLIT.json with ROOT/SPLIT/*; the four paths are for any other layout. Splits
-    and paths may be lists, [a, b]: training sets are joined, validation sets are scored one by one.
+    A split is ROOT/annotations/instances_SPLIT.json with the images ROOT/SPLIT/*. For another layout give the four
+    paths. Splits and paths may be lists, [a, b]: training sets are joined, validation sets are scored one by one.
     """
 
     root: str | None = None
@@ -66,29 +66,29 @@ class DataOptions(Options):
     train_images: Any = None  # folder of each
     val_annotations: Any = None  # file or files, with val_images in place of root and val
     val_images: Any = None
-    changed: str = "refuse"  # or "accept": resume although the training data is not what it was
+    changed: str = "refuse"  # or "accept": resume although the training data have changed
     short_edge: Any = 800  # int, or a list: each training sample draws one of them
     max_size: int = 1333  # limit of the long edge
     eval_short_edge: int | None = None  # default: the largest of short_edge
     eval_max_size: int | None = None  # default: max_size
     buckets: list[list[int]] | None = None  # batch shapes [height, width], multiples of 32; default: from the sizes
-    max_gt: int = 100  # objects of an image; more are left out and counted
-    max_crowds: int = 10  # crowd regions of an image
+    max_gt: int = 100  # objects of a training image; further ones are left out and counted
+    max_crowds: int = 10  # crowd regions of a training image
     num_threads: int = 2
     filter_empty: bool = False  # leave out training images without objects
-    repeat_threshold: float = 0.0  # draw classes in a smaller share of the images than this more often; 0: off
-    cache_dir: str | None = "outputs/annotation-cache"  # mapped copies of annotations, for all processes; null: none
-    on_error: str = "raise"  # or "skip": go on without image files that are missing or cannot be read, and count them
+    repeat_threshold: float = 0.0  # repeat images with classes that fewer than this share of the images have; 0: off
+    cache_dir: str | None = "outputs/annotation-cache"  # copies of annotations that all processes map; null: none
+    on_error: str = "raise"  # or "skip": continue without images that are missing or unreadable, and count them
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     synthetic: SyntheticOptions | None = None
 
 
 @dataclasses.dataclass
 class TrainOptions(Options):
-    """How long to train, and on how many images a step. The run ends at `epochs` or `max_steps`, the earlier one."""
+    """How long to train, and on how many images per step. The run ends at `epochs` or `max_steps`, what comes first."""
 
     images_per_gpu: int = 1  # images of one forward and backward pass
-    global_batch: int = 8  # images of one update; above images_per_gpu x processes gradients are accumulated
+    global_batch: int = 8  # images of one update; if more than images_per_gpu x processes, gradients are accumulated
     epochs: float | None = 12.0
     max_steps: int | None = None
     seed: int = 0
@@ -97,14 +97,14 @@ class TrainOptions(Options):
 
 @dataclasses.dataclass
 class OptimizerOptions(Options):
-    """The rule of the update and its learning rate, which is linear in the global batch (Goyal et al. 2017)."""
+    """The update rule and its learning rate, which is proportional to the global batch (Goyal et al. 2017)."""
 
     name: str = "sgd"  # or "lars" (You et al. 2017), "novograd" (Ginsburg et al. 2019): for large batches
     base_lr: float = 0.00125  # per image of the global batch
     warmup_steps: int = 1000
-    warmup_start_lr: float = 0.00333  # for any batch, but at most a third of the scaled rate
-    decay: str = "steps"  # after warm-up: "steps" drops the rate, "cosine" lowers it to 0 at the end
-    rate_per: str = "step"  # or "epoch": after warm-up the rate changes only where an epoch begins
+    warmup_start_lr: float = 0.00333  # not scaled by the batch, but at most a third of the scaled rate
+    decay: str = "steps"  # after warm-up: "steps" drops the rate, "cosine" lowers it to 0 at the end of the run
+    rate_per: str = "step"  # or "epoch": after warm-up the rate changes only when an epoch begins
     drop_epochs: list[float] = dataclasses.field(default_factory=list)  # epochs at which the rate drops
     drop_fractions: list[float] = dataclasses.field(default_factory=list)  # or shares of all steps
     drop_factor: float = 0.1
@@ -112,7 +112,7 @@ class OptimizerOptions(Options):
     weight_decay: float = 1e-4  # of kernels
     bias_weight_decay: float = 0.0
     norm_weight_decay: float = 0.0  # of scales and shifts
-    bias_lr_factor: float = 1.0  # rate of biases over that of the rest
+    bias_lr_factor: float = 1.0  # learning rate of biases, as a multiple of that of the rest
     clip_norm: float | None = None  # limit of the gradient's global norm
     ema_decay: float | None = None  # d of average = d average + (1 - d) w, which is evaluated and saved; null: off
 
@@ -124,14 +124,14 @@ class LogOptions(Options):
 
 @dataclasses.dataclass
 class ProfileOptions(Options):
-    """A TensorFlow profile, written to the run's tensorboard/."""
+    """A TensorFlow profile, written to tensorboard/ in the run directory."""
 
     steps: list[int] | None = None  # [first, last], counted from 1; null: none
 
 
 @dataclasses.dataclass
 class CheckpointOptions(Options):
-    """When to save, besides the end of the run and every evaluation."""
+    """When to save a checkpoint, besides at the end of the run and before every evaluation."""
 
     every_epochs: float | None = 1.0
     every_steps: int | None = None
@@ -141,14 +141,14 @@ class CheckpointOptions(Options):
 @dataclasses.dataclass
 class EvalOptions(Options):
     every_epochs: float | None = None  # null: at the end only
-    batch_size: int = 1  # images of a process at a time
+    batch_size: int = 1  # images that a process detects on at a time
     limit: int | None = None  # images of each validation set; null: all
-    background: bool = False  # go on training while a thread scores the detections
+    background: bool = False  # training continues while a thread scores the detections
 
 
 @dataclasses.dataclass
 class StopOptions(Options):
-    """AP at which an evaluation ends the run; where both are given, both must be reached."""
+    """AP at which an evaluation ends the run; if both are given, both must be reached."""
 
     box_ap: float | None = None
     mask_ap: float | None = None
@@ -159,31 +159,31 @@ class DistributedOptions(Options):
     """How processes exchange gradients, and how long they wait for each other."""
 
     wire: str | None = None  # "float16" sends half the bytes; null: float32
-    bind_cores: bool = True  # each process takes its share of the cores, near its GPU; false: as the launcher set it
-    timeout_minutes: float = 30.0  # the job ends when a process does no step and no exchange for so long
+    bind_cores: bool = True  # each process takes its share of the cores, near its GPU; false: leave it to the launcher
+    timeout_minutes: float = 30.0  # the job ends when a process does no step and no exchange for this long
 
 
 @dataclasses.dataclass
 class LaunchOptions(Options):
-    """Processes to start when no launcher (horovodrun, mpirun) has done so; give one of the two."""
+    """Processes to start if no launcher (srun, mpirun, horovodrun) has started them: give `processes` or `hosts`."""
 
     processes: int | None = None  # on this machine
-    hosts: list[str] | None = None  # on others too, by ssh: [HOST:PROCESSES, ...] or [USER@HOST:PROCESSES, ...]
-    interface: str | None = None  # network interface of this machine that the other hosts reach; default: by the routes
-    ssh_port: int | None = None  # default: that of ssh's own configuration, like the next
-    ssh_key: str | None = None  # file
+    hosts: list[str] | None = None  # on several machines, by ssh: [HOST:PROCESSES, ...] or [USER@HOST:PROCESSES, ...]
+    interface: str | None = None  # network interface of this machine that the hosts reach; default: by the routes
+    ssh_port: int | None = None  # default: from ssh's configuration
+    ssh_key: str | None = None  # private key file; default: from ssh's configuration
     environment: list[str] | None = None  # names of further variables that processes on other hosts get
 
 
 @dataclasses.dataclass
 class RunOptions(Options):
-    name: str | None = None  # of the experiment
+    name: str | None = None  # names the folder and the report; the experiment sets it
     dir: str | None = None  # default: outputs/NAME/TIME below the folder of the launch
 
 
 @dataclasses.dataclass
 class RunConfig(Options):
-    """Everything a run is asked to do."""
+    """All options of a run."""
 
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
@@ -198,5 +198,5 @@ class RunConfig(Options):
     launch: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
     precision: str = "float32"  # of convolutions and matrix products; or "mixed_float16", "mixed_bfloat16"
-    resume: str | None = None  # run directory to continue
+    resume: str | None = None  # run directory to continue; or "auto": start the run in run.dir, or continue it
     dry_run: bool = False  # print the plan and stop

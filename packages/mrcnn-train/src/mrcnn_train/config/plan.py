@@ -1,4 +1,4 @@
-"""The plan of a run in numbers: known before TensorFlow is loaded, printed before the first step."""
+"""The plan of a run in numbers: computed before TensorFlow is imported, printed before the first step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CLASSES_SHOWN = 8
 
 
 class Plan(NamedTuple):
-    """Counts of a run.
+    """The numbers of a run.
 
     Attributes:
         num_images: images of an epoch.
-        processes: number of processes that share a step.
+        processes: number of processes.
         global_batch: images of a step.
         micro_batches: forward and backward passes of each process in a step.
-        steps_per_epoch: may be fractional, because an epoch can end within a step.
+        steps_per_epoch: a fraction if an epoch ends within a step.
         total_steps: updates of the whole run.
         schedule: of the learning rate.
     """
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan:
-    """Work out the numbers for a data set of `num_images` and a job of so many processes."""
+    """Compute the numbers for a data set of `num_images` images and a job of `processes` processes."""
     train, optimizer = config.train, config.optimizer
 
     def to_steps(epochs: float) -> int:
@@ -109,12 +109,12 @@ def _describe_batch(plan: Plan, *, images_per_gpu: int) -> str:
 
 
 def describe_rates(schedule: Schedule, total_steps: int) -> str:
-    """Write the rate at the start, after warm-up, and after each drop that the run reaches."""
+    """Describe the rate at the start, after warm-up, and after each drop that the run reaches."""
     text = f"{learning_rate(0, schedule):.6g} at step 0"
     if schedule.warmup_steps >= total_steps:
         last = learning_rate(total_steps - 1, schedule)
         return (
-            f"{text}, {last:.6g} at the last: the warm-up is longer than the run "
+            f"{text}, {last:.6g} at the last step: the warm-up is longer than the run "
             f"(optimizer.warmup_steps={schedule.warmup_steps})"
         )
     text += f", {learning_rate(schedule.warmup_steps, schedule):.6g} from step {schedule.warmup_steps}"
@@ -126,7 +126,7 @@ def describe_rates(schedule: Schedule, total_steps: int) -> str:
     behind = [str(step) for step in schedule.drop_steps if step >= total_steps]
     if behind:
         text += f"; the run ends before the drop at step {', '.join(behind)}"
-    return text + (", changing where epochs begin" if schedule.epoch_steps is not None else "")
+    return text + (", changing only when an epoch begins" if schedule.epoch_steps is not None else "")
 
 
 def _describe_optimizer(config: RunConfig) -> str:

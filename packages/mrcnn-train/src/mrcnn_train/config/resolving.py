@@ -1,4 +1,4 @@
-"""The config of a run as it stays: checked, frozen, with absolute paths."""
+"""Resolve the config of a run: check it, make its paths absolute, and freeze it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ PATHS = {
 
 
 def resolve(config: RunConfig, *, processes: int = 1) -> RunConfig:
-    """Check a config and return a frozen copy with absolute paths; the given one stays as it is.
+    """Check a config and return a frozen copy with absolute paths; the given one is not changed.
 
-    Paths are relative to the folder of the launch, but a run may be resumed or evaluated from another folder.
+    Paths are given relative to the folder of the launch, but a run may be resumed or evaluated from another folder.
 
     Raises:
-        ConfigError: an option cannot work in a job of so many processes.
+        ConfigError: an option cannot work in a job of `processes` processes.
     """
     check(config, processes=processes)
     resolved = with_absolute_paths(config)
     cache_dir = resolved.data.cache_dir
     if resolved.dry_run and cache_dir is not None and not Path(cache_dir).is_dir():
-        resolved.data.cache_dir = None  # a dry run uses a cache that is there, and leaves none behind
+        resolved.data.cache_dir = None  # a dry run uses an existing cache, but does not make one
     resolved.freeze()
     return resolved
 
@@ -47,7 +47,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def as_saved(config: RunConfig) -> RunConfig:
-    """Return the config as the run directory keeps it: without what concerns this launch alone."""
+    """Return the config that the run directory keeps, without the options that are for this launch only."""
     data = dataclasses.replace(config.data, changed=DataOptions().changed)
     return dataclasses.replace(config, resume=None, data=data)
 
@@ -60,4 +60,4 @@ def _make_absolute(options: Options, names: tuple[str, ...]) -> None:
 def _absolute(path: Any) -> Any:
     if isinstance(path, list):
         return [_absolute(one) for one in path]
-    return None if path is None else os.path.abspath(os.path.expanduser(path))  # shells leave the ~ of option=~/x
+    return None if path is None else os.path.abspath(os.path.expanduser(path))  # shells do not expand option=~/x

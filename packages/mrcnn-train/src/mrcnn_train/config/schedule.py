@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Tensorpack starts every recipe at 0.00333, a third of the rate of its 8-image recipe. Below 8 images that would be
-# more than a third of the rate, at 2 images more than the rate itself: there the start is a third.
+# Tensorpack starts every recipe at 0.00333, a third of the rate of its 8-image recipe. With fewer than 8 images that
+# would be more than a third of the rate (with 2 images more than the rate), so warm-up then starts at a third.
 MAX_START_SHARE = 1 / 3
 
 
@@ -20,8 +20,8 @@ class Schedule(NamedTuple):
         drop_factor: the same for every drop.
         cosine_end: step at which a cosine that starts after warm-up reaches 0 (Loshchilov and Hutter 2017, without
             restarts); None for a rate that only drops.
-        epoch_steps: steps of an epoch, whose rate after warm-up is that of its first step. None: the rate changes at
-            each step.
+        epoch_steps: number of steps of an epoch; after warm-up an epoch keeps the rate of its first step. None: the
+            rate may change at each step.
     """
 
     peak: float
@@ -47,8 +47,8 @@ def make_schedule(
     """Scale the rate linearly with the global batch (Goyal et al. 2017).
 
     Args:
-        base_lr: per image.
-        warmup_start_lr: rate of step 0, lowered to a third of the scaled rate where it would be more.
+        base_lr: rate per image of the global batch.
+        warmup_start_lr: rate of step 0, lowered to a third of the scaled rate if it is higher.
     """
     peak = base_lr * global_batch
     return Schedule(
@@ -63,7 +63,7 @@ def make_schedule(
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
-    """Return the rate of step number `step`, the first being 0."""
+    """Return the rate of a step; the first step is 0."""
     if step < schedule.warmup_steps:
         progress = step / schedule.warmup_steps
         risen = schedule.warmup_start + (schedule.peak - schedule.warmup_start) * progress
@@ -81,16 +81,16 @@ def _dropped(step: int, schedule: Schedule) -> float:
 
 
 def steps_of_epochs(epochs: float, *, num_images: int, global_batch: int) -> int:
-    """Return after how many steps every image was seen `epochs` times on average, rounded up.
+    """Return the number of steps in which every image is seen `epochs` times on average, rounded up.
 
     >>> steps_of_epochs(2, num_images=10, global_batch=4)
     5
     """
-    return math.ceil(round(epochs * num_images / global_batch, 6))  # 0.1 + 0.2 > 0.3 must not add a step
+    return math.ceil(round(epochs * num_images / global_batch, 6))  # rounding errors must not add a step
 
 
 def crosses(every: float | None, epoch_before: float, epoch_after: float) -> bool:
-    """Return whether a multiple of `every` epochs lies after `epoch_before`, up to `epoch_after`; None: never."""
+    """Return whether a multiple of `every` is more than `epoch_before` and at most `epoch_after`; None: never."""
     if every is None:
         return False
     tolerance = 1e-9  # 3 * 0.1 is more than 0.3

@@ -1,4 +1,4 @@
-"""Values that follow from the options alone."""
+"""Values computed from the options alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mrcnn_train.config.options import DataOptions, LaunchOptions
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.hosts import parse_hosts
 
-Bucket = tuple[int, int]  # (height, width) of a batch, pixels
+Bucket = tuple[int, int]  # (height, width) of a padded batch, pixels
 
 
 def as_list(value: Any) -> list[str]:
-    """Return an option that takes one value or several as a list.
+    """Return the value of an option, which may be one value, a list or None, as a list.
 
     >>> as_list("train"), as_list(["a", "b"]), as_list(None)
     (['train'], ['a', 'b'], [])
@@ -45,7 +45,7 @@ def short_edges(data: DataOptions) -> list[int]:
     """
     edges = data.short_edge if isinstance(data.short_edge, list) else [data.short_edge]
     if not edges or not all(isinstance(edge, int) and not isinstance(edge, bool) and edge > 0 for edge in edges):
-        raise ConfigError(f"data.short_edge is {data.short_edge!r}; expected pixels, or a list of them")
+        raise ConfigError(f"data.short_edge is {data.short_edge!r}; expected a number of pixels, or a list of them")
     return edges
 
 
@@ -55,14 +55,14 @@ def eval_sizes(data: DataOptions) -> tuple[int, int]:
 
 
 def train_buckets(data: DataOptions) -> list[Bucket] | None:
-    """Return the batch shapes of training; None with a crop size, which is the only shape."""
+    """Return the buckets of training; None if there is a crop size, which then is the only batch shape."""
     if data.augmentation.crop_size:
         return None
     return _given_buckets(data) or list(default_buckets(max(short_edges(data)), data.max_size))
 
 
 def eval_buckets(data: DataOptions) -> list[Bucket]:
-    """Return the batch shapes of evaluation."""
+    """Return the buckets of evaluation."""
     return _given_buckets(data) or list(default_buckets(*eval_sizes(data)))
 
 

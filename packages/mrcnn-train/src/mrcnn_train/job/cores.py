@@ -1,6 +1,7 @@
-"""Which cores a process of the job takes: near its GPU, as sysfs describes the machine.
+"""Choose the cores of a process of the job, near its GPU. Linux describes the machine in sysfs.
 
-A process whose threads and memory lie on the other socket loads its batches through the link between the sockets.
+If the threads and memory of a process are on the other socket than its GPU, batches cross the slower link between the
+sockets.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def take_cores(local_rank: int, local_size: int, *, gpu_nodes: Sequence[int | No
     """Bind this process to its share of the cores, unless the launcher has bound it already.
 
     Args:
-        gpu_nodes: NUMA node of the GPU of each process of this machine; empty without GPUs.
+        gpu_nodes: NUMA node of the GPU of each process on this machine, None if not known; empty without GPUs.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
@@ -31,14 +32,14 @@ def take_cores(local_rank: int, local_size: int, *, gpu_nodes: Sequence[int | No
 def share_of_cores(
     local_rank: int, local_size: int, *, nodes: Sequence[Sequence[int]], gpu_nodes: Sequence[int | None]
 ) -> list[int]:
-    """Return the cores of one process: an equal part of a NUMA node, neighbours of each other.
+    """Return the cores of one process: neighbouring cores, an equal part of a NUMA node.
 
     Args:
         nodes: cores of each NUMA node.
-        gpu_nodes: see `take_cores`. Where a node is not known, the processes are spread evenly over the nodes.
+        gpu_nodes: see `take_cores`. If one is not known, the processes are spread evenly over the nodes.
 
     Returns:
-        Cores; none where there are fewer than processes.
+        The cores; an empty list if there are fewer cores than processes.
 
     >>> share_of_cores(1, 4, nodes=[[0, 1, 2, 3], [4, 5, 6, 7]], gpu_nodes=[])
     [2, 3]
@@ -48,7 +49,7 @@ def share_of_cores(
     known = [node for node in gpu_nodes if node is not None and 0 <= node < len(nodes)]
     if len(known) == local_size:
         node_of = known
-    elif local_size < len(nodes):  # too few to fill the nodes: each takes an equal part of all cores
+    elif local_size < len(nodes):  # fewer processes than nodes: each takes an equal part of all cores
         nodes, node_of = [[core for node in nodes for core in node]], [0] * local_size
     else:
         node_of = [rank * len(nodes) // local_size for rank in range(local_size)]
@@ -60,14 +61,14 @@ def share_of_cores(
 
 
 def read_nodes(sysfs: Path, allowed: set[int]) -> list[list[int]]:
-    """Return the cores of each NUMA node that this process may use; one node where sysfs shows none."""
+    """Return the cores of each NUMA node that this process may use; a single node if sysfs shows none."""
     files = sorted(sysfs.glob("devices/system/node/node[0-9]*/cpulist"), key=lambda path: int(path.parent.name[4:]))
     nodes = [[core for core in parse_list(file.read_text()) if core in allowed] for file in files]
     return nodes if any(nodes) else [sorted(allowed)]
 
 
 def gpu_node(pci_id: str, sysfs: Path = SYSFS) -> int | None:
-    """Return the NUMA node of a GPU by its PCI id ("0000:3b:00.0"); None where the system does not say."""
+    """Return the NUMA node of a GPU by its PCI id ("0000:3b:00.0"); None if the system does not say."""
     try:
         node = int((sysfs / "bus" / "pci" / "devices" / pci_id.lower() / "numa_node").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Which GPU a process of the job takes."""
+"""Choose the GPU of a process of the job."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ UUID_BYTES = 16
 
 
 def use_own_gpu(place: Place) -> str | None:
-    """Give this process one GPU, if there are any, and memory as it needs it; before TensorFlow uses them.
+    """Let GPU memory grow as needed, and take one GPU if there are several processes; before TensorFlow uses GPUs.
 
     Returns:
-        The UUID of the GPU of one process of several, for `check_gpus_differ`; else None.
+        The UUID of the GPU, for `check_gpus_differ`; None for a single process, or without a GPU.
 
     Raises:
         ConfigError: there are GPUs, but fewer than processes.
@@ -33,10 +33,10 @@ def use_own_gpu(place: Place) -> str | None:
 
 
 def own_gpu(place: Place, gpus: Sequence[Any]) -> Any:
-    """Return the GPU of a process: that of its local rank, or the only one that the launcher shows it.
+    """Return the GPU of a process: that of its local rank, or the only visible one.
 
-    A single visible GPU may be another one for each process (Slurm's --gpus-per-task, CUDA_VISIBLE_DEVICES set by a
-    wrapper). `check_gpus_differ` finds out when all processes have met.
+    A single visible GPU may be a different one for each process (Slurm's --gpus-per-task, a wrapper that sets
+    CUDA_VISIBLE_DEVICES). `check_gpus_differ` checks this once the processes are connected.
 
     Raises:
         ConfigError: several GPUs are visible, but fewer than the processes of this machine.
@@ -51,7 +51,7 @@ def own_gpu(place: Place, gpus: Sequence[Any]) -> Any:
 
 
 def gpu_uuid(local_rank: int) -> str | None:
-    """Return the UUID of the GPU that `own_gpu` chooses, as the driver says it; None without a driver or a GPU."""
+    """Return the UUID of the GPU that `own_gpu` chooses, from the driver; None without a driver or a GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -70,7 +70,7 @@ def check_gpus_differ(uuids: Sequence[str | None]) -> None:
     """Check that no two processes share a GPU.
 
     Args:
-        uuids: of the processes' GPUs, by rank; None for a process without a GPU.
+        uuids: those of the processes' GPUs, by rank; None for a process without a GPU.
 
     Raises:
         ConfigError: two ranks have the same GPU, or only some ranks have one.

@@ -30,12 +30,12 @@ HOROVOD_DEFAULTS = {
     # Gradients are sent in portions of up to 64 MB, every half millisecond, as Horovod advises for overlap.
     "HOROVOD_FUSION_THRESHOLD": str(64 * 2**20),
     "HOROVOD_CYCLE_TIME": "0.5",
-    # After so many seconds a frozen process or a lost machine is given up; processes may start this far apart.
+    # Seconds after which a frozen process or a lost machine counts as failed; processes may start this far apart.
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
 }
 INSTALL_HINT = "`make horovod` builds and installs it (infra/horovod)"
-EXCHANGE = "MrcnnExchange"  # begins the names of our exchanges, so that an error of TensorFlow shows which op failed
-# In errors of exchanges: the names of our ops and Horovod's, Horovod's own sentences, its transport's source files.
+EXCHANGE = "MrcnnExchange"  # begins the names of our exchanges: TensorFlow's errors contain them
+# What the texts of failed exchanges contain: names of our ops or Horovod's, Horovod's messages, source files of Gloo.
 EXCHANGE_FAILED = re.compile(
     rf"{EXCHANGE}|Horovod(Allreduce|Allgather|Broadcast)|Horovod (has|could|background)|gloo/\w+(/\w+)*\.(cc|h)"
 )
@@ -44,8 +44,8 @@ EXCHANGE_FAILED = re.compile(
 class RankStart(NamedTuple):
     """What a launcher needs to start one rank."""
 
-    host: int  # its number among those of the job
-    variables: dict[str, str]  # which tell it its place
+    host: int  # index of its host
+    variables: dict[str, str]  # from which the process reads its place
 
 
 class Processes:
@@ -76,10 +76,10 @@ class Processes:
         return tensor
 
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
-        """Overwrite TensorFlow variables by those of rank 0."""
+        """Overwrite TensorFlow variables with the values of rank 0."""
 
     def broadcast(self, value: Value) -> Value:
-        """Return rank 0's value, which can be pickled."""
+        """Return the value of rank 0, which must be picklable."""
         return value
 
     def gather(self, value: Value) -> list[Value]:
@@ -92,15 +92,15 @@ class Processes:
 
     @contextlib.contextmanager
     def watched(self, patience: float) -> Iterator[None]:
-        """Inside, a process of several ends itself if it makes no `progress` for `patience` seconds."""
+        """End one of several processes if it makes no `progress` for `patience` seconds inside this context."""
         yield
 
     def progress(self) -> None:
-        """Note that this process works; every exchange does so by itself."""
+        """Note that this process makes progress; every exchange calls this."""
 
     @contextlib.contextmanager
     def peer_errors(self) -> Iterator[None]:
-        """Turn the error of an exchange whose other process is gone into PeerLostError; one process has no others."""
+        """Turn an error of an exchange with a process that has ended into PeerLostError."""
         yield
 
     def together(self, work: Callable[[], Value]) -> Value:
@@ -109,7 +109,7 @@ class Processes:
         Raises:
             Whatever `work` raised, on the first process that failed; PeerLostError, without a message, on the others.
         """
-        values: list[Value] = []  # which need not be fit to be sent
+        values: list[Value] = []  # stay on this process, so they need not be picklable
         try:
             shares_of_all(lambda: values.append(work()), gather=self.gather)
         except OtherRankError:
@@ -118,7 +118,7 @@ class Processes:
 
 
 class HorovodProcesses(Processes):
-    """The processes that `horovodrun` or `mpirun` started.
+    """A job of several processes, connected by Horovod.
 
     Every exchange raises PeerLostError if another process has ended or frozen.
     """
@@ -150,7 +150,7 @@ class HorovodProcesses(Processes):
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf
 
-        if wire is not None:  # divided first, because a sum over many processes may overflow float16
+        if wire is not None:  # divide first, because a sum over many processes may overflow float16
             halved = tf.cast(tensor / self.size, wire)
             return tf.cast(self._sum(halved, name), tensor.dtype)
         return self._sum(tensor, name) / self.size
@@ -209,7 +209,7 @@ class HorovodProcesses(Processes):
 
 
 def connect(place: Place, *, bind_cores: bool = True) -> Processes:
-    """Join the other processes of the job, if there are any; each takes its share of the cores and its GPU.
+    """Join the other processes of the job, if there are any. Each takes one GPU and its share of the cores.
 
     Args:
         bind_cores: take a share of the cores, near the GPU; False leaves that to the launcher and the system.
@@ -227,11 +227,11 @@ def connect(place: Place, *, bind_cores: bool = True) -> Processes:
 
 
 def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
-    """Let Horovod find the other tasks of srun; returns the server of rank 0, which has to live as long as the job."""
+    """Let Horovod find the other tasks of srun. Return the server of rank 0, which must stay until the job ends."""
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
     own_address = own_address_toward(slurm.resolve(point.neighbour))
-    # The first node's own name may lead to its loopback.
+    # On the first node itself, its name may mean the loopback.
     address = own_address if point.node == 0 else slurm.resolve(point.host)
     interface = os.environ.get("HOROVOD_GLOO_IFACE") or interface_of(own_address)
     os.environ.update(slurm.variables(point, place, address=address, interface=interface))
@@ -248,9 +248,9 @@ def _meet(point: slurm.MeetingPoint, place: Place) -> Any:
 
 
 def _choose_interface() -> None:
-    """Bind Gloo to the interface that leads to the meeting point.
+    """Bind Gloo to the network interface that leads to the meeting point.
 
-    By itself Gloo binds to the address of the host's own name: on Debian 127.0.1.1, which no other host reaches.
+    By default Gloo binds to the address of the host's name: on Debian 127.0.1.1, which other hosts cannot reach.
     """
     address = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
     if address is not None and "HOROVOD_GLOO_IFACE" not in os.environ:
@@ -264,8 +264,8 @@ def rendezvous(counts: Sequence[int], addresses: Sequence[str]) -> Iterator[tupl
     """Serve the meeting point of the processes of a job.
 
     Args:
-        counts: processes of each host.
-        addresses: of the hosts.
+        counts: number of processes of each host.
+        addresses: those of the hosts.
 
     Yields:
         The port, and the ranks in order.
@@ -315,10 +315,10 @@ def _slots(counts: Sequence[int], names: Sequence[str]) -> list[Any]:
 
 
 def is_of_exchange(error: BaseException) -> bool:
-    """Return whether an exchange between processes raised an error, going by its type and the words of its text.
+    """Return whether an exchange between processes raised an error, judged by its type and text.
 
-    Horovod raises its own types, and from compiled functions TensorFlow's, with the name of the op in the text. Errors
-    of files are never counted, because a path may hold any word.
+    Horovod raises errors of its types. In compiled functions TensorFlow raises them, with the name of the op in the
+    text. Errors of files never count, because a path may contain any word.
     """
     home = type(error).__module__.partition(".")[0]
     if home == "horovod":

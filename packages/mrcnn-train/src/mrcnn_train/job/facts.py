@@ -1,6 +1,6 @@
-"""Facts about the machine and the software of one process: for `environment.json` and for the preflight.
+"""Facts about the machine and the software of a process, for `environment.json` and for the preflight.
 
-Nothing here imports TensorFlow.
+This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 OWN_PACKAGES = ("mrcnn-data", "mrcnn-ops", "mrcnn-model", "mrcnn-eval", "mrcnn-train")
 
-# Variables that change what a run does. A list of names and beginnings of names, so that no token or key is written.
+# Variables that change what a run does. Only these names are written to files, so that no token or key is.
 VARIABLES = re.compile(
     r"(CUDA_(VISIBLE_DEVICES|CACHE_PATH|CACHE_MAXSIZE|LAUNCH_BLOCKING|DEVICE_ORDER)|NVIDIA_VISIBLE_DEVICES|OMP_NUM_THREADS"
     r"|(TF|XLA|ONEDNN|DNNL|NCCL|FI|HOROVOD|GLOO)_[A-Z0-9_]+|OMPI_MCA_[a-z0-9_]+|OMPI_COMM_WORLD_[A-Z_]*(RANK|SIZE)"
@@ -29,7 +29,7 @@ SECRET = re.compile(r"(SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|API_KEY|PRIVA
 
 
 class Gpus(NamedTuple):
-    """The GPUs that the driver shows, and its version; empty and None without a driver."""
+    """The GPUs that the driver shows, and its version; without a driver, empty lists and None."""
 
     models: list[str]
     pci_ids: list[str]  # as in sysfs, "0000:3b:00.0"
@@ -52,7 +52,7 @@ def host_facts() -> dict[str, Any]:
 
 
 def software_facts() -> dict[str, Any]:
-    """Describe the software: Python, the versions of all packages, and the commit of the five own ones."""
+    """Describe the software: the versions of Python and all packages, and the commit of our five packages."""
     versions = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
     own = {name: versions.get(name, "not installed") for name in OWN_PACKAGES}
     others = {name: versions[name] for name in sorted(versions, key=str.lower) if name not in own}
@@ -63,18 +63,18 @@ def git_facts(folder: Path = Path(__file__).parent) -> dict[str, Any]:
     """Return the commit of the checkout that holds `folder`, and whether tracked files differ from it.
 
     Returns:
-        {"git_commit": str or None, "git_dirty": bool or None}; None where the folder is in no checkout.
+        {"git_commit": str or None, "git_dirty": bool or None}; None if this file is not tracked by a checkout.
     """
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     tracked = _output("git", "-C", str(folder), "ls-files", "--error-unmatch", __file__)
-    if not commit or tracked is None:  # installed into an environment that lies in another project's checkout
+    if not commit or tracked is None:  # perhaps installed in an environment below another project's checkout
         return {"git_commit": None, "git_dirty": None}
     changed = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return {"git_commit": commit, "git_dirty": changed != ""}
 
 
 def environment_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that change what a run does; never one whose name or value speaks of a secret."""
+    """Return the variables that change what a run does, without those whose name or value has a word like TOKEN."""
     return {
         name: value
         for name, value in sorted(environment.items())
@@ -92,7 +92,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def read_gpus() -> Gpus:
-    """Ask the driver which GPUs there are."""
+    """Return the GPUs that nvidia-smi lists."""
     listed = _output("nvidia-smi", "--query-gpu=driver_version,pci.bus_id,name", "--format=csv,noheader")
     rows = [line.split(",", 2) for line in (listed or "").splitlines() if line.count(",") >= 2]
     return Gpus(
@@ -103,7 +103,7 @@ def read_gpus() -> Gpus:
 
 
 def _output(*command: str) -> str | None:
-    """Return what a command prints, None where it fails or does not exist."""
+    """Return what a command prints; None if it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""The hosts of `launch.hosts`: how they are written, whether ssh reaches them, and how a process starts on one.
+"""The hosts of `launch.hosts`: read the option, find their addresses, try ssh, and start processes on them.
 
-What a remote process needs (folder, variables, command) travels over the standard input of ssh, as one line of JSON:
-command lines are seen by every user of a machine.
+What a remote process needs (folder, variables, arguments) is sent over the standard input of ssh as one line of JSON,
+because every user of a machine can see its command lines.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ WRITTEN = re.compile(
 CONNECT_SECONDS = 10
 SIOCGIFADDR = 0x8915  # of linux/sockios.h
 
-# Run by the Python of the remote host, which need not have this package on its path before the variables are set.
-# Byte by byte: what follows the first line is the link to the launcher (see `link`).
+# The program that Python runs on a remote host. It does not import this package, which may not be on the path before
+# the variables are set. It reads byte by byte, because the link to the launcher follows the first line (see `link`).
 BOOTSTRAP = """
 import json, os, sys
 line = b""
@@ -51,19 +51,19 @@ os.execv(sys.executable, [sys.executable, *job["arguments"]])
 class Host(NamedTuple):
     """A host as written in `launch.hosts`: [USER@]NAME:PROCESSES."""
 
-    name: str  # as ssh takes it: a name, an address, or an alias of its configuration
+    name: str  # a host name, an address, or an alias from ssh's configuration
     processes: int
     user: str | None = None
 
 
 class Ssh(NamedTuple):
-    """Options for ssh; None leaves ssh's own configuration."""
+    """Options for ssh; None: ssh's configuration decides."""
 
     port: int | None = None
     key: str | None = None
 
     def command(self, host: Host, *remote: str) -> list[str]:
-        """Return the command that runs `remote` on a host without asking anything."""
+        """Return the command that runs `remote` on a host and never asks for a password."""
         options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
         options += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
         options += [] if self.port is None else ["-p", str(self.port)]
@@ -76,7 +76,7 @@ def parse_hosts(written: Sequence[str]) -> list[Host]:
     """Read `launch.hosts`.
 
     Raises:
-        ConfigError: an entry is not [USER@]NAME:PROCESSES, or two name the same host.
+        ConfigError: an entry is not [USER@]NAME:PROCESSES, two name the same host, or there is none.
     """
     hosts = []
     for text in written:
@@ -93,10 +93,10 @@ def parse_hosts(written: Sequence[str]) -> list[Host]:
 
 
 def addresses_of(hosts: Sequence[Host], ssh: Ssh) -> list[str]:
-    """Return the IPv4 address of each host, as ssh would find it.
+    """Return the IPv4 address of each host, by ssh's configuration and the name service.
 
     Raises:
-        ConfigError: a name leads to no address.
+        ConfigError: a host has no address.
     """
     return [_address_of(host, ssh) for host in hosts]
 
@@ -110,11 +110,11 @@ def _address_of(host: Host, ssh: Ssh) -> str:
     try:
         return str(socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
-        raise ConfigError(f"launch.hosts: host {host.name!r} cannot be found: {error.strerror}") from error
+        raise ConfigError(f"launch.hosts: host {host.name!r} has no address: {error.strerror}") from error
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is one of this machine's: only those can be bound to."""
+    """Return whether an address belongs to this machine: a socket can be bound only to such an address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, 0))
@@ -124,7 +124,11 @@ def is_local(address: str) -> bool:
 
 
 def own_address_toward(address: str) -> str:
-    """Return the address of this machine that its packets to another address carry."""
+    """Return the address of this machine on the network that leads to another address.
+
+    Raises:
+        ConfigError: no network leads there.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, 9))  # chooses the route; sends nothing
@@ -145,10 +149,10 @@ def ipv4_addresses() -> dict[str, str]:
 
 
 def interface_of(address: str) -> str:
-    """Return the network interface of this machine that has an address.
+    """Return the name of the network interface of this machine that has an address.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no interface has it.
     """
     for name, own in ipv4_addresses().items():
         if own == address:
@@ -160,7 +164,7 @@ def address_of_interface(interface: str) -> str:
     """Return the IPv4 address of a network interface of this machine.
 
     Raises:
-        ConfigError: it does not exist or has no address; the message names those that have one.
+        ConfigError: it does not exist or has no address; the message names the interfaces that have one.
     """
     found = ipv4_addresses()
     if interface not in found:
@@ -169,7 +173,11 @@ def address_of_interface(interface: str) -> str:
 
 
 def require_reachable(hosts: Sequence[Host], ssh: Ssh) -> None:
-    """Raise ConfigError that names the first host on which no process can be started."""
+    """Check that each host can be reached by ssh and has our Python; all hosts at once.
+
+    Raises:
+        ConfigError: one cannot be used. The message names the first such host and has the last line that ssh printed.
+    """
     for complaint in complaints(hosts, ssh):
         raise ConfigError(complaint)
 
@@ -181,7 +189,7 @@ def complaints(hosts: Sequence[Host], ssh: Ssh) -> list[str]:
 
 
 def unreachable(host: Host, ssh: Ssh) -> str | None:
-    """Say in one line why no process can be started on a host; None where one can."""
+    """Return why no process can be started on a host, in one line; None if one can."""
     try:
         tried = subprocess.run(
             ssh.command(host, sys.executable, "-c", "pass"),
@@ -216,13 +224,14 @@ def start(
     """Start one process of the job, with a pipe to its standard input (see `link`).
 
     Args:
-        arguments: of Python.
-        environment: variables over those of this process, or of the remote login.
-        folder: to start in.
-        read: whether its standard output becomes a pipe, too.
+        arguments: those of Python.
+        environment: variables to set besides those of this process (on another host, those of the ssh login).
+        folder: working directory of the process.
+        local: whether the host is this machine, so that ssh is not needed.
+        read: whether standard output becomes a pipe, too.
     """
     output = subprocess.PIPE if read else None
-    # In a session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on.
+    # A new session: Ctrl-C in the terminal then reaches only the launcher, which passes it on.
     if local:
         command = [sys.executable, *arguments]
         return subprocess.Popen(

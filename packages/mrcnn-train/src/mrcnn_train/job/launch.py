@@ -31,11 +31,11 @@ from mrcnn_train.job.hosts import (
 )
 from mrcnn_train.job.link import LINKED, signal_line
 
-GRACE = 60.0  # seconds that the others have to end by themselves when one process has failed
-POLL = 0.1
-SSH_FAILED = 255  # exit code of ssh where the connection failed or broke
+GRACE = 60.0  # seconds from the failure of one process until the others are killed
+POLL = 0.1  # seconds
+SSH_FAILED = 255  # exit code of ssh when the connection failed or broke
 
-# What processes on other hosts get of this one's environment, besides the names in launch.environment.
+# Names of the variables that processes on other hosts get from this one, besides those in launch.environment.
 PASSED = re.compile(
     r"PATH|LD_LIBRARY_PATH|PYTHON(PATH|HASHSEED|UNBUFFERED)|VIRTUAL_ENV|OMP_NUM_THREADS|TZ|LANG|LC_[A-Z]+"
     r"|(TF|XLA|ONEDNN|DNNL|NCCL|FI|CUDA|HOROVOD|MRCNN)_[A-Z0-9_]+"
@@ -50,7 +50,7 @@ class Started(NamedTuple):
 
 
 def launch(options: LaunchOptions, arguments: Sequence[str], *, module: str = "mrcnn_train") -> int:
-    """Run `python -m mrcnn_train` in as many processes as `options` asks for; see `run_together`."""
+    """Run `python -m mrcnn_train`, or another module, in the processes that `options` asks for; see `run_together`."""
     hosts = [Host("localhost", asked_processes(options))] if options.hosts is None else parse_hosts(options.hosts)
     return run_together(
         ["-m", module, *arguments],
@@ -62,7 +62,7 @@ def launch(options: LaunchOptions, arguments: Sequence[str], *, module: str = "m
 
 
 def run_here(arguments: Sequence[str], *, count: int) -> int:
-    """Run Python with these arguments in `count` processes of this machine; see `run_together`."""
+    """Run Python with these arguments in `count` processes on this machine; see `run_together`."""
     return run_together(arguments, hosts=[Host("localhost", count)])
 
 
@@ -79,14 +79,15 @@ def run_together(
     When one fails, those that have not ended a minute later are killed.
 
     Args:
-        interface: of this machine, by which the other hosts reach it; None for that of the route to each.
+        interface: network interface of this machine that the other hosts reach; None: that of the route to each host.
         also_passed: names of variables that processes on other hosts get besides those in PASSED.
 
     Returns:
-        The exit code of the process that failed, or 0; 128 + signal where a signal ended it.
+        0, or the exit code of the process that failed first: 128 + signal if a signal ended it, 3 if the connection by
+        ssh ended.
 
     Raises:
-        ConfigError: Horovod is not installed, or a host cannot be reached.
+        ConfigError: Horovod is not installed, a host cannot be reached, or a variable is not set.
     """
     addresses = addresses_of(hosts, ssh)
     own = [is_local(address) for address in addresses]
@@ -112,12 +113,12 @@ def run_together(
 
 
 def meeting_points(addresses: Sequence[str], own: Sequence[bool], *, interface: str | None) -> list[str]:
-    """Return, for each host, the address of this machine at which its processes find the meeting point.
+    """Return for each host the address of this machine at which its processes find the meeting point.
 
     Args:
-        addresses: of the hosts.
-        own: which of them are this machine.
-        interface: of this machine, to be used in place of the one that leads to each host.
+        addresses: those of the hosts.
+        own: for each host, whether it is this machine.
+        interface: network interface of this machine to use for all hosts; None: the one of the route to each host.
     """
     others = [address for address, local in zip(addresses, own, strict=True) if not local]
     if interface is not None:
@@ -127,7 +128,7 @@ def meeting_points(addresses: Sequence[str], own: Sequence[bool], *, interface: 
 
 
 def meeting_variables(address: str, port: int) -> dict[str, str]:
-    """Return what Horovod reads to find the other processes."""
+    """Return the variables from which Horovod learns where the processes meet."""
     return {
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
@@ -137,22 +138,22 @@ def meeting_variables(address: str, port: int) -> dict[str, str]:
 
 
 def passed_variables(environment: Mapping[str, str], *, also: Sequence[str]) -> dict[str, str]:
-    """Return the variables that processes on other hosts get.
+    """Return the variables that processes on other hosts get from this environment.
 
     Args:
         also: further names (`launch.environment`).
 
     Raises:
-        ConfigError: one of these is not set.
+        ConfigError: one of the further names is not set.
     """
     missing = [name for name in also if name not in environment]
     if missing:
-        raise ConfigError(f"launch.environment names {missing[0]}, which is not set here")
+        raise ConfigError(f"launch.environment names {missing[0]}, which is not set here: set it, or leave it out")
     return {name: value for name, value in environment.items() if PASSED.fullmatch(name) or name in also}
 
 
 def run_job(arguments: Sequence[str]) -> int:
-    """Run `python -m mrcnn_train` with these arguments in a process of its own; return its exit code."""
+    """Run `python -m mrcnn_train` with these arguments in a new process, and return its exit code."""
     environment = {LINKED: "1"}
     job = Host("localhost", 1)
     arguments = ["-m", "mrcnn_train", *arguments]
@@ -163,7 +164,7 @@ def run_job(arguments: Sequence[str]) -> int:
 
 
 def _wait(processes: Sequence[Started]) -> None:
-    """Wait for all processes, once one has failed not longer than `GRACE` for the others."""
+    """Wait until all processes have ended, or until `GRACE` seconds after one has failed."""
     deadline = math.inf
     while any(one.process.poll() is None for one in processes) and time.monotonic() < deadline:
         if deadline == math.inf and any(one.process.returncode for one in processes):
@@ -175,12 +176,15 @@ def _kill_the_rest(processes: Sequence[Started]) -> None:
     for rank, one in enumerate(processes):
         if one.process.poll() is None:
             print(f"mrcnn_train: error: process {rank} did not end in {GRACE:g} s: killed", file=sys.stderr)
-            one.process.kill()  # on another host its link ends with ssh, which ends it
+            one.process.kill()  # of a process on another host this kills ssh; the process stops when its link closes
             one.process.wait()
 
 
 def _exit_code(processes: Sequence[Started]) -> int:
-    """The code of the process whose failure was not that of another one; one that a signal killed is named."""
+    """Return the exit code of the process that failed first, and print which one was ended by a signal or by ssh.
+
+    EXIT_PEER_LOST is returned only if no process has another code: it means that another process failed first.
+    """
     for rank, (host, process) in enumerate(processes):
         where = f"process {rank} of {len(processes)}" + (f" on {host.name}" if host.name != "localhost" else "")
         if process.returncode is not None and process.returncode < 0:
@@ -195,13 +199,13 @@ def _exit_code(processes: Sequence[Started]) -> int:
 
 
 def _as_in_shells(code: int) -> int:
-    """The code of a process that a signal ended, which Python gives as its negative, as 128 + signal."""
+    """Return 128 + signal for a process that a signal ended, as shells do; Python gives -signal."""
     return code if code >= 0 else 128 - code
 
 
 @contextlib.contextmanager
 def _passing_on_signals(processes: Sequence[Started]) -> Iterator[None]:
-    """Hand SIGTERM and Ctrl-C on to the processes started so far, over their links."""
+    """Pass SIGTERM and Ctrl-C on to the processes started so far, over their links."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for one in processes:

@@ -1,4 +1,4 @@
-"""Which process of the job this is, from what its launcher put into the environment."""
+"""Find out which process of the job this is, by the variables that its launcher set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOW_TO_START = "start it with srun, mpirun, horovodrun or launch.processes"
 
 
 class Place(NamedTuple):
-    """One process among those of the job, and among those of its machine."""
+    """The place of a process in its job (rank of size) and on its machine (local rank of local size)."""
 
     rank: int = 0
     size: int = 1
@@ -26,12 +26,12 @@ class Place(NamedTuple):
 
 
 def launched_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Return which process of how many this one was started as; (0, 1, 0, 1) without a launcher.
+    """Return the place of this process; rank 0 of 1 without a launcher.
 
     Raises:
-        ConfigError: what the launcher set is incomplete or contradicts itself.
+        ConfigError: the launcher's variables are incomplete or contradict each other.
     """
-    # These may run inside a Slurm job and inherit its variables, so they come before Slurm.
+    # These launchers may run inside a Slurm job and inherit its variables, so they are looked for before Slurm.
     for names in (HOROVOD, OPEN_MPI, MPICH):
         if names[0] in environment and (names[2] in environment or not in_slurm_step(environment)):
             return _from_launcher(environment, names)
@@ -51,8 +51,8 @@ def check_alone(environment: Mapping[str, str] = os.environ) -> None:
     tasks = environment.get("SLURM_NTASKS", "1")
     if "SLURM_JOB_ID" in environment and not in_slurm_step(environment) and tasks != "1":
         raise ConfigError(
-            f"SLURM_NTASKS={tasks}, but this is one process alone: start it with srun or launch.processes={tasks}, or "
-            "unset SLURM_NTASKS"
+            f"SLURM_NTASKS={tasks}, but srun did not start this process: start it with srun or "
+            f"launch.processes={tasks}, or unset SLURM_NTASKS to train in a single process"
         )
 
 
@@ -66,13 +66,13 @@ def _from_launcher(environment: Mapping[str, str], names: Sequence[str]) -> Plac
 
 
 def in_slurm_step(environment: Mapping[str, str]) -> bool:
-    """Whether srun started this process."""
+    """Return whether srun started this process."""
     # A batch script has SLURM_PROCID=0 too, but no step.
     return "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Place:
-    """The place of a task of srun, whatever its --mpi."""
+    """Return the place of a task of srun, with any value of its option --mpi."""
     size_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
     place = Place(
         rank=_number(environment, "SLURM_PROCID"),

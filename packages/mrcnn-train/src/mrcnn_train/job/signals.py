@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted at any time, obeyed between two steps."""
+"""SIGTERM and Ctrl-C: noted when they arrive, acted on between two steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class StopRequested(Exception):
-    """Raised to end a run for a signal."""
+    """Ends a run because of a signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
@@ -25,7 +25,7 @@ class StopSignals:
     A second Ctrl-C raises KeyboardInterrupt at once, without a checkpoint.
 
     Attributes:
-        received: number of the signal; None so far.
+        received: number of the signal; None before one arrives.
     """
 
     def __init__(self) -> None:

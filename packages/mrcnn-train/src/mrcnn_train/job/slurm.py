@@ -1,7 +1,7 @@
-"""How the tasks of srun find each other over Gloo, where no MPI does it for them.
+"""Let the tasks of srun find each other over Gloo, where MPI does not do it.
 
-Rank 0 serves Horovod's meeting point on the first node, at a port that follows from the job's id; all tasks work out
-the same address from Slurm's variables.
+Rank 0 serves Horovod's meeting point on the first node. Its port is computed from the ids of job and step, so that all
+tasks find the same address in Slurm's variables.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import NamedTuple
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import OPEN_MPI, Place, in_slurm_step, tasks_per_node
 
-FIRST_PORT, NUM_PORTS = 20_000, 10_000  # below those that systems hand out by themselves
+FIRST_PORT, NUM_PORTS = 20_000, 10_000  # below the range from which systems choose ports
 PATIENCE = 120.0  # seconds that rank 0 may start later than another task
-POLL = 0.2
+POLL = 0.2  # seconds
 LOOPBACK = "127.0.0.1"
 
 
 class MeetingPoint(NamedTuple):
-    """Where the tasks of a step meet.
+    """Where the tasks of a Slurm step meet.
 
     Attributes:
         host: name of the first node; LOOPBACK for a step of one node.
-        neighbour: name of a node that this one reaches over the network; LOOPBACK for a step of one node.
+        neighbour: name of another node, to which the network leads; LOOPBACK for a step of one node.
+        port: of the meeting point on `host`.
         tasks: number of tasks on each node.
         node: index of this task's node.
     """
@@ -43,12 +44,15 @@ class MeetingPoint(NamedTuple):
 
 
 def meeting_point(environment: Mapping[str, str], *, has_mpi: bool) -> MeetingPoint | None:
-    """Return where this task of srun meets the others; None where MPI or another launcher brings them together.
+    """Return where this task of srun meets the others; None if MPI or another launcher connects them.
 
-    Open MPI starts under `srun --mpi=pmix` by itself. Under pmi2 it does not, unless built for that.
+    MPI connects them under `srun --mpi=pmix`. Under pmi2, Open MPI does so only if it was built for that, so we do it.
 
     Args:
-        has_mpi: whether Horovod was built with MPI. HOROVOD_CONTROLLER=gloo in the environment overrules it.
+        has_mpi: whether Horovod was built with MPI; not used if HOROVOD_CONTROLLER=gloo is in the environment.
+
+    Raises:
+        ConfigError: Slurm's variables contradict each other.
     """
     if not in_slurm_step(environment) or any(name in environment for name in ("HOROVOD_RANK", OPEN_MPI[0])):
         return None
@@ -64,7 +68,7 @@ def meeting_point(environment: Mapping[str, str], *, has_mpi: bool) -> MeetingPo
 
 
 def node_names(nodelist: str) -> list[str]:
-    """Return the names in a node list of Slurm's: "a,b[01-03,7]-x" is a, b01-x, b02-x, b03-x, b7-x."""
+    """Return the names in one of Slurm's node lists: "a,b[01-03,7]-x" is a, b01-x, b02-x, b03-x, b7-x."""
     names: list[str] = []
     for element in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
         match = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", element)
@@ -80,11 +84,11 @@ def node_names(nodelist: str) -> list[str]:
 
 
 def variables(point: MeetingPoint, place: Place, *, address: str, interface: str) -> dict[str, str]:
-    """Return the environment by which Horovod's Gloo joins the job.
+    """Return the variables by which Horovod's Gloo joins the job.
 
     Args:
-        address: of `point.host`.
-        interface: the network card that leads to the other nodes.
+        address: that of `point.host`.
+        interface: network interface that leads to the other nodes.
     """
     beside = point.nodes_of(place.local_rank)
     values = {
@@ -105,7 +109,7 @@ def variables(point: MeetingPoint, place: Place, *, address: str, interface: str
 
 
 def host_key(node: int) -> str:
-    """Return the name under which a node's tasks meet each other; not one of the network."""
+    """Return the name by which Horovod groups the tasks of a node. It is not a network name."""
     return f"node{node}"
 
 
@@ -113,19 +117,19 @@ def resolve(name: str) -> str:
     """Return the IPv4 address of a node.
 
     Raises:
-        ConfigError: the name has none.
+        ConfigError: the node has no address.
     """
     try:
         return socket.gethostbyname(name)
     except OSError as error:
-        raise ConfigError(f"the address of node {name} is not known here: {error.strerror or error}") from None
+        raise ConfigError(f"node {name} has no address here: {error.strerror or error}") from None
 
 
 def wait_for_server(point: MeetingPoint, address: str, *, patience: float = PATIENCE) -> None:
     """Wait until rank 0 serves the meeting point.
 
     Raises:
-        ConfigError: it cannot be reached.
+        ConfigError: it cannot be reached within `patience` seconds.
     """
     deadline = time.monotonic() + patience
     while True:

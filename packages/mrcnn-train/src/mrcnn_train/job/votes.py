@@ -1,4 +1,4 @@
-"""Reasons to stop before the end, obeyed by all processes after the same step."""
+"""Stop all processes before the end of the run, after the same step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopVotes:
-    """Tells all processes of a signal or a reached target that one of them has seen.
+    """Shares a signal or a reached target, which one process has noticed, with all processes.
 
-    A single process acts on it at once. Each of many sends its votes with the metrics of its next step. They are read
-    one step later, when the device has them, so that the host never waits for the current step.
+    A single process acts on it at once. Several processes send their votes with the metrics of the next step and read
+    them one step later, when the device has computed them, so that the host never waits for the current step.
 
     Attributes:
-        has_reached_target: set by the process that finds out.
-        signal: number of the signal that all processes have agreed to end for; None so far.
-        target: whether all processes have agreed that the target is reached.
+        has_reached_target: set by the process that scores.
+        signal: number of the signal that ends all processes; None before that.
+        target: whether the target ends all processes.
     """
 
     def __init__(self, processes: Processes, stop: StopSignals) -> None:
@@ -35,11 +35,11 @@ class StopVotes:
         self.target = False
 
     def mine(self) -> list[bool]:
-        """Return the votes of this process, for `TrainStep`: one for each of SIGNALS, then the target."""
+        """Return the votes of this process for `TrainStep`: one for each of SIGNALS, then one for the target."""
         return [*(self._stop.received == number for number in SIGNALS), self.has_reached_target]
 
     def count(self, shares: tf.Tensor) -> None:
-        """Obey the votes of the step before; a single process obeys its own at once.
+        """Read the votes of the step before; a single process uses its current ones.
 
         Args:
             shares: float32 [votes], the share of the processes that voted for each reason in this step.

@@ -1,4 +1,4 @@
-"""End a process that makes no progress, because it hangs or waits for one that does.
+"""End a process that makes no progress, because it hangs or waits for one that hangs.
 
 Horovod's own check, HOROVOD_STALL_SHUTDOWN_TIME_SECONDS, does not work in 0.28.1 over Gloo (seen in test_ranks.py).
 Every process of a job watches itself, so all of them end.
@@ -16,11 +16,11 @@ from mrcnn_train.errors import EXIT_PEER_LOST
 
 
 class Watchdog:
-    """A thread that ends the process, after showing where it is, if `progress` is not called in time.
+    """Ends the process, after printing its stack traces, if `progress` is not called in time.
 
     Args:
         patience: the longest time from one call to the next, seconds.
-        rank: for the message.
+        rank: of this process, for the message.
     """
 
     def __init__(self, patience: float, *, rank: int) -> None:
@@ -31,7 +31,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="mrcnn-watchdog", daemon=True).start()
 
     def progress(self) -> None:
-        """Note that the process works."""
+        """Note that the process makes progress."""
         self._last = time.monotonic()
 
     def stop(self) -> None:

@@ -1,9 +1,11 @@
 """Check the hosts of a job before it starts: `python -m mrcnn_train.preflight`, with the options of the run.
 
-With `launch.hosts`, each host is first asked by ssh for its software, data, GPUs and disk, and whether it reaches the
-others; only then do processes start. Under another launcher the processes compare the same facts themselves. At the end
-all processes average as many bytes as the gradients of ResNet-50 have, and the speed is printed.
-Exit codes: 0; 2 where something is wrong, with one line for each fault; 3 where a process was lost.
+With `launch.hosts`, a probe runs on each host by ssh first: it reports software, data, GPUs and free disk space, and
+which other hosts it cannot reach. The processes start only if all is well. Under another launcher, the processes
+compare the same facts. At the end all processes average a buffer as large as the gradients of ResNet-50-FPN, and the
+bandwidth is printed.
+
+Exit codes: 0; 2 something is wrong, and the message names every fault; 3 a process was lost.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ REPEATS = 3
 
 
 def probe_hosts(config: RunConfig) -> None:
-    """Ask each host of `launch.hosts` for its facts, compare them, and print them.
+    """Collect the facts of each host of `launch.hosts`, print and compare them.
 
     Raises:
-        ConfigError: with all faults, one a line.
+        ConfigError: something is wrong; the text has a line for each fault.
     """
     hosts = parse_hosts(config.launch.hosts or [])
     ssh = Ssh(config.launch.ssh_port, config.launch.ssh_key)
@@ -53,7 +55,7 @@ def probe_hosts(config: RunConfig) -> None:
     try:
         answers = [_answer(host, probe) for host, probe in zip(hosts, probes, strict=True)]
         peers = [
-            (host.name, point if local else address, answer["port"])  # the own name may lead to the loopback
+            (host.name, point if local else address, answer["port"])  # this host's name may mean its loopback
             for host, local, point, address, answer in zip(hosts, own, points, addresses, answers, strict=True)
         ]
         for probe in probes:
@@ -71,7 +73,11 @@ def probe_hosts(config: RunConfig) -> None:
 
 
 def report(answers: Sequence[dict[str, Any]]) -> None:
-    """Print the facts of each host; raise ConfigError with all faults, one a line."""
+    """Print the facts of each host.
+
+    Raises:
+        ConfigError: something is wrong; the text has a line for each fault.
+    """
     for answer in answers:
         gpus = f"{len(answer['gpus'])} x {answer['gpus'][0]}, driver {answer['driver']}" if answer["gpus"] else "no GPU"
         print(
@@ -90,10 +96,11 @@ def report(answers: Sequence[dict[str, Any]]) -> None:
 
 
 def compare_ranks(config: RunConfig, processes: Processes) -> int:
-    """Compare the hosts of all ranks, as `probe_hosts` does before they start; return how many hosts there are.
+    """Compare the hosts of a running job, as `probe_hosts` does before the processes start; return their number.
 
     Raises:
-        ConfigError: with all faults, one a line, on rank 0; PeerLostError on the others.
+        ConfigError: on rank 0, with a line for each fault.
+        PeerLostError: on the other ranks.
     """
     own = facts(output_folder(config), data_paths(config.data)) if processes.place.local_rank == 0 else None
     gathered = [one for one in processes.gather(own) if one is not None]
@@ -102,9 +109,12 @@ def compare_ranks(config: RunConfig, processes: Processes) -> int:
 
 
 def measure_exchange(processes: Processes) -> float:
-    """Average `GRADIENT_BYTES` over the processes, and return the bandwidth per process, GB/s.
+    """Average a buffer of `GRADIENT_BYTES` over the processes, and return the bandwidth of a process in GB/s.
 
-    These are the bytes that a ring sends and receives, 2 (n - 1) / n of the buffer, over the median time.
+    The bandwidth is what each process of a ring sends, 2 (n - 1) / n of the buffer, divided by the median time.
+
+    Raises:
+        ConfigError: the average is wrong.
     """
     import numpy as np
     import tensorflow as tf
@@ -125,7 +135,7 @@ def measure_exchange(processes: Processes) -> float:
 
 
 def preflight(config: RunConfig, processes: Processes) -> int:
-    """Check a job whose processes have met; print what was found."""
+    """Check a job whose processes have started, print what was found, and return the exit code."""
     hosts = compare_ranks(config, processes)
     speed = measure_exchange(processes)
     if processes.rank == 0:
@@ -137,7 +147,7 @@ def preflight(config: RunConfig, processes: Processes) -> int:
 
 
 def data_paths(data: DataOptions) -> list[str]:
-    """Return annotation file and image folder of each data set, one after the other; none of shapes yet to be drawn."""
+    """Return a flat list: annotation file and image folder of each data set, without synthetic data."""
     paths: list[str] = []
     if data.synthetic is not None:
         return paths
@@ -162,5 +172,5 @@ def output_folder(config: RunConfig) -> str:
 def _answer(host: Host, probe: Any) -> dict[str, Any]:
     answer = read_answer(line.decode(errors="replace") for line in probe.stdout)
     if answer is None:
-        raise ConfigError(f"host {host.name}: the check ended early (exit code {probe.wait()}); its message is above")
+        raise ConfigError(f"host {host.name}: the probe ended early (exit code {probe.wait()}); its error is above")
     return answer

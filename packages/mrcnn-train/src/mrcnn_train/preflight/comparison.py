@@ -1,4 +1,4 @@
-"""What differs between the hosts or ranks of a job, in lines that say where."""
+"""Compare the facts of the hosts of a job: what differs, and what a host lacks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ TIGHT_GIB = 5.0  # a checkpoint of ResNet-50 takes 0.35 GiB, a run keeps a few
 
 
 def differences(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say where hosts differ from the first in what must be the same everywhere.
+    """Describe how hosts differ from the first one in what must be the same everywhere.
 
     Args:
-        facts: of each host or rank (`probe.facts`), the first is the reference.
+        facts: those of each host (`probe.facts`); the first is the reference.
 
     Returns:
-        One line for each difference; of versions, packages and files each its own.
+        A line for each difference; packages and files have a line each.
     """
     first = facts[0]
     lines = []
@@ -28,7 +28,7 @@ def differences(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shortcomings(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what each host lacks: readable data, space on the disk, GPUs that others have."""
+    """Describe what each host lacks: readable data, free disk space, as many GPUs as another host."""
     lines = []
     most = max(len(one["gpus"]) for one in facts)
     for one in facts:

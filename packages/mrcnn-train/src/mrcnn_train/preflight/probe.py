@@ -1,9 +1,10 @@
-"""What the preflight asks of each host, by ssh, before a process of the job is started there.
+"""The probe that the preflight runs on each host before the processes of the job start there.
 
     python -m mrcnn_train.preflight.probe OUTPUT [ANNOTATIONS IMAGES]...
 
-Writes one line of JSON, the facts; reads one line, the other hosts; writes one line, those it cannot reach; and ends
-when its standard input does. The first line may be preceded by what a login shell prints.
+It writes a line with the facts of its host, reads a line with the other hosts, writes a line with those it cannot
+reach, and ends when its standard input is closed. The lines are JSON. Those that it writes begin with MARK, because a
+login shell may print other lines before them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from typing import Any
 
 from mrcnn_train.job.facts import host_facts, software_facts
 
-MARK = "mrcnn-probe "  # begins the lines of JSON
+MARK = "mrcnn-probe "
 CONNECT_SECONDS = 5.0
 
 
 def main() -> int:
-    """Answer the preflight."""
+    """Run the probe; see the module."""
     with socket.create_server(("", 0)) as server:
         threading.Thread(target=_accept, args=(server,), daemon=True).start()
         _write({"port": server.getsockname()[1], **facts(sys.argv[1], sys.argv[2:])})
@@ -37,11 +38,11 @@ def main() -> int:
 
 
 def facts(output: str, data: Sequence[str]) -> dict[str, Any]:
-    """Return what the preflight compares and shows of a host.
+    """Return what the preflight compares and prints for a host.
 
     Args:
-        output: folder that the run will write to; it need not exist yet.
-        data: annotation file and image folder of each split, one after the other.
+        output: folder that the run will write to; it may not exist yet.
+        data: annotation file and image folder of each data set, in a flat list.
     """
     software = software_facts()
     packages = software.pop("packages")
@@ -55,7 +56,7 @@ def facts(output: str, data: Sequence[str]) -> dict[str, Any]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return what two hosts with the same data agree on: the digest of a file, or how many files a folder holds."""
+    """Return a text that is equal on hosts with the same data: the digest of a file, or the file count of a folder."""
     try:
         if path.is_dir():
             with os.scandir(path) as entries:
@@ -70,13 +71,13 @@ def fingerprint(path: Path) -> str:
 
 
 def free_gib(folder: Path) -> float:
-    """Return the free space of the disk that holds a folder, or will hold it, in GiB."""
+    """Return the free space in GiB on the disk of a folder, which may not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return round(shutil.disk_usage(there).free / 2**30, 1)
 
 
 def reaches(address: str, port: int) -> bool:
-    """Whether a connection to a port of another host can be made."""
+    """Return whether this host can connect to a port of another host."""
     try:
         with socket.create_connection((address, port), timeout=CONNECT_SECONDS):
             return True
@@ -85,7 +86,7 @@ def reaches(address: str, port: int) -> bool:
 
 
 def read_answer(lines: Iterable[str]) -> dict[str, Any] | None:
-    """Read the next line of JSON that a probe wrote, None where it ended before."""
+    """Read the next answer of a probe; None if the probe ended without one."""
     for line in lines:
         if line.startswith(MARK):
             answer: dict[str, Any] = json.loads(line.removeprefix(MARK))

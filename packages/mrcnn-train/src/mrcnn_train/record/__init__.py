@@ -1,1 +1,1 @@
-"""What a run writes: metrics, curves, reports."""
+"""What a run writes and shows: run directory, metrics, curves, progress, report."""

@@ -1,4 +1,4 @@
-"""The picture of loss and AP over minutes."""
+"""Draw curves.png: loss and AP over minutes."""
 
 from __future__ import annotations
 

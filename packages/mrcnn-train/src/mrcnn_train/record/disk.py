@@ -17,7 +17,7 @@ FULL = "No space left on device"
 
 @contextlib.contextmanager
 def disk_errors(run_dir: Path) -> Iterator[None]:
-    """Turn the error of a write below `run_dir` into SaveError, which names the last complete checkpoint."""
+    """Turn an error of the disk into SaveError, which names the last complete checkpoint in `run_dir`."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,7 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
         reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
         raise SaveError(_message(run_dir, reason or str(error))) from error
     except Exception as error:
-        # TensorBoard's writer raises an error of TensorFlow's with the system's words in it.
+        # TensorBoard's writer raises one of TensorFlow's errors, which contains the message of the system.
         if not type(error).__module__.startswith("tensorflow") or FULL not in str(error):
             raise
         raise SaveError(_message(run_dir, FULL)) from error

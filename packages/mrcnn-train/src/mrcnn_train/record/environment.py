@@ -1,6 +1,6 @@
-"""`environment.json` of a run directory: with it another person can say what was run, on what, and how.
+"""Write `environment.json` into the run directory: command, software, machines and variables of each launch.
 
-A run that is resumed appends an entry, so the file is a list of the launches of the run.
+The file is a list; a resumed run appends an entry.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENVIRONMENT_FILE = "environment.json"
 
 
 def process_facts(place: Place) -> dict[str, Any]:
-    """Describe this process: its rank, its machine and the variables that change what it does."""
+    """Describe this process: its rank, its machine, and the variables that change what it does."""
     return {"rank": place.rank, **host_facts(), "environment": environment_variables()}
 
 
@@ -46,7 +46,7 @@ def write_environment(run_dir: Path, processes: Sequence[dict[str, Any]]) -> Non
 
 
 def read_launches(path: Path) -> list[dict[str, Any]]:
-    """Read the launches that a file lists; a file that is missing or damaged has none."""
+    """Read the launches in `environment.json`; an empty list if the file is missing or damaged."""
     try:
         launches = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def read_launches(path: Path) -> list[dict[str, Any]]:
 
 
 def _by_host(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return an entry for each host: the facts of its first process, and its ranks."""
+    """Return an entry for each host: the facts of its first process, and the ranks of all its processes."""
     hosts: dict[str, dict[str, Any]] = {}
     for facts in processes:
         own = {key: value for key, value in facts.items() if key != "rank"}

@@ -1,4 +1,4 @@
-"""One writer for a run directory: a second run that would write there is refused by name."""
+"""Lock a run directory, so that a second run cannot write to it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run directory. The system releases it when the process ends, however it ends.
+    """Hold the lock of a run directory inside this context. The system releases it when the process ends.
 
     Raises:
-        ConfigError: another process holds it; the message names its host, process and start.
+        ConfigError: another process holds the lock; the message has its host, process id and start time.
     """
     descriptor = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
@@ -38,7 +38,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def _lock(descriptor: int, run_dir: Path) -> None:
     try:
-        # Not flock: over NFS and Lustre (mounted with `flock`), lockf is the one that other hosts see.
+        # Not flock: on NFS and Lustre (mounted with `flock`), other hosts see only locks made by lockf.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):

@@ -1,4 +1,4 @@
-"""The numbers of a run: metrics.jsonl for programs, TensorBoard, and rows in memory for curves and report."""
+"""Log the numbers of a run: to metrics.jsonl, to TensorBoard, and in memory for curves and report."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Row = dict[str, Any]
 
 
 class MetricsLog:
-    """Rows of three kinds, "train", "epoch" and "evaluation"; each has `step` (updates done) and `minutes`.
+    """Writes rows of three kinds, "train", "epoch" and "evaluation"; each has `step` (updates done) and `minutes`.
 
     Args:
-        start_step: rows after it are removed, because the resumed run repeats those steps.
+        start_step: rows after this step are removed, because the resumed run repeats those steps.
 
     Attributes:
-        rows: all of them, with those of earlier launches of the run.
+        rows: all rows, also those of earlier launches of the run.
     """
 
     def __init__(self, run_dir: Path, *, start_step: int) -> None:
@@ -48,13 +48,13 @@ class MetricsLog:
         self._writer.flush()
 
     def histograms(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Show distributions in TensorBoard, under tags that no scalar has: a tag can have one kind only."""
+        """Show distributions in TensorBoard. Their tags differ from those of scalars: a tag can have one kind only."""
         with self._writer.as_default(step=step):
             for name, sample in values.items():
                 tf.summary.histogram(f"distribution/{name}", sample)
 
     def picture(self, step: int, name: str, png: Path) -> None:
-        """Show a PNG file in TensorBoard as it is; `tf.summary.image` would take a second to encode it again."""
+        """Show a PNG file in TensorBoard without encoding it again, which takes `tf.summary.image` a second."""
         header = read_header(png)
         assert header is not None, f"{png} is not a picture"
         height, width = map(str, header.size)
@@ -67,7 +67,7 @@ class MetricsLog:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a metrics file without a last line that was cut off; a file that does not exist has no rows."""
+    """Read a metrics file up to a line that was cut off; no rows if the file does not exist."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:

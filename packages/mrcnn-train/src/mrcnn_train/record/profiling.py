@@ -1,4 +1,4 @@
-"""A TensorFlow profile of some steps, for TensorBoard's profile page."""
+"""Record a TensorFlow profile of some steps, for TensorBoard's profile page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mrcnn_train.training.step import StepMetrics
 
 
 class StepProfile:
-    """Records a profile from the first to the last of some steps.
+    """Records a profile of a range of steps.
 
     Args:
         steps: (first, last), numbered from 1; None for no profile.
-        directory: of TensorBoard.
+        directory: where TensorBoard's files are.
     """
 
     def __init__(self, steps: Sequence[int] | None, directory: Path) -> None:
@@ -24,19 +24,19 @@ class StepProfile:
         self._is_running = False
 
     def begin(self, number: int) -> None:
-        """Start the profile if the step of this number is the first one."""
+        """Start the profile if this is the first step of the range."""
         if number == self._first:
             tf.profiler.experimental.start(str(self._directory))
             self._is_running = True
 
     def end(self, number: int, metrics: StepMetrics) -> None:
-        """Write the profile if this step was the last one, after waiting for it."""
+        """After the last step of the range, wait for it and write the profile."""
         if number == self._last and self._is_running:
             metrics.measured.total.numpy()
             self.close()
 
     def close(self) -> None:
-        """Write the profile so far, also of a run that ended before the last of the steps."""
+        """Write the profile so far, if the run ended before the last step of the range."""
         if self._is_running:
             tf.profiler.experimental.stop()
             self._is_running = False

@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mrcnn_train.training.evaluation import Results
 
 
 class ProgressDisplay:
-    """A context around the loop.
+    """Shows progress while the loop runs inside this context.
 
     Args:
         total_steps: of the run.
@@ -45,7 +45,7 @@ class ProgressDisplay:
         self._bar.update(self._task, completed=done)
 
     def log(self, done: int, row: Mapping[str, float], *, epoch: float, images_per_step: int, is_first: bool) -> None:
-        """Show the numbers of the last window. The first step compiles, so it tells no remaining time."""
+        """Show the numbers of the last window. The first step compiles, so no remaining time is shown for it."""
         remaining = (self._total_steps - done) * images_per_step / row["images_per_second"]
         left = "compiling" if is_first else f"{_duration(remaining)} left"
         skipped = f"{row['skipped_steps']:.0f} skipped  " if row.get("skipped_steps") else ""
@@ -77,7 +77,7 @@ class ProgressDisplay:
             self._console.print(ap_tables(result))
 
     def _print(self, text: str) -> None:
-        """Print text that may hold names of the user's: rich would read markup and emoji codes in it."""
+        """Print text that may contain the user's names, without reading markup or emoji codes in them."""
         self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

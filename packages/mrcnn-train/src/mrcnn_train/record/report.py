@@ -1,4 +1,4 @@
-"""The report of a finished run: plan, results and pictures."""
+"""Write report.md of a finished run: plan, results and pictures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def write_run_report(
     """Write RUN_DIR/report.md.
 
     Args:
-        plan: as printed before the first step.
-        rows: of metrics.jsonl.
-        curves: file name beside the report.
-        files: of each validation set, beside the report; those that do not exist are left out.
+        plan: text of the plan, as printed before the first step.
+        rows: those of metrics.jsonl.
+        curves: name of the picture beside the report.
+        files: names of the files of each validation set, beside the report; those that do not exist are left out.
     """
     train, epochs, evaluations = ([row for row in rows if row["kind"] == k] for k in ("train", "epoch", "evaluation"))
     parts = [
@@ -66,7 +66,7 @@ def _training_table(rows: Sequence[Row], epochs: Sequence[Row]) -> str:
 
 
 def _evaluation_table(rows: Sequence[Row], *, sets: Sequence[str]) -> str:
-    """Write a line for each evaluation; of several validation sets one for the mean and one for each."""
+    """Write a line for each evaluation; with several validation sets, a line for the mean and one for each set."""
     best = max(rows, key=total_ap)
     names = [name for name in AP_NAMES if name in best]
     prefixes = {"": ""} if len(sets) == 1 else {"mean": "", **{name: f"{name}/" for name in sets}}
@@ -91,6 +91,6 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    """Make a code block, whose fence is longer than any in the text."""
+    """Make a code block whose fence is longer than any in the text."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
     return f"{fence}\n{text.strip()}\n{fence}"

@@ -1,4 +1,4 @@
-"""The directory of a run: made for a new one, found again for one that goes on, and locked while the run writes."""
+"""Make the directory of a new run or open that of a resumed one, and lock it while the run writes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mrcnn_train.record.lock import LOCK_FILE, locked
 
 @contextlib.contextmanager
 def open_run_dir(config: RunConfig) -> Iterator[Path]:
-    """Make the directory of a new run, or open that of a resumed one; hold its lock, and save the config in it.
+    """Make the directory of a new run, or open that of a resumed one; save the config there, and hold the lock.
 
     Raises:
-        ConfigError: it holds a run or other files, another process writes to it, or it cannot be written.
+        ConfigError: the directory has a run or other files, another process writes to it, or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -35,9 +35,9 @@ def open_run_dir(config: RunConfig) -> Iterator[Path]:
 
 
 def check_run_dir(config: RunConfig) -> None:
-    """Raise ConfigError if the directory that a new run was given holds a run or other files.
+    """Raise ConfigError if `run.dir` of a new run contains a run or other files.
 
-    A run that ended before its first checkpoint cannot go on: its directory is used again.
+    A run that ended before its first checkpoint cannot be continued, so its directory may be used again.
     """
     if config.run.dir is None:
         return
@@ -61,7 +61,7 @@ def _make_run_dir(config: RunConfig) -> Path:
 
 
 def _make_unshared(wanted: Path) -> Path:
-    """Make a new directory; if several runs start in the same second, all but one get a number."""
+    """Make a new directory; if several runs start in the same second, a number is added to the name."""
     numbered = (wanted.with_name(f"{wanted.name}_{number}") for number in itertools.count(2))
     for path in itertools.chain([wanted], numbered):
         try:
@@ -69,11 +69,11 @@ def _make_unshared(wanted: Path) -> Path:
         except FileExistsError:
             continue
         return path
-    raise AssertionError("unreachable: the numbers do not end")
+    raise AssertionError("unreachable: there is always a next number")
 
 
 def _save_config(run_dir: Path, config: RunConfig) -> None:
-    """Save the config; where a resumed run changes it, the old one is kept beside it."""
+    """Save the config; if a resumed run changes it, keep the old file as config-until-TIME.yaml."""
     saved, fresh = run_dir / SAVED_CONFIG, run_dir / (SAVED_CONFIG + ".partial")
     save_config(fresh, config)
     if config.resume is not None and fresh.read_text() != saved.read_text():

@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics, checkpoints with the best marked, tables and pictures."""
+"""Write what a run leaves: metrics, checkpoints with the best marked, tables and pictures."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class _Scoring(NamedTuple):
 
 
 class RunRecord:
-    """Writes into a run directory. Minutes count from the start of the run, with all its launches.
+    """Writes into a run directory. Minutes are the sum over all launches of the run.
 
     Args:
-        seed, global_batch: written into the checkpoints.
-        keep_last: checkpoints to keep besides the best.
-        val_names: of the validation sets.
+        seed, global_batch: numbers to write into the checkpoints.
+        keep_last: number of checkpoints to keep besides the best.
+        val_names: names of the validation sets.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RunRecord:
         """Write a checkpoint of the weights after `step` updates, and delete the oldest.
 
         Raises:
-            SaveError: the disk is full or refuses.
+            SaveError: the disk is full or cannot be written.
         """
         position = CheckpointState(
             step=step,
@@ -115,7 +115,7 @@ class RunRecord:
         prune_checkpoints(self._checkpoints, keep_last=self._keep_last, also=scoring)
 
     def score(self, evaluation: Evaluation, evaluators: Sequence[CocoEvaluator], *, step: int, epoch: float) -> None:
-        """Start to score the detections of the weights after `step` updates, which are saved."""
+        """Start to score the detections of the weights after `step` updates; their checkpoint exists."""
         assert self._scoring is None
         if self._drawing is not None:
             self._drawing.result()
@@ -124,7 +124,7 @@ class RunRecord:
 
     @property
     def is_scoring(self) -> bool:
-        """Whether an evaluation is being scored, or was and has not been fetched."""
+        """Whether an evaluation is being scored, or has been scored and not yet fetched by `scored`."""
         return self._scoring is not None
 
     @property
@@ -133,7 +133,7 @@ class RunRecord:
         return self._scoring is not None and self._scoring.results.done()
 
     def scored(self) -> Scored:
-        """Wait for the scores, log them, and mark the weights if they are the best.
+        """Wait for the scores, log them, and mark the checkpoint if it is the best.
 
         Raises:
             Whatever the scorer raised.
@@ -155,7 +155,7 @@ class RunRecord:
 
     @property
     def best(self) -> Row | None:
-        """The evaluation with the highest box AP + mask AP, the first of equals; None before the first one."""
+        """The evaluation with the highest box AP + mask AP, the first among equals; None before the first one."""
         evaluations = [row for row in self._log.rows if row["kind"] == "evaluation"]
         return max(evaluations, key=total_ap, default=None)
 
@@ -180,7 +180,7 @@ class RunRecord:
         write_run_report(path, name=name, plan=plan, rows=self._log.rows, curves=CURVES, files=self._files)
 
     def contents(self) -> str:
-        """Return a line for each thing in the directory, with its path."""
+        """Return a line for each file and folder in the run directory, with its path."""
         names = {
             CHECKPOINTS_DIR: "checkpoints",
             WEIGHTS_FILE: "weights that did not fit",

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation that a run logs: APs of boxes and, if the model has masks, of masks."""
+"""The numbers of an evaluation that a run logs: AP of boxes and, if the model has masks, of masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AP_NAMES = tuple(f"{what}_{name}" for what in IOU_TYPES for name in ("AP", "AP50
 
 
 def logged_numbers(results: Mapping[str, EvalResult]) -> dict[str, float]:
-    """Return those of AP_NAMES that the evaluation has; of several validation sets their means, and each as SET/NAME.
+    """Return the numbers of AP_NAMES that an evaluation has. With several sets: their means, and each as SET/NAME.
 
     Args:
         results: by name of the validation set.
@@ -35,17 +35,17 @@ def _numbers(result: EvalResult) -> dict[str, float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Average without the -1 of sets in which there is nothing to find."""
+    """Average without the -1 of sets that have no objects to find."""
     return statistics.fmean([value for value in values if value >= 0] or [-1.0])
 
 
 def total_ap(numbers: Mapping[str, float]) -> float:
-    """Return box AP plus mask AP, by which the best evaluation is chosen."""
+    """Return box AP plus mask AP, which decides the best evaluation."""
     return sum(numbers[f"{what}_AP"] for what in IOU_TYPES if f"{what}_AP" in numbers)
 
 
 def describe_ap(numbers: Mapping[str, float]) -> str:
-    """Write "box AP 0.123, mask AP 0.123", of several validation sets with those of each."""
+    """Write "box AP 0.123, mask AP 0.123"; with several validation sets, also those of each."""
     text = _describe(numbers)
     sets = sorted({key.partition("/")[0] for key in numbers if "/" in key})
     if not sets:

@@ -1,4 +1,4 @@
-"""The numbers of the steps, shown and recorded when they are due."""
+"""Show and record the numbers of the steps when they are due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StepLog:
     """Collects the numbers of the steps.
 
     Args:
-        record: None on all processes but rank 0.
+        record: None on all processes except rank 0.
         images_per_step: of all processes.
         gather: see `Window`.
     """
@@ -51,7 +51,7 @@ class StepLog:
         self._data_wait = data_wait
 
     def write(self, done: int, due: Due, *, epoch: float, began: float) -> None:
-        """Show and record what is due after a step that began at `began` of the performance counter.
+        """Show and record what is due after a step, which began when `time.perf_counter()` was `began`.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -70,5 +70,5 @@ class StepLog:
             self._record.epoch(done, throughput, epoch=epoch)
 
     def restart(self) -> None:
-        """Leave the time so far out: writing and evaluating do not count as training."""
+        """Start to measure time again: saving and evaluating do not count as training."""
         self._window.restart()

@@ -13,7 +13,7 @@ from mrcnn_train.errors import DivergedError
 from mrcnn_train.training.loss_scale import MINIMUM
 from mrcnn_train.training.step import LOSS_NAMES, StepMetrics
 
-COUNTS = ("valid_proposals", "foreground_anchors", "foreground_rois")  # per image, averaged over those of a step
+COUNTS = ("valid_proposals", "foreground_anchors", "foreground_rois")  # averages over the images of a step
 LATEST = ("loss_scale", "skipped_steps")  # not averaged: the last value is logged
 
 
@@ -28,11 +28,11 @@ class Numbers(NamedTuple):
     """What the steps of a window measured.
 
     Attributes:
-        means: of the losses and statistics over the steps, `images_per_second` of all processes, `data_wait` in seconds
-            a step, with many processes the `slowest_rank` and its `slowest_data_wait`, and the last `learning_rate`,
-            `loss_scale` and `skipped_steps`. The mean of `gradient_norm` leaves out steps that the loss scale skipped;
-            if all were skipped there is none.
-        counts: the numbers of each step, by name, for the names in COUNTS.
+        means: losses and statistics, averaged over the steps. `gradient_norm` leaves out steps that the loss scale
+            skipped; it is missing if all were. Also `images_per_second` of all processes, `data_wait` of rank 0 in
+            seconds per step, the last `learning_rate`, `loss_scale` and `skipped_steps`, and with several processes
+            `slowest_rank`, which waited longest for its data, and its `slowest_data_wait` in seconds per step.
+        counts: the number of each step for each of COUNTS.
     """
 
     means: dict[str, float]
@@ -40,11 +40,11 @@ class Numbers(NamedTuple):
 
 
 class Window:
-    """Collects steps, whose numbers stay on the device until they are read, and the time for them and for their data.
+    """Collects the numbers of steps, which stay on the device until they are read, and measures time.
 
     Args:
         images_per_step: of all processes.
-        gather: returns the image ids of all processes. It is called when a loss is not finite, which all processes see
+        gather: returns the image ids of all processes. It is called if a loss is not finite, which all processes see
             at the same step.
     """
 
@@ -56,7 +56,7 @@ class Window:
     def add(
         self, step: int, metrics: StepMetrics, *, learning_rate: float, image_ids: Sequence[Any], data_wait: float = 0.0
     ) -> None:
-        """Add a step, and the seconds that it waited for data."""
+        """Add a step and the seconds that this process waited for its data."""
         self._steps.append(_Step(step, metrics, learning_rate, list(image_ids)))
         self._data_wait += data_wait
 
@@ -80,7 +80,7 @@ class Window:
         return Numbers(means, {name: [numbers[name] for numbers in values] for name in COUNTS})
 
     def restart(self) -> None:
-        """Forget the steps and the time so far: evaluations and checkpoints are not training."""
+        """Discard the steps and the time so far: evaluations and checkpoints do not count as training."""
         self._steps: list[_Step] = []
         self._data_wait = 0.0
         self._start = time.perf_counter()
@@ -98,9 +98,9 @@ class Window:
 
 
 def _slowest(waits: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return which process waited longest for its data, and for how many seconds a step; nothing for one process.
+    """Return which process waited longest for its data, and how long in seconds per step; {} for a single process.
 
-    All processes take a step together, so each step takes as long as the slowest makes it.
+    All processes finish a step together, so the slowest one decides how long it takes.
     """
     means = np.mean(waits, axis=0)  # [processes]
     if len(means) == 1:
@@ -110,7 +110,7 @@ def _slowest(waits: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 class EpochMeter:
-    """Adds up the time of the steps of an epoch, without that of evaluations and checkpoints.
+    """Adds up the time of the steps of an epoch, without evaluations and checkpoints.
 
     Args:
         images_per_step: of all processes.
@@ -127,7 +127,7 @@ class EpochMeter:
         self._data_wait += data_wait
 
     def read(self) -> dict[str, float] | None:
-        """Return images per second and the seconds a step waited for data, and start over; None without steps."""
+        """Return images per second and the wait for data in seconds per step, and start over; None without steps."""
         steps, seconds, data_wait = self._steps, self._seconds, self._data_wait
         self._steps, self._seconds, self._data_wait = 0, 0.0, 0.0
         if steps == 0:

@@ -1,1 +1,1 @@
-"""The state of training, the step and the loop."""
+"""Data, state, step and loop of training."""

@@ -1,9 +1,10 @@
-"""Checkpoints of a run: the model for any program, and beside it what the trainer needs to resume.
+"""Checkpoints of a run: the model, and beside it what the trainer needs to resume.
 
-RUN/checkpoints/step-XXXXXXXX/ holds model.safetensors, model.json (mrcnn_model), trainer.safetensors and trainer.json;
-the text file RUN/checkpoints/best names the step folder of the best evaluation. trainer.safetensors holds the variables
-of the optimizer as SLOT/VARIABLE, and the loss scale. If the run averages its weights, the model is the average, and
-trainer.safetensors holds the weights in training as weights/VARIABLE.
+RUN/checkpoints/step-XXXXXXXX/ contains model.safetensors and model.json (written by mrcnn_model), trainer.safetensors
+and trainer.json. The text file RUN/checkpoints/best has the name of the step folder of the best evaluation.
+
+trainer.safetensors contains the variables of the optimizer as SLOT/VARIABLE, and the loss scale. If the run averages
+its weights, the model is the average, and trainer.safetensors has the weights in training as weights/VARIABLE.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ PARTIAL = "partial-"  # begins the name of a folder that is being written
 
 @dataclasses.dataclass
 class CheckpointState:
-    """The position of a run. Epoch and learning rate follow from the step, and are here for people to read.
+    """The position of a run. Epoch and learning rate follow from the step; they are there for human readers.
 
     Attributes:
-        step: updates done; the next one has this number.
-        learning_rate: of the last update.
-        elapsed_seconds: of training, over all launches.
+        step: number of updates done, which is also the number of the next one, counted from 0.
+        epoch: position in epochs.
+        learning_rate: that of the last update.
+        elapsed_seconds: time of the run, summed over all launches.
         data: fingerprint of the training data; None in checkpoints of version 0.1.
     """
 
@@ -67,13 +69,13 @@ def save_checkpoint(
     state: CheckpointState,
     loss_scale: LossScale | None = None,
 ) -> Path:
-    """Write a checkpoint completely or not at all: into another folder, which is flushed to the disk, then renamed.
+    """Write a checkpoint completely or not at all: into another folder, which is flushed to the disk and then renamed.
 
     Returns:
-        Its folder. A complete checkpoint of this step stays as it is.
+        The folder of the checkpoint. A complete checkpoint of this step is not changed.
 
     Raises:
-        SaveError: the disk is full or refuses. Earlier checkpoints stay as they are.
+        SaveError: the disk is full or cannot be written. Earlier checkpoints are not changed.
     """
     target = checkpoints / step_name(state.step)
     if is_complete(target):
@@ -114,7 +116,7 @@ def _explained(target: Path) -> Iterator[None]:
 
 
 def remove_leftovers(checkpoints: Path) -> None:
-    """Delete checkpoints that were not finished, because the run died or failed while it wrote."""
+    """Delete checkpoints that were not completed, because the run ended while it wrote them."""
     for leftover in checkpoints.glob(f"{PARTIAL}*"):
         shutil.rmtree(leftover)
 
@@ -133,17 +135,20 @@ def restore_checkpoint(
     differences = [*report.unused, *report.unfilled, *sorted(arrays.keys() ^ expected.keys())]
     if differences:
         raise CheckpointError(
-            f"{checkpoint} is of another model, optimizer or precision: {differences[0]} is only in one of them"
+            f"{checkpoint} was saved with another model, optimizer or precision: only one of the checkpoint and this "
+            f"run has {differences[0]}"
         )
     for key, variable in expected.items():
         if arrays[key].shape != tuple(variable.shape):
-            raise CheckpointError(f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}")
+            raise CheckpointError(
+                f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}; expected {tuple(variable.shape)}"
+            )
         variable.assign(arrays[key])
     optimizer.swap_average()
 
 
 def _trainer_variables(optimizer: Optimizer, loss_scale: LossScale | None) -> dict[str, tf.Variable]:
-    """Return what trainer.safetensors holds, by key; reading and writing exchange the weights and their average."""
+    """Return what trainer.safetensors contains, by key. The caller exchanges the weights and their average."""
     keys = [variable_key(variable) for variable in optimizer.variables]
     variables = {
         f"{'weights' if slot == 'average' else slot}/{key}": variable
@@ -183,7 +188,7 @@ def best_name(checkpoints: Path) -> str | None:
 
 
 def prune_checkpoints(checkpoints: Path, *, keep_last: int, also: str | None = None) -> None:
-    """Delete all but the newest `keep_last`, the best, and the one named `also`, which may become the best."""
+    """Delete all checkpoints except the newest `keep_last`, the best, and `also`, which may become the best."""
     kept = (best_name(checkpoints), also)
     for folder in complete_checkpoints(checkpoints)[:-keep_last]:
         if folder.name not in kept:
@@ -198,7 +203,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until the disk has a file: else a power cut after the rename could leave an empty one under its name."""
+    """Wait until a file is on the disk: otherwise a power cut after the rename could leave an empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The data sets of a run, checked, and the loader of its training batches."""
+"""Open and check the data sets of a run, and make the loader of its training batches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ValSet(NamedTuple):
     """A validation set.
 
     Attributes:
-        name: short and unique in the run, fit for a file name.
-        dataset: its images.
+        name: short, unique in the run, and usable in file names.
+        dataset: images and annotations.
     """
 
     name: str
@@ -31,12 +31,12 @@ class ValSet(NamedTuple):
 
 
 class RunData(NamedTuple):
-    """The data sets of a run, and what follows from them.
+    """The data sets of a run, and what is computed from them.
 
     Attributes:
         plan: the numbers of the run.
-        described: the plan as it is printed.
-        loader: of this process's training batches.
+        described: the plan as text.
+        loader: loads the training batches of this process.
         train: all training sets, joined.
         val: the validation sets, which are scored one by one.
     """
@@ -117,7 +117,7 @@ def _open_each_val(data: DataOptions) -> Iterator[tuple[str, CocoDataset]]:
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """Make names fit for files, and different from each other.
+    """Make names usable in file names and different from each other.
 
     >>> unique_names(["val", "night/val", "val"])
     ['val', 'night_val', 'val_2']
@@ -133,10 +133,10 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def check_data(data: DataOptions, train: CocoDataset, val: Sequence[ValSet]) -> None:
-    """Do what `mrcnn-data check` does with the data sets of the run, and print a line for each kind of finding.
+    """Check the data sets as `mrcnn-data check` does, and print a line for each kind of finding.
 
     Raises:
-        DatasetError: an error that would end the run later.
+        DatasetError: a finding is an error, which would end the run later.
     """
     datasets = {"train": train}
     datasets |= {"val" if len(val) == 1 else f"val {one.name}": one.dataset for one in val}
@@ -161,10 +161,11 @@ def summary_lines(reports: Mapping[str, Report]) -> list[str]:
 
 
 def require_same_classes(ours: Classes, theirs: Classes, *, where: str, reference: str, cure: str = "") -> None:
-    """Raise ConfigError that names the first difference between two sets of classes, and a cure.
+    """Raise ConfigError for the first difference between two sets of classes.
 
     Args:
-        where, reference: what `ours` and `theirs` belong to.
+        where, reference: what `ours` and `theirs` belong to, for the message.
+        cure: what the user can do, appended to the message.
     """
     difference = class_difference(ours, theirs, reference=reference)
     if difference is not None:
@@ -177,8 +178,8 @@ def make_loader(
     """Make the loader of this process's training batches.
 
     Raises:
-        ConfigError: an option that cannot work.
-        DatasetError: nothing to train on, or an image that fits into no batch shape.
+        ConfigError: an option cannot work, or an image fits into no bucket.
+        DatasetError: there is nothing to train on.
     """
     try:
         return TrainLoader(
@@ -208,11 +209,11 @@ def make_loader(
 
 
 def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) -> None:
-    """Find out before training what would end it at its first evaluation, and say what is not scored.
+    """Check before training what would end the run at its first evaluation, and print what is not scored.
 
     Raises:
-        ConfigError: an image fits into no batch shape.
-        GroundTruthError: the file can be trained on, but not scored against.
+        ConfigError: an image fits into no bucket.
+        GroundTruthError: detections cannot be scored against this set.
     """
     short_edge, max_size = eval_sizes(data)
     try:
@@ -229,7 +230,7 @@ def check_evaluation(data: DataOptions, options: EvalOptions, val: CocoDataset) 
     num_ignored = int(CocoEvaluator(val).ground_truth.ignored.sum())
     if num_ignored:
         print(
-            f"{'evaluation:':17} {visible(val.name)}: objects with `ignore` that need not be found, because training "
-            f"leaves them out: {num_ignored}",
+            f"{'evaluation:':17} {visible(val.name)}: {num_ignored} objects with `ignore` need not be found, because "
+            "training leaves such objects out",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""What is due after a step, decided from numbers alone."""
+"""Decide from numbers alone what is due after a step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Cadence(NamedTuple):
     """How often a run logs, saves and evaluates.
 
     Attributes:
-        total_steps: of the run; the last step saves and evaluates.
+        total_steps: number of steps of the run; after the last one it saves and evaluates.
         log_steps: steps from one log line to the next.
-        save_steps: likewise for checkpoints; None for none by steps.
-        save_epochs: likewise in epochs.
+        save_steps: steps from one checkpoint to the next; None: steps do not decide.
+        save_epochs: epochs from one checkpoint to the next; None: epochs do not decide.
         evaluates: whether there is a validation set.
-        evaluate_epochs: epochs from one evaluation to the next; None for one at the end only.
+        evaluate_epochs: epochs from one evaluation to the next; None: evaluate only at the end.
     """
 
     total_steps: int
@@ -34,7 +34,7 @@ class Due(NamedTuple):
 
     Attributes:
         log: fetch the numbers from the device and show them.
-        log_epoch: write the throughput of the epoch that ended.
+        log_epoch: write the throughput of the epoch that has ended.
         save: write a checkpoint.
         evaluate: evaluate the saved weights.
         stop: end the loop.
@@ -48,7 +48,7 @@ class Due(NamedTuple):
 
 
 def make_cadence(config: RunConfig, plan: Plan, *, evaluates: bool) -> Cadence:
-    """Read from the options how often things are due."""
+    """Read the cadence of a run from its options."""
     return Cadence(
         total_steps=plan.total_steps,
         log_steps=config.log.every,
@@ -67,7 +67,7 @@ def what_is_due(
     Args:
         epoch_before, epoch_after: position in epochs before and after the step.
         is_first: whether it is the first step since the start or the resume.
-        has_to_stop: whether a signal or a reached target ends the run here. It saves, and does not evaluate.
+        has_to_stop: whether a signal or a reached target ends the run here; it then saves, but does not evaluate.
     """
     is_last = done == cadence.total_steps
     evaluate = (
@@ -83,7 +83,7 @@ def what_is_due(
         or (cadence.save_steps is not None and done % cadence.save_steps == 0)
     )
     return Due(
-        log=save or is_first or done % cadence.log_steps == 0,  # only weights that are known to be finite are saved
+        log=save or is_first or done % cadence.log_steps == 0,  # logging before saving checks that losses are finite
         log_epoch=crosses(1.0, epoch_before, epoch_after),
         save=save,
         evaluate=evaluate,
@@ -92,7 +92,7 @@ def what_is_due(
 
 
 def is_evaluation_due(done: int, cadence: Cadence, *, epoch_before: float, epoch_after: float) -> bool:
-    """Return whether a run that was stopped after `done` steps had an evaluation to do there."""
+    """Return whether an evaluation was due when a run was stopped after `done` steps."""
     if done == 0:
         return False
     return what_is_due(

@@ -1,4 +1,4 @@
-"""AP of the model in training on each validation set, with its files in the run directory."""
+"""Evaluate the model in training on each validation set, and write the results into the run directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Results = dict[str, EvalResult]  # by name of the validation set
 
 
 class EvaluationFiles(NamedTuple):
-    """Where the files of a validation set are, below the run directory; of several sets with the set's name."""
+    """Names of the files of a validation set in the run directory; with several sets they contain the set's name."""
 
     ap_table: str
     contact_sheet: str
@@ -47,11 +47,11 @@ def evaluation_files(names: Sequence[str]) -> dict[str, EvaluationFiles]:
 
 
 class Evaluation:
-    """Scores a model on the validation sets, any number of times; it is compiled once.
+    """Scores a model on the validation sets, any number of times. Detection is compiled once.
 
     Args:
-        card: holds the preprocessing.
-        on_error: "raise", or "skip" images that cannot be read: they count as images without detections.
+        card: says how images are preprocessed.
+        on_error: "raise", or "skip": an image that cannot be read counts as one without detections.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Evaluation:
         self.files = evaluation_files([one.name for one in val])
 
     def detect(self, *, progress: Callable[[int, int], None]) -> list[CocoEvaluator]:
-        """Detect on this process's share of the images; all processes get all detections of each validation set."""
+        """Detect on this process's share of the images, and return the detections of all processes for each set."""
         return [
             detect_dataset(
                 self._model,
@@ -94,7 +94,7 @@ class Evaluation:
         ]
 
     def score(self, evaluators: Sequence[CocoEvaluator], run_dir: Path, *, step: int) -> Results:
-        """Score each set; write its AP table, contact sheet and evaluation/step-XXXXXXXX.json. Runs in any thread."""
+        """Score each set; write its AP table, contact sheet and evaluation/step-XXXXXXXX.json, in any thread."""
         (run_dir / EVALUATION_DIR).mkdir(exist_ok=True)
         results = {}
         for val, evaluator in zip(self._val, evaluators, strict=True):
@@ -103,7 +103,7 @@ class Evaluation:
             settings = {"step": step, "annotations": val.dataset.name, "limit": self._options.limit}
             numbers = run_dir / EVALUATION_DIR / f"{step_name(step)}{files.numbers_suffix}.json"
             table, sheet = run_dir / files.ap_table, run_dir / files.contact_sheet
-            for path in (numbers, table, sheet):  # of the run, perhaps from a version that did not note what it wrote
+            for path in (numbers, table, sheet):  # an earlier version did not mark its files as its output
                 path.unlink(missing_ok=True)
             write_metrics(numbers, result, settings=settings)
             write_ap_table(table, result)

@@ -1,7 +1,7 @@
-"""A fingerprint of the training data, by which a resumed run notices that it changed.
+"""Take a fingerprint of the training data, by which a resumed run detects that they have changed.
 
-The order of samples is a function of the step and of the data set: with one image less, every later step would see
-other images.
+The order of samples depends on the step and on the data set: if an image is removed, every later step sees other
+images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fingerprint = dict[str, Any]  # "images", "objects": counts; "sha256": of ids, f
 
 
 def fingerprint(dataset: CocoDataset) -> Fingerprint:
-    """Return the counts of a data set, and a hash of the ids, names and sizes of its images and of its objects."""
+    """Return the counts of a data set and a hash: of image ids, file names and sizes, classes, boxes and flags."""
     table = dataset.annotations
     digest = hashlib.sha256()
     names = [dataset.image_ids, dataset.file_names, dataset.category_ids, dataset.class_names]
@@ -32,26 +32,28 @@ def fingerprint(dataset: CocoDataset) -> Fingerprint:
 
 
 def require_same_data(saved: Fingerprint | None, current: Fingerprint, *, accept: bool, option: str) -> None:
-    """Compare the training data with those of a checkpoint; print a note where they differ and that is accepted.
+    """Compare the training data with those of a checkpoint; print a note if they differ and this is accepted.
 
     Args:
-        saved: of the checkpoint; None where an earlier version wrote it.
-        accept: go on with other data.
-        option: how the run was asked for, for the message.
+        saved: fingerprint in the checkpoint; None if version 0.1 wrote it.
+        accept: continue although the data have changed.
+        option: the option that asked for the run, for the message.
 
     Raises:
-        ConfigError: the data changed.
+        ConfigError: the data have changed.
     """
     if saved is None:
-        print("note: this checkpoint has no fingerprint of its training data: they are taken as unchanged", flush=True)
+        print(
+            "note: this checkpoint has no fingerprint of its training data; assuming that they are the same", flush=True
+        )
         return
     if saved == current:
         return
     then, now = (f"{one['images']} images with {one['objects']} objects" for one in (saved, current))
-    change = f"{then} at the checkpoint, {now} now" if then != now else f"still {now}, but not the same ones"
+    change = f"{then} at the checkpoint, {now} now" if then != now else f"still {now}, but different ones"
     if not accept:
         raise ConfigError(
-            f"{option}: the training data changed since the checkpoint: {change}. Restore them, or resume with "
-            "data.changed=accept, which shows the images in another order than an unbroken run would"
+            f"{option}: the training data have changed since the checkpoint: {change}. Restore them, or resume with "
+            "data.changed=accept: the images then come in another order than in an uninterrupted run"
         )
-    print(f"note: the training data changed since the checkpoint: {change} (data.changed=accept)", flush=True)
+    print(f"note: the training data have changed since the checkpoint: {change} (data.changed=accept)", flush=True)

@@ -1,4 +1,4 @@
-"""The weights that a new run starts from, and a report of those that did not fit."""
+"""Load the weights that a new run starts from, and report those that did not fit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def fill_from(path: Path, model: MaskRCNN, *, new_classes: bool) -> WeightsRepor
     """Fill a model from a file or a checkpoint, and print how well the two fit.
 
     Args:
-        new_classes: leave the layers over classes as they are.
+        new_classes: do not fill the layers over classes.
 
     Raises:
-        CheckpointError: the file is missing, torn, or of another model.
+        CheckpointError: the file is missing or incomplete, or belongs to another model.
     """
     report = load_weights(model, path, new_classes=new_classes)
     for line in describe_weights(report, keys=[variable_key(variable) for variable in model.variables]):
@@ -31,15 +31,18 @@ def fill_from(path: Path, model: MaskRCNN, *, new_classes: bool) -> WeightsRepor
 
 
 def describe_weights(report: WeightsReport, *, keys: Sequence[str]) -> Iterator[str]:
-    """Yield a few lines on which of the model's `keys` were filled.
+    """Yield a few lines that say which of the model's variables were filled.
 
-    Variables that a backbone file cannot hold are counted, not named.
+    If the file has a backbone only, the variables of the heads are counted, not named.
+
+    Args:
+        keys: names of all variables of the model.
     """
     yield f"{len(keys) - len(report.unfilled)} of {len(keys)} variables filled"
     unfilled = [key for key in report.unfilled if key not in report.reinitialised]
     heads = {key for key in keys if not key.startswith("backbone.")}
     if heads.issubset(unfilled):
-        yield f"a backbone alone: the {len(heads)} variables after it start fresh"
+        yield f"a backbone only: the {len(heads)} variables after it start fresh"
         unfilled = [key for key in unfilled if key not in heads]
     unused = [name for name in report.unused if name not in report.reinitialised]
     for what, names in ((OF_CLASSES, report.reinitialised), (UNFILLED, unfilled), (UNUSED, unused)):
@@ -47,7 +50,7 @@ def describe_weights(report: WeightsReport, *, keys: Sequence[str]) -> Iterator[
             more = f", ... (all in {WEIGHTS_FILE})" if len(names) > NAMES_SHOWN else ""
             yield f"{len(names)} {what}: {', '.join(names[:NAMES_SHOWN])}{more}"
     for line in report.unlike:
-        yield f"trained in a network that computes something else: model.{line}"
+        yield f"trained in a network with other options: model.{line}"
 
 
 def write_weights_report(run_dir: Path, report: WeightsReport) -> None:

@@ -1,4 +1,4 @@
-"""What one process needs to train, put together once."""
+"""The parts that one process needs to train, in one tuple."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Job(NamedTuple):
     """The parts of a run in one process.
 
     Attributes:
-        config: frozen.
+        config: resolved and frozen.
         data: the data sets, the plan, and the loader of this process.
-        state: where training starts.
-        run_dir: directory of the run, into which rank 0 writes.
+        state: model and optimizer at the first step of this launch.
+        run_dir: run directory; only rank 0 writes into it.
         processes: all processes of the run.
         stop: the signals of this process.
     """

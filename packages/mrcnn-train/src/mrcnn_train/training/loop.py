@@ -24,14 +24,16 @@ from mrcnn_train.training.step import TrainStep
 
 
 def train_loop(job: Job) -> int:
-    """Train from `job.state.start_step` to the end of the plan, with the evaluations on the way.
+    """Train from `job.state.start_step` to the end of the plan, and evaluate when it is due.
 
     Returns:
         The exit code: 0, or that of the signal that ended the run, after a checkpoint.
 
     Raises:
-        DivergedError: a loss is not finite. DatasetError: an image cannot be read. SaveError: the disk is full.
-        PeerLostError: another process ended.
+        DivergedError: a loss is not finite.
+        DatasetError: an image cannot be read.
+        SaveError: the run directory can no longer be written.
+        PeerLostError: another process has ended.
     """
     config, data = job.config, job.data
     try:
@@ -58,7 +60,7 @@ def train_loop(job: Job) -> int:
 
 @contextlib.contextmanager
 def _open_record(job: Job) -> Iterator[RunRecord | None]:
-    """Open the record on rank 0, which alone writes; yields None on the others."""
+    """Open the record on rank 0, the only process that writes; yield None on the others."""
     if job.processes.rank > 0:
         yield None
         return
@@ -86,7 +88,7 @@ def _train(job: Job, record: RunRecord | None) -> None:
         try:
             _run_steps(job, record, votes=votes, display=display, profile=profile, scoring=scoring)
         finally:
-            scoring.finish()  # also of a run that was stopped: detection is done, and scoring takes seconds
+            scoring.finish()  # also if the run was stopped: detection is done, and scoring takes seconds
         if scoring.last is not None:
             display.tables(scoring.last.results)
 
@@ -100,7 +102,11 @@ def _run_steps(
     profile: StepProfile,
     scoring: Scoring,
 ) -> None:
-    """Run the steps. Raises StopRequested, after a checkpoint, when a signal came."""
+    """Run the steps.
+
+    Raises:
+        StopRequested: a signal has arrived; a checkpoint has been written.
+    """
     plan, loader, start_step = job.data.plan, job.data.loader, job.state.start_step
     cadence = make_cadence(job.config, plan, evaluates=bool(job.data.val))
     update = _make_step(job)
@@ -158,7 +164,7 @@ def _make_step(job: Job) -> TrainStep:
 
 
 def _lacks_evaluation(job: Job, cadence: Cadence, scoring: Scoring) -> bool:
-    """Return whether the run was stopped after the checkpoint it resumes from, and before its evaluation."""
+    """Return whether the run was stopped between the checkpoint that it resumes from and the evaluation due there."""
     start = job.state.start_step
     before, after = job.data.loader.epoch_of(max(0, start - 1)), job.data.loader.epoch_of(start)
     is_due = is_evaluation_due(start, cadence, epoch_before=before, epoch_after=after)

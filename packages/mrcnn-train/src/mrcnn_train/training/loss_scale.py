@@ -1,4 +1,4 @@
-"""Dynamic loss scaling for float16 (Micikevicius et al. 2018): a larger loss keeps small gradients above zero."""
+"""Dynamic loss scaling for float16 (Micikevicius et al. 2018): a scaled loss keeps small gradients above zero."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import tensorflow as tf
 INITIAL = 2.0**15
 GROWTH_STEPS = 2000  # finite steps after which the scale doubles
 MAXIMUM = 2.0**24
-MINIMUM = 2.0**-10  # below 1, because a loss may overflow at 1, though rarely
+MINIMUM = 2.0**-10  # below 1, because a gradient may overflow, though rarely, at a scale of 1
 
 
 class LossScale:
     """A scale that halves when a gradient overflows, and doubles after GROWTH_STEPS finite steps.
 
-    A step whose gradient overflows is skipped. The scales of all processes stay equal, because the gradient they look
-    at is the average over the processes.
+    A step whose gradient overflows is skipped. The scale is the same on all processes, because the average gradient
+    decides.
 
     Attributes:
-        scale: float32.
+        scale: factor of the loss, float32.
         good_steps: finite steps since the scale changed, int32.
         skipped: skipped steps of the whole run, int32.
     """

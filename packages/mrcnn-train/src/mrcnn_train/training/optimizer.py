@@ -1,7 +1,7 @@
-"""Optimizers on plain TensorFlow variables: what all share, and the rules SGD, NovoGrad and LARS.
+"""Optimizers on plain TensorFlow variables: what all share, and the rules SGD, LARS and NovoGrad.
 
-Not Keras' optimizers, because the step decides what is finite, momenta are saved under the variables' names, and
-Tensorpack clips after adding the weight decay. The tests compare each rule with a NumPy twin.
+Keras' optimizers do not fit: a step that is not finite must be skipped, momenta are saved under the variables' names,
+and Tensorpack clips after adding the weight decay. The tests compare each rule with one written in NumPy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Parameter(NamedTuple):
     """A trainable variable with the options of its kind.
 
     Attributes:
-        value: float32.
-        weight_decay: the gradient gets this times the value added.
-        rate_factor: its learning rate is this times that of the step.
+        value: the variable, float32.
+        weight_decay: this times the value is added to the gradient.
+        rate_factor: the learning rate of the step is multiplied by this.
         is_kernel: LARS adapts the rate of kernels only, not of biases and norms.
     """
 
@@ -50,7 +50,7 @@ class Rule(Protocol):
 
 
 class Sgd:
-    """v = momentum v + g; w = w - rate v. As in Tensorpack, g is clipped after weight decay was added to it."""
+    """SGD with momentum: v = momentum v + g; w = w - rate v. As in Tensorpack, g is clipped with weight decay in it."""
 
     clips_decay = True
 
@@ -95,11 +95,11 @@ class Lars:
 class NovoGrad:
     """Gradients divided by their layer's norm (Ginsburg et al. 2019, algorithm 1): m = b1 m + (g / sqrt(v) + decay w).
 
-    v is the moving mean of the layer's squared gradient norm; it starts with that of the first step.
+    v is the moving average of the layer's squared gradient norm and starts with that of the first step.
     """
 
     clips_decay = False
-    EPSILON = 1e-8  # keeps a layer without gradient finite
+    EPSILON = 1e-8  # avoids a division by zero for a layer whose gradient is zero
 
     def __init__(self, *, beta_1: float, beta_2: float = 0.98) -> None:
         self._beta_1 = beta_1
@@ -119,19 +119,22 @@ class NovoGrad:
 
 
 class Optimizer:
-    """A rule over all parameters, with clipping by the global norm and a moving average of the weights.
+    """Applies a rule to all parameters, with clipping by the global norm and a moving average of the weights.
 
     Args:
-        variables: those that train.
-        decayed: the kernels among them, which get `weight_decay`.
+        variables: trainable variables.
+        rule: the update rule.
+        decayed: the kernels among the variables, which get `weight_decay`.
         bias_decay, norm_decay: weight decay of biases, and of the scales and shifts of norms.
-        bias_rate_factor: learning rate of biases over that of the rest (2 in Caffe's and Detectron's recipes).
+        bias_rate_factor: learning rate of biases, as a multiple of that of the rest (2 in Caffe's and Detectron's
+            recipes).
         clip_norm: limit of the global norm of all gradients; None for none.
         ema_decay: d of average = d average + (1 - d) w after every update; None for no average.
 
     Attributes:
-        variables: as given.
-        slots: variables of the rule by name, one for each variable; with an average of the weights also "average".
+        variables: those given.
+        slots: variables of the rule, by name of the slot, one for each given variable; "average" is the average of the
+            weights, if there is one.
     """
 
     def __init__(
@@ -179,7 +182,7 @@ class Optimizer:
         return self._ema_decay is not None
 
     def start_average(self) -> None:
-        """Start the average at the current weights: they may have been filled after the optimizer was made."""
+        """Start the average at the current weights, which may have been loaded after the optimizer was made."""
         for parameter, slots in zip(self._parameters, self._slots, strict=True):
             if "average" in slots:
                 slots["average"].assign(parameter.value)
@@ -190,10 +193,10 @@ class Optimizer:
         Args:
             gradients: float32, one for each variable.
             learning_rate: float32 scalar.
-            is_finite: bool scalar, whether the loss is.
+            is_finite: bool scalar, whether the loss is finite.
 
         Returns:
-            Global norm of the gradient before clipping (of SGD with weight decay in it), float32 scalar.
+            Global norm of the gradient before clipping (for SGD, with weight decay in it), float32 scalar.
         """
         if self._rule.clips_decay:
             gradients = [_with_decay(g, p) for g, p in zip(gradients, self._parameters, strict=True)]
@@ -215,7 +218,7 @@ class Optimizer:
         return norm
 
     def swap_average(self) -> None:
-        """Exchange the weights and their average; a second call undoes it. Without an average do nothing."""
+        """Exchange the weights and their average; a second call reverses it. Do nothing without an average."""
         for parameter, slots in zip(self._parameters, self._slots, strict=True):
             if "average" in slots:
                 weights = tf.identity(parameter.value)
@@ -226,12 +229,12 @@ class Optimizer:
 def _with_decay(gradient: tf.Tensor, parameter: Parameter) -> tf.Tensor:
     if not parameter.weight_decay:
         return gradient
-    # Only once the gradient is there: else TensorFlow makes the products of all weights at the start of the step, and
-    # keeps them in memory through it.
+    # Wait for the gradient: otherwise TensorFlow computes the products of all weights at the start of the step, and
+    # keeps them in memory until its end.
     with tf.control_dependencies([gradient]):
         return gradient + parameter.weight_decay * tf.convert_to_tensor(parameter.value)
 
 
 def zeros_like(value: tf.Variable) -> tf.Variable:
-    """Make a variable of zeros of the same shape, which does not train."""
+    """Make a variable of zeros of the same shape, which is not trainable."""
     return tf.Variable(tf.zeros(value.shape), trainable=False)

@@ -1,4 +1,4 @@
-"""Evaluations during a run: detect with the saved weights, score at once or in a thread, look for the target."""
+"""Evaluate during a run: detect with the saved weights, score at once or in a thread, and check the target."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Scoring:
     """Evaluates the weights of a run.
 
     Args:
-        record: of rank 0, which alone scores; None on the others.
-        votes: learn that the target is reached.
+        record: that of rank 0, the only process that scores; None on the others.
+        votes: is told when the target is reached.
 
     Attributes:
-        last: the evaluation that was scored last; None so far.
+        last: the evaluation that was scored last; None before the first one.
     """
 
     def __init__(self, job: Job, record: RunRecord | None, votes: StopVotes, display: ProgressDisplay) -> None:
@@ -42,9 +42,12 @@ class Scoring:
         return self._job.processes.broadcast(self._record is not None and self._record.is_evaluated(step))
 
     def evaluate(self, step: int, *, epoch: float) -> None:
-        """Evaluate the saved weights, or their average; with `eval.background` leave the scoring to a thread.
+        """Evaluate the saved weights, or their average; with `eval.background` a thread scores the detections.
 
-        A single process gives the evaluation up when a signal comes, by StopRequested; many processes finish it.
+        Several processes finish the evaluation when a signal arrives.
+
+        Raises:
+            StopRequested: a signal has arrived, and there is one process only.
         """
         self.finish()
         self._job.state.optimizer.swap_average()
@@ -71,7 +74,7 @@ class Scoring:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for scores that are being made, and show them."""
+        """Wait for an evaluation that is being scored, and show its scores."""
         if self._record is None or not self._record.is_scoring:
             return
         self.last = self._record.scored()
@@ -80,7 +83,7 @@ class Scoring:
 
 
 def reaches(target: StopOptions, scored: Scored) -> bool:
-    """Return whether an evaluation reaches all APs of a target; of several validation sets their means count."""
+    """Return whether an evaluation reaches every AP of a target; with several validation sets, their means count."""
     numbers = logged_numbers(scored.results)
     targets = [(numbers["box_AP"], target.box_ap), (numbers.get("mask_AP", 0.0), target.mask_ap)]
     wanted = [(actual, least) for actual, least in targets if least is not None]

@@ -1,4 +1,4 @@
-"""The state of training: model, optimizer and position, from fresh or given weights or from a checkpoint of the run."""
+"""The state of training: model, optimizer and position, from random or given weights or a checkpoint of the run."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from mrcnn_train.training.optimizer import Lars, NovoGrad, Optimizer, Rule, Sgd
 
 
 class TrainingState(NamedTuple):
-    """What training changes, and what a checkpoint says about it.
+    """What training changes, and what its checkpoints describe.
 
     Attributes:
         model, optimizer: with their variables.
-        card: of the model.
-        loss_scale: of float16 only.
+        card: describes the model in a checkpoint.
+        loss_scale: for float16; else None.
         data: fingerprint of the training data.
-        start_step: updates done before this launch.
-        elapsed_seconds: of training before this launch.
-        weights_report: of the file that a new run starts from.
+        start_step: number of updates done before this launch.
+        elapsed_seconds: time of the run before this launch.
+        weights_report: how the given weights fit the model; None without given weights.
     """
 
     model: MaskRCNN
@@ -56,13 +56,13 @@ class TrainingState(NamedTuple):
 
 
 def prepare(config: RunConfig, train: CocoDataset, processes: Processes) -> TrainingState:
-    """Build model and optimizer. Rank 0 fills them, and `share` sends its values to the others.
+    """Build model and optimizer. Rank 0 fills them; `share` sends its values to the others.
 
     Raises:
-        ConfigError: weights or checkpoint are missing, torn, or of another model or other classes.
+        ConfigError: weights or checkpoint are missing or incomplete, or belong to another model or other classes.
     """
     if processes.size == 1:
-        use_own_gpu(processes.place)  # many processes have chosen theirs when they connected
+        use_own_gpu(processes.place)  # several processes have done this when they connected
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -117,7 +117,7 @@ def make_optimizer(model: MaskRCNN, options: OptimizerOptions) -> Optimizer:
 
 
 def make_card(data: DataOptions, train: CocoDataset) -> ModelCard:
-    """Describe classes, preprocessing and data for the checkpoints; of several validation sets the first is named."""
+    """Describe classes, preprocessing and data for the checkpoints. It names the first of several validation sets."""
     short_edge, max_size = eval_sizes(data)
     files, folders, splits = (as_list(value) for value in (data.val_annotations, data.val_images, data.val))
     return ModelCard(

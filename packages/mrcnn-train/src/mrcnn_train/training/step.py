@@ -1,6 +1,6 @@
-"""One update, compiled: forward and backward of its micro-batches, then the optimizer.
+"""One compiled update: forward and backward pass of its micro-batches, then the optimizer.
 
-Traced once per batch shape. The numbers it measures stay on the device until they are read.
+It is traced once per batch shape. The numbers that it measures stay on the device until they are read.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ LOSS_NAMES = Losses._fields
 
 
 class Measured(NamedTuple):
-    """What forward and backward of one micro-batch measure: float32 scalars.
+    """What the forward and backward pass of one micro-batch measure: float32 scalars.
 
     Attributes:
-        losses: the five of the model.
+        losses: the five losses of the model.
         total: their sum.
         stats: the statistics of the model, by name.
     """
@@ -51,7 +51,8 @@ class StepMetrics(NamedTuple):
         gradient_norm: float32 scalar, before clipping.
         votes: float32 [votes], the share of processes that gave each vote.
         waits: float32 [processes], the seconds that each process waited for the data of this step.
-        loss_scale, skipped_steps: float32 scalars of float16, the skipped steps with this one; None otherwise.
+        loss_scale: float32 scalar, the scale of this step; None without float16.
+        skipped_steps: float32 scalar, skipped steps of the run, this one included; None without float16.
     """
 
     measured: Measured
@@ -71,13 +72,14 @@ class StepMetrics(NamedTuple):
 
 
 class TrainStep:
-    """Updates the weights by the mean gradient of a step's micro-batches, over all processes.
+    """Updates the weights by the mean gradient over the micro-batches of a step on all processes.
 
     Args:
-        micro_batches: number of a step, on this process. One is a single compiled function, in which each gradient is
-            averaged as soon as backward has it; of several, `accumulate` runs for each, then `apply` once.
-        loss_scale: for float16; None where gradients cannot underflow.
-        wire: type in which gradients are sent between processes, "float16", or None for their own.
+        micro_batches: number of micro-batches of a step on this process. With one, the step is a single compiled
+            function, in which each gradient is averaged over the processes as soon as the backward pass has computed
+            it. With several, one compiled function adds up their gradients, and another updates the weights.
+        loss_scale: for float16; else None.
+        wire: type in which gradients are sent between processes: "float16", or None for float32.
     """
 
     def __init__(
@@ -106,12 +108,12 @@ class TrainStep:
     def __call__(
         self, batches: Sequence[Batch], learning_rate: float, votes: Sequence[bool] = (), *, data_wait: float = 0.0
     ) -> StepMetrics:
-        """Run one update. If a loss or the norm is not finite, the weights stay as they were on all processes.
+        """Run one update. If a loss or the gradient norm is not finite, no process changes its weights.
 
         Args:
-            batches: as many as `micro_batches`, of N images each.
-            learning_rate: of this step.
-            votes: of this process, see `StopVotes`.
+            batches: `micro_batches` batches.
+            learning_rate: that of this step.
+            votes: those of this process, see `StopVotes`.
             data_wait: seconds that this process waited for the batches.
         """
         rate = tf.constant(learning_rate, tf.float32)
@@ -127,7 +129,7 @@ class TrainStep:
 
     @property
     def num_traces(self) -> int:
-        """How often forward and backward were traced: the number of batch shapes seen, if all is well."""
+        """How often the forward and backward pass was traced; it should be once per batch shape seen."""
         compiled = self._fused if self._micro_batches == 1 else self._accumulate
         return int(compiled.experimental_get_tracing_count())
 
@@ -151,7 +153,7 @@ class TrainStep:
     def _update(
         self, gradients: Sequence[tf.Tensor], measured: Measured, rate: tf.Tensor, told: tf.Tensor
     ) -> StepMetrics:
-        """Average over the processes, then update. All decide by the same averages what is finite.
+        """Average over the processes, then update. All processes decide from the same averages whether to update.
 
         Args:
             told: the votes and the waits of this process, see `StepMetrics`.
@@ -179,7 +181,7 @@ class TrainStep:
         return tf.nest.pack_sequence_as(measured, means), vector[len(scalars) :]
 
     def _gradients(self, inputs: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], Measured]:
-        """Return the gradients, of the scaled loss where there is a scale, and what was measured."""
+        """Return the gradients (of the scaled loss, if there is a scale) and what was measured."""
         values = [v.value for v in self._optimizer.variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)

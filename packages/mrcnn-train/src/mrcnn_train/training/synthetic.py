@@ -1,4 +1,4 @@
-"""Shapes drawn in place of a data set, for the demo."""
+"""Draw a data set of shapes, for the demo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mrcnn_train.errors import ConfigError
 
 MARK = "synthetic.json"  # in data.root: the options that the shapes there were drawn from
 UNFINISHED = "{}"
-FOLDERS = ("annotations", "train", "val")  # that are drawn into
+FOLDERS = ("annotations", "train", "val")  # which the drawing writes to
 
 
 def draw_synthetic(data: DataOptions) -> None:
@@ -33,15 +33,15 @@ def draw_synthetic(data: DataOptions) -> None:
             return
         if not mark.is_file() and any(_holds_something(root / folder) for folder in FOLDERS):
             raise ConfigError(
-                f"data.root={root} holds data that data.synthetic did not draw: choose another folder to draw into, "
-                "or data.synthetic=null to train on what is there"
+                f"data.root={root} has data that data.synthetic did not draw: choose another folder to draw into, "
+                "or data.synthetic=null to train on the data there"
             )
         print(
             f"Drawing {data.synthetic.train} + {data.synthetic.val} images of shapes into {visible(root, limit=2000)}",
             flush=True,
         )
         root.mkdir(parents=True, exist_ok=True)
-        mark.write_text(UNFINISHED)  # the folder is ours; a drawing that was interrupted is done again
+        mark.write_text(UNFINISHED)  # marks the folder as ours; an interrupted drawing is repeated
         generate_shapes(root, **wanted)
         mark.write_text(json.dumps(wanted))
     except (DatasetError, ConfigError):
