@@ -73,20 +73,63 @@ def test_findings_name_their_file(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("categories", "expected"),
-    [
-        ({3: "other"}, r"instances_b.json: category 3 is 'other' here, but 'three' in the files before"),
-        ({8: "seven"}, r"instances_b.json: category 'seven' has the id 8 here, but 7 in the files before"),
-    ],
-)
-def test_classes_that_contradict_each_other(tmp_path, categories, expected):
+def test_an_id_that_means_two_classes(tmp_path):
     paths = [
         write_split(tmp_path, "a", names=["1.png"]),
-        write_split(tmp_path, "b", names=["2.png"], categories=categories),
+        write_split(tmp_path, "b", names=["2.png"], categories={3: "other"}),
     ]
-    with pytest.raises(DatasetError, match=expected):
+    with pytest.raises(DatasetError, match=r"instances_b.json: category 3 is 'other' here, but 'three' in the files"):
         CocoDataset.open(paths, [tmp_path / "a", tmp_path / "b"])
+
+
+def test_classes_with_other_ids_are_matched_by_name(tmp_path):
+    paths = [
+        write_split(tmp_path, "a", names=["1.png", "2.png"]),
+        write_split(tmp_path, "b", names=["3.png", "4.png"], categories={1: "seven", 2: "three"}),
+    ]
+    both = CocoDataset.open(paths, [tmp_path / "a", tmp_path / "b"])
+    assert (both.category_ids, both.class_names) == ((3, 7), ("three", "seven"))
+    assert [both.instances(index).classes.tolist() for index in range(4)] == [[2], [1], [1], [2]]
+    (finding,) = both.report.findings
+    assert (finding.severity, finding.examples) == (
+        "repaired",
+        ["category 1 -> 7 (seven) of instances_b.json", "category 2 -> 3 (three) of instances_b.json"],
+    )
+
+
+def test_classes_that_change_places(tmp_path):
+    path = write_split(tmp_path, "a", names=["1.png", "2.png"], categories={1: "cat", 2: "dog"})
+    dataset = CocoDataset.open(path, tmp_path / "a")
+    swapped = dataset.with_classes((1, 2), ("dog", "cat"), reference="the model")
+    assert swapped.class_names == ("dog", "cat")
+    assert [swapped.instances(index).classes.tolist() for index in range(2)] == [[1], [2]]
+    assert [dataset.instances(index).classes.tolist() for index in range(2)] == [[2], [1]]
+    assert swapped.report.count("category with another id than in the other data") == 2
+    assert dataset.with_classes((1, 2), ("cat", "dog"), reference="the model") is dataset
+
+
+def test_fewer_and_more_classes_than_the_other(tmp_path):
+    path = write_split(tmp_path, "a", names=["1.png"], categories={3: "three", 7: "seven"})  # an object of 7 only
+    dataset = CocoDataset.open(path, tmp_path / "a")
+    more = dataset.with_classes((1, 5, 9), ("one", "seven", "three"), reference="the model")
+    assert more.class_names == ("one", "seven", "three")
+    assert more.instances(0).classes.tolist() == [2]
+    assert [str(finding) for finding in more.report.findings][-1:] == [
+        "note: 1 x category of the model that is not listed (category one): no object of it is expected"
+    ]
+    fewer = dataset.with_classes((5,), ("seven",), reference="the model")
+    assert fewer.instances(0).classes.tolist() == [1]
+    assert "category three): left out" in str(fewer.report)
+    with pytest.raises(DatasetError, match="has objects of category 7 'seven', which the model does not have"):
+        dataset.with_classes((5,), ("three",), reference="the model")
+
+
+def test_names_that_occur_twice_are_not_matched(tmp_path):
+    path = write_split(tmp_path, "a", names=["1.png"], categories={1: "same", 2: "same"})
+    dataset = CocoDataset.open(path, tmp_path / "a")
+    assert dataset.with_classes((1, 2), ("same", "same"), reference="the model") is dataset
+    with pytest.raises(DatasetError, match="two have the same name"):
+        dataset.with_classes((1, 3), ("same", "same"), reference="the model")
 
 
 def test_as_many_folders_as_files(tmp_path):

@@ -138,7 +138,7 @@ def test_what_cannot_be_chosen_is_named(root, tmp_path, options, error, message)
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}'])
 def test_a_file_that_is_not_coco_is_named(root, tmp_path, text):
     (root / "annotations" / "instances_train.json").write_text(text)
-    with pytest.raises(DatasetError, match=r"instances_train\.json: "):
+    with pytest.raises(DatasetError, match=r"instances_train\.json is not (JSON|a COCO)"):
         write_subset(root, "train", tmp_path / "out", images=1)
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mrcnn_data.annotations.columns import Columns
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.masks.rasterising import segmentation_box
 from mrcnn_data.masks.segmentation import decode_segmentation
+from mrcnn_data.report import Report
 
 
 class CheckedBoxes(NamedTuple):

@@ -27,9 +27,9 @@ import numpy as np
 
 from mrcnn_data.annotations.columns import Columns, Id, RawSegmentations, Segmentations
 from mrcnn_data.annotations.file import FileContent, no_collections, read_annotations
-from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.report import Finding, Report
 from mrcnn_data.text import visible
 
 try:

@@ -17,22 +17,22 @@ import numpy as np
 from mrcnn_data.annotations.cache import read_columns
 from mrcnn_data.annotations.columns import Id, ids_of
 from mrcnn_data.annotations.file import encode_content, read_annotations
+from mrcnn_data.annotations.joining import concatenated, match_classes
 from mrcnn_data.annotations.opening import (
     Opened,
     PathLike,
     Source,
-    concatenated,
     find_split,
     open_columns,
     open_without_images,
 )
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.annotations.scoring import ScoredAnnotations, scored_annotations
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.reading import load_image
 from mrcnn_data.masks.checks import report_segmentations
 from mrcnn_data.masks.rasterising import full_mask
 from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation
+from mrcnn_data.report import Report
 
 IN_MEMORY = Path("annotations in memory")  # used in messages in place of the path of a file
 
@@ -275,6 +275,37 @@ class CocoDataset:
             f"{annotation_id} of {self.sources[number].annotation_path.name}"
             for annotation_id, number in zip(ids, numbers, strict=True)
         ]
+
+    def with_classes(self, category_ids: Sequence[int], class_names: Sequence[str], *, reference: str) -> CocoDataset:
+        """Return the dataset with the classes of other data or of a model; itself if they are the same.
+
+        Categories are matched by name: other ids, and classes that are missing here, are in the report.
+
+        Args:
+            category_ids, class_names: of the others.
+            reference: what has them, for messages.
+        Raises:
+            DatasetError: there are objects of a category that the others do not have.
+        """
+        own = dict(zip(self.category_ids, self.class_names, strict=True))
+        others = dict(sorted(zip(category_ids, class_names, strict=True)))
+        if own == others:
+            return self
+        matched = match_classes(self.annotations.classes, own, others, name=self.name, reference=reference)
+        report = copy.deepcopy(self.opening_report)
+        report.merge(matched.report)
+        return CocoDataset(
+            Opened(
+                sources=self.sources,
+                source_offsets=self._source_offsets,
+                image_ids=self.image_ids,
+                file_names=self.file_names,
+                image_sizes=self.image_sizes,
+                categories=others,
+                annotations=self.annotations._replace(classes=matched.classes),
+                report=report,
+            )
+        )
 
     @functools.cached_property
     def scored(self) -> ScoredAnnotations:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from mrcnn_data.annotations.categories import ONE_CLASS_ADVICE
 from mrcnn_data.annotations.entries import (
     AnnotationEntry,
     CategoryEntry,
@@ -23,12 +24,10 @@ from mrcnn_data.annotations.entries import (
     joined_fields,
 )
 from mrcnn_data.annotations.repairs import repaired_annotation, repaired_category, repaired_image
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
-from mrcnn_data.masks.segmentation import strict_json
-
-STOPS_TRAINING = "training refuses the file until this is repaired"
+from mrcnn_data.json_file import lenient_decode, other_layout, strict_json, why_not_json
+from mrcnn_data.report import STOPS_TRAINING, Report
 
 Entry = TypeVar("Entry", ImageEntry, AnnotationEntry, CategoryEntry)
 
@@ -88,9 +87,16 @@ def _decode_whole(path: Path, data: bytes | memoryview, report: Report) -> Entri
                 raise
             return _decode_entries(path, strict_json(data), report)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise DatasetError(f"{path} is not a COCO instances file: {error}") from None
+        raise DatasetError(f"{path} is not a COCO instances file: {_other_layout(data) or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}") from None
+        raise DatasetError(f"{path} is not JSON: {why_not_json(data, error)}") from None
+
+
+def _other_layout(data: bytes | memoryview) -> str | None:
+    try:
+        return other_layout(lenient_decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class _NoPiecesError(Exception):
@@ -197,7 +203,8 @@ def _report_unreadable(path: Path, what: str, place: int, error: Exception, repo
         action=STOPS_TRAINING,
         where=[place],
         what=f"{what} number",
-        message=f"{path} is not a COCO instances file: {reason} in {where}",
+        message=f"{path} is not a COCO instances file: {reason} in {where}"
+        + (f": {ONE_CLASS_ADVICE}" if "field `category_id`" in reason else ""),
     )
 
 

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from mrcnn_data.annotations.categories import report_repeated, usable_categories
 from mrcnn_data.annotations.columns import Columns, Id, RawSegmentations, ids_of
-from mrcnn_data.annotations.decoding import STOPS_TRAINING, Entries, decode
+from mrcnn_data.annotations.decoding import Entries, decode
 from mrcnn_data.annotations.entries import CategoryEntry, Fields, ImageEntry
 from mrcnn_data.annotations.ids import as_numbers, places_of, repeated
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.report import STOPS_TRAINING, Report
 
 NO_FILE_NAME = "image without a file_name"
 REPEATED_ANNOTATION_ID = "annotation id that occurs twice"
@@ -59,7 +60,7 @@ def read_annotations(
     report = Report()
     with no_collections():
         entries = decode(path, data, report)
-        categories = _usable_categories(path, entries.categories, report, may_be_empty=not for_training)
+        categories = usable_categories(path, entries.categories, report, may_be_empty=not for_training)
         images = _usable_images(path, entries.images, report, for_training=for_training)
         columns, order = _columns(
             path, list(images.values()), list(categories.values()), entries.annotations, report, unique=for_training
@@ -108,24 +109,12 @@ def no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _usable_categories(
-    path: Path, categories: list[CategoryEntry], report: Report, *, may_be_empty: bool
-) -> dict[int, CategoryEntry]:
-    """Return the usable categories by their positions in `categories`, sorted by id."""
-    if not categories and not may_be_empty:
-        _raise_first_error(report)
-        raise DatasetError(f"{path}: the list of categories is empty")
-    again = _report_repeated(path, "category", [category.id for category in categories], report)
-    kept = [number for number in range(len(categories)) if number not in again]
-    return {number: categories[number] for number in sorted(kept, key=lambda number: categories[number].id)}
-
-
 def _usable_images(
     path: Path, images: list[ImageEntry], report: Report, *, for_training: bool
 ) -> dict[int, ImageEntry]:
     """Return the usable images by their positions in `images`, with ids of one type and slashes in file names."""
     if not images and for_training:
-        _raise_first_error(report)
+        report.raise_first_error()
         raise DatasetError(f"{path}: the list of images is empty")
     ids, changed = as_numbers([image.id for image in images])
     for number in changed:
@@ -137,6 +126,7 @@ def _usable_images(
         where=[ids[number] for number in changed],
         what="image",
     )
+    _report_two_types(path, ids, report)
     _mend_backslashes(images, report)
     nameless = {number for number, image in enumerate(images) if not image.file_name} if for_training else set()
     if nameless:
@@ -144,11 +134,26 @@ def _usable_images(
         message = f"{path}: image {where[0]!r} has no file_name"
         report.add(NO_FILE_NAME, severity="error", action=STOPS_TRAINING, where=where, what="image", message=message)
     named = [number for number in range(len(images)) if number not in nameless]
-    again = _report_repeated(path, "image", [ids[number] for number in named], report)
+    again = report_repeated(path, "image", [ids[number] for number in named], report)
     usable = {number: images[number] for place, number in enumerate(named) if place not in again}
     if not usable and for_training:
-        _raise_first_error(report)
+        report.raise_first_error()
     return usable
+
+
+def _report_two_types(path: Path, ids: Sequence[Id], report: Report) -> None:
+    texts = [item for item in ids if isinstance(item, str)]
+    if 0 < len(texts) < len(ids):
+        number = next(item for item in ids if not isinstance(item, str))
+        report.add(
+            "image id of another type than the others",
+            severity="error",
+            action=STOPS_TRAINING,
+            where=texts,
+            what="image",
+            message=f"{path}: some image ids are text ({texts[0]!r}) and some are numbers ({number}): use one type, "
+            "also in the image_id of the annotations",
+        )
 
 
 def _mend_backslashes(images: list[ImageEntry], report: Report) -> None:
@@ -163,26 +168,6 @@ def _mend_backslashes(images: list[ImageEntry], report: Report) -> None:
         where=[image.id for image in with_backslash],
         what="image",
     )
-
-
-def _raise_first_error(report: Report) -> None:
-    errors = report.by_severity("error")
-    if errors:
-        raise DatasetError(errors[0].message)
-
-
-def _report_repeated(path: Path, what: str, ids: Sequence[Id], report: Report) -> set[int]:
-    """Report ids that occur twice; return the places of the later ones."""
-    places = repeated(ids)
-    report.add(
-        f"{what} id that occurs twice",
-        severity="error",
-        action=STOPS_TRAINING,
-        where=[ids[place] for place in places],
-        what=what,
-        message=f"{path}: {what} id {ids[places[0]]!r} occurs twice" if places else "",
-    )
-    return set(places)
 
 
 def _columns(

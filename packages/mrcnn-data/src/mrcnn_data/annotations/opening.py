@@ -12,21 +12,21 @@ import numpy as np
 from mrcnn_data.annotations.boxes import check_boxes
 from mrcnn_data.annotations.columns import (
     Columns,
-    ConcatenatedSegmentations,
     Id,
     Segmentations,
-    compact_ids,
-    ids_of,
 )
-from mrcnn_data.annotations.image_files import SKIPPED, complete_image_sizes, missing_files
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.images.files import found_elsewhere, leads_out, missing_files
+from mrcnn_data.images.reading import load_image
 from mrcnn_data.masks.segmentation import rle_size
+from mrcnn_data.report import STOPS_TRAINING, Report
 
 PathLike = str | os.PathLike[str]
 
 # COCO 2014 has two splits that share the images of a third.
 _IMAGE_FOLDERS = {"minival2014": "val2014", "valminusminival2014": "val2014"}
+# What on_error="skip" does with an image whose file cannot be used.
+SKIPPED = "skipped: another takes its place in training, and evaluation finds nothing in it"
 _AS_REGION = "background unless model.crowd_overlap_threshold is below 1"
 
 
@@ -107,10 +107,11 @@ def open_columns(columns: Columns, report: Report, source: Source, *, on_error: 
     """Check the columns of a file against its images; see `CocoDataset.open`."""
     if not source.image_dir.is_dir():
         raise DatasetError(f"{source.image_dir}: the image folder does not exist (for {source.annotation_path})")
+    _report_names_outside(columns, source, report)
     _report_missing_files(columns, source, report, on_error=on_error)
     if not allow_errors:
         report.raise_errors()
-    sizes, is_known = complete_image_sizes(
+    sizes, is_known = _complete_image_sizes(
         columns, source.image_dir, report, on_error="skip" if allow_errors else on_error
     )
     return _opened(columns, report, source, sizes, is_known)
@@ -177,7 +178,11 @@ def _opened(columns: Columns, report: Report, source: Source, image_sizes: np.nd
 
 
 def _report_missing_files(columns: Columns, source: Source, report: Report, *, on_error: str) -> None:
-    missing = missing_files(columns.file_names, source.image_dir)
+    missing = [
+        index
+        for index in missing_files(columns.file_names, source.image_dir)
+        if not leads_out(columns.file_names[index])  # reported already
+    ]
     if not missing:
         return
     path, image_id = source.image_dir / columns.file_names[missing[0]], columns.image_ids[missing[0]]
@@ -188,8 +193,77 @@ def _report_missing_files(columns: Columns, source: Source, report: Report, *, o
         action="training refuses the dataset, unless data.on_error=skip" if is_error else SKIPPED,
         where=[columns.image_ids[index] for index in missing],
         what="image",
-        message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})",
+        message=f"{path}: the file of image {image_id!r} is missing (listed in {source.annotation_path})"
+        + _where_found([columns.file_names[index] for index in missing], source.image_dir),
     )
+
+
+def _where_found(missing: Sequence[str], image_dir: Path) -> str:
+    found = found_elsewhere(missing, image_dir)
+    if found is None:
+        return ""
+    what = f"all {len(found.names)} missing files are" if len(found.names) > 1 else "it is"
+    example = f"{missing[0]} as {found.names[missing[0]]}"
+    return f"; {what} there {found.how} ({example}): `mrcnn-data check ROOT SPLIT --fix OUT.json` writes their names"
+
+
+def _report_names_outside(columns: Columns, source: Source, report: Report) -> None:
+    outside = [index for index, name in enumerate(columns.file_names) if leads_out(name)]
+    if outside:
+        name, image_id = columns.file_names[outside[0]], columns.image_ids[outside[0]]
+        report.add(
+            "file_name that leads out of the image folder",
+            severity="error",
+            action=STOPS_TRAINING,
+            where=[columns.image_ids[index] for index in outside],
+            what="image",
+            message=f"{source.annotation_path}: the file_name {name!r} of image {image_id!r} leads out of "
+            f"{source.image_dir}: write names relative to a folder that has all images, and give that folder"
+            + _where_found([columns.file_names[index] for index in outside], source.image_dir),
+        )
+
+
+def _complete_image_sizes(
+    columns: Columns, image_dir: Path, report: Report, *, on_error: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read missing sizes from the image files.
+
+    Args:
+        on_error: "raise", or "skip": an image without a size whose file cannot be read has no usable objects.
+    Returns:
+        int64 [I, 2] (h, w), at least 1; bool [I], whether the size is known.
+    Raises:
+        DatasetError: the file of an image without a size cannot be read.
+    """
+    if (columns.image_sizes > 0).all():
+        return columns.image_sizes, np.ones(len(columns.image_ids), bool)
+    sizes = columns.image_sizes.copy()  # [I, 2]
+    is_known = np.ones(len(sizes), bool)
+    incomplete = np.flatnonzero((sizes <= 0).any(axis=1))
+    for index in incomplete:
+        try:
+            sizes[index] = load_image(image_dir / columns.file_names[index]).shape[:2]
+        except DatasetError:
+            if on_error == "raise":
+                raise
+            sizes[index], is_known[index] = 1, False
+    read = [columns.image_ids[index] for index in incomplete if is_known[index]]
+    unread = [columns.image_ids[index] for index in incomplete if not is_known[index]]
+    report.add(
+        "image without width or height",
+        severity="repaired",
+        action="read from the image file",
+        where=read,
+        what="image",
+    )
+    report.add(
+        "image without width or height, and no file to read them from",
+        severity="dropped",
+        action="skipped",
+        where=unread,
+        what="image",
+    )
+    return sizes, is_known
 
 
 def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None:
@@ -212,63 +286,3 @@ def _note_oddities(columns: Columns, usable: np.ndarray, report: Report) -> None
         seen: set[str] = set()
         again = [name for name in columns.file_names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
         report.add("image file listed twice", severity="note", action="trained on twice", where=again, what="file")
-
-
-def concatenated(parts: Sequence[Opened]) -> Opened:
-    """Put several files one after the other, with the classes of all of them.
-
-    Raises:
-        DatasetError: a category id or a name means different classes in two of them.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    categories: dict[int, str] = {}
-    report = Report()
-    for part in parts:
-        _add_categories(categories, part)
-        report.merge(part.report, source=part.sources[0].annotation_path.name)
-    return Opened(
-        sources=tuple(source for part in parts for source in part.sources),
-        source_offsets=np.cumsum([0, *(len(part.image_ids) for part in parts[:-1])]),
-        image_ids=[image_id for part in parts for image_id in part.image_ids],
-        file_names=[name for part in parts for name in part.file_names],
-        image_sizes=np.concatenate([part.image_sizes for part in parts]),
-        categories=categories,
-        annotations=_concatenated_tables(parts, categories),
-        report=report,
-    )
-
-
-def _concatenated_tables(parts: Sequence[Opened], categories: dict[int, str]) -> Annotations:
-    tables = [part.annotations for part in parts]
-    class_of = {category_id: number for number, category_id in enumerate(sorted(categories), start=1)}
-    firsts = np.cumsum([0, *(len(table.classes) for table in tables)])
-    names = ("boxes", "boxes_xywh", "areas", "is_object", "is_region", "is_crowd", "is_ignored")
-    return Annotations(
-        offsets=np.concatenate([[0], *(t.offsets[1:] + first for t, first in zip(tables, firsts, strict=False))]),
-        ids=compact_ids([item for table in tables for item in ids_of(table.ids, np.arange(len(table.classes)))]),
-        classes=np.concatenate([_renumbered(part, class_of) for part in parts]),
-        segmentations=ConcatenatedSegmentations([table.segmentations for table in tables]),
-        **{name: np.concatenate([getattr(table, name) for table in tables]) for name in names},
-    )
-
-
-def _add_categories(categories: dict[int, str], part: Opened) -> None:
-    ids = {name: category_id for category_id, name in categories.items()}
-    path = part.sources[0].annotation_path
-    for category_id, name in part.categories.items():
-        if categories.get(category_id, name) != name:
-            raise DatasetError(
-                f"{path}: category {category_id} is {name!r} here, but {categories[category_id]!r} in the files before"
-            )
-        if ids.get(name, category_id) != category_id:
-            raise DatasetError(
-                f"{path}: category {name!r} has the id {category_id} here, but {ids[name]} in the files before"
-            )
-        categories[category_id] = name
-
-
-def _renumbered(part: Opened, class_of: dict[int, int]) -> np.ndarray:
-    """Return the classes of a part in the numbering of the whole: int32 [A of the part]."""
-    table = np.array([0, *(class_of[category_id] for category_id in sorted(part.categories))], np.int32)
-    return np.asarray(table[part.annotations.classes])

@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from mrcnn_data.annotations.entries import AnnotationEntry, Box, CategoryEntry, Flag, ImageEntry
 from mrcnn_data.annotations.ids import as_id, whole_number
-from mrcnn_data.annotations.report import Report
-from mrcnn_data.masks.segmentation import lenient_decode
+from mrcnn_data.json_file import lenient_decode
+from mrcnn_data.report import Report
 
 _TRUE_WORDS = ("true", "yes", "t", "y")
 

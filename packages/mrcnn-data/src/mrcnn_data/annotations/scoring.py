@@ -12,10 +12,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_data.annotations.file import is_area
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.masks.checks import report_faults
 from mrcnn_data.masks.rasterising import compressed_rle
 from mrcnn_data.masks.segmentation import decode_segmentation
+from mrcnn_data.report import Report
 
 if TYPE_CHECKING:
     from mrcnn_data.annotations.dataset import CocoDataset

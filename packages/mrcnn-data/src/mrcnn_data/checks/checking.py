@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.annotations.image_files import SKIPPED
-from mrcnn_data.annotations.report import Report
+from mrcnn_data.annotations.opening import SKIPPED
 from mrcnn_data.checks.image_copies import fingerprints, report_copies, report_shared
 from mrcnn_data.checks.report_cache import ReportCache
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.header import read_header
 from mrcnn_data.images.reading import READING_THREADS, load_image
+from mrcnn_data.report import Report
 
 STOPS_WHEN_MET = "training stops when it reads the file, unless data.on_error=skip"
 

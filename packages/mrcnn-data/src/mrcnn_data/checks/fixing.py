@@ -7,6 +7,7 @@ ids, boxes, segmentations and flags become what it reads. Everything else stays 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from mrcnn_data.annotations.columns import Id, ids_of
+from mrcnn_data.annotations.columns import Columns, Id, ids_of
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.file import FileContent, Places, is_area, read_annotations
 from mrcnn_data.annotations.ids import as_id, whole_number
@@ -22,33 +23,46 @@ from mrcnn_data.annotations.opening import Source, open_columns
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.images.files import found_elsewhere, missing_files
+from mrcnn_data.json_file import decode_json, other_layout
 from mrcnn_data.masks.rasterising import pixel_area
-from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation, lenient_decode, to_coco
+from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation, to_coco
 from mrcnn_data.outputs import check_outputs, write_output
 from mrcnn_data.text import visible
 
+MAX_REMOVED = 0.1  # part of the annotations that a fix removes without being asked again
 _ROUNDING = 1.0  # pixels; boxes that stick out by less stay as they are
 Entry = dict[str, Any]
 
 
 class Fixed(NamedTuple):
-    """`content`: JSON of the clean file; `changes`: one line each."""
+    """`content`: JSON of the clean file; `changes`: one line each; how many annotations there were."""
 
     content: bytes
     changes: list[str]
+    num_annotations: int
 
 
-def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
+def write_fixed(
+    source: Source, out: str | os.PathLike[str], *, one_class: str | None = None, force: bool = False
+) -> Path:
     """Write the clean file, and beside it OUT.changes.txt with one line for every change; return the path of the list.
 
+    Args:
+        source: the file to repair, which stays as it is.
+        out: the file to write.
+        one_class: the name of the one class that all objects get, whatever their categories are.
+        force: write also if more than a tenth of the annotations would be removed.
     Raises:
-        DatasetError: the file is not JSON or not COCO, nothing is left of it, or `out` is the file itself.
+        DatasetError: the file is not JSON or not COCO, too little is left of it, or `out` is the file itself.
         OutputError: one of the two exists and was not written by this product, or the disk refuses.
     """
     out = Path(out)
     if out.exists() and out.samefile(source.annotation_path):
         raise DatasetError(f"{out} is the file to be repaired: give another name")
-    fixed = fix_annotations(source)
+    fixed = fix_annotations(source, one_class=one_class)
+    if not force:
+        _require_few_removed(fixed, source.annotation_path)
     changes = out.with_suffix(".changes.txt")
     check_outputs([out, changes])
     write_output(out, fixed.content)
@@ -56,8 +70,20 @@ def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
     return changes
 
 
-def fix_annotations(source: Source) -> Fixed:
-    """Remove the entries that cannot be used, and repair the others.
+def _require_few_removed(fixed: Fixed, path: Path) -> None:
+    removed = [change for change in fixed.changes if change.startswith("annotation ") and ": removed" in change]
+    if len(removed) <= MAX_REMOVED * fixed.num_annotations:
+        return
+    reasons = Counter(change.partition(": removed")[2].lstrip(": ").partition(" '")[0] for change in removed)
+    (reason, count), *_ = reasons.most_common(1)
+    raise DatasetError(
+        f"{path}: the fix would remove {len(removed)} of {fixed.num_annotations} annotations, {count} of them because: "
+        f"{reason}. Nothing was written. If this is wanted, give --force; OUT.changes.txt then lists them"
+    )
+
+
+def fix_annotations(source: Source, *, one_class: str | None = None) -> Fixed:
+    """Remove the entries that cannot be used, and repair the others; `one_class` as in `write_fixed`.
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or two categories of different names have
@@ -65,32 +91,48 @@ def fix_annotations(source: Source) -> Fixed:
     """
     changes: list[str] = []
     content = _read(source.annotation_path)
+    num_annotations = len(content["annotations"])
+    if one_class is not None:
+        _make_one_class(content, one_class, changes)
     _require_one_name_per_id(content["categories"], source.annotation_path)
     read = read_annotations(source.annotation_path, data=msgspec.json.encode(content))
     places = read.places
     assert places is not None
     _note_removed_entries(content, read, changes)
-    dataset = CocoDataset(open_columns(read.columns, read.report, source, on_error="skip", allow_errors=True))
+    columns = _with_found_names(read.columns, source.image_dir)
+    dataset = CocoDataset(open_columns(columns, read.report, source, on_error="skip", allow_errors=True))
     usable = _usable_images(dataset, changes)
     if not usable.any():
         raise DatasetError(f"{source.annotation_path}: none of its images can be used")
     content["categories"] = _categories(content["categories"], dataset, places, changes)
     content["images"] = _images(content["images"], dataset, places, usable, changes)
     content["annotations"] = _annotations(content["annotations"], dataset, places, usable, changes)
-    return Fixed(msgspec.json.encode(content), changes)
+    return Fixed(msgspec.json.encode(content), changes, num_annotations)
+
+
+def _make_one_class(content: dict[str, Any], name: str, changes: list[str]) -> None:
+    content["categories"] = [{"id": 1, "name": name}]
+    content["annotations"] = [
+        {**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content["annotations"]
+    ]
+    changes.append(f"all annotations: category 1 ({name})")
+
+
+def _with_found_names(columns: Columns, image_dir: Path) -> Columns:
+    """Replace the names of missing files by those under which they are found; see `found_elsewhere`."""
+    missing = [columns.file_names[index] for index in missing_files(columns.file_names, image_dir)]
+    found = found_elsewhere(missing, image_dir) if missing else None
+    if found is None:
+        return columns
+    return columns._replace(file_names=[found.names.get(name, name) for name in columns.file_names])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    data = AnnotationText(path).whole()
-    try:
-        content = lenient_decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(name), list) for name in ("images", "annotations", "categories")
-    ):
-        raise DatasetError(f"{path} is not a COCO instances file: it needs lists of images, annotations and categories")
-    return content
+    content = decode_json(path, AnnotationText(path).whole())
+    reason = other_layout(content)
+    if reason is not None:
+        raise DatasetError(f"{path} is not a COCO instances file: {reason}")
+    return dict(content)
 
 
 def _require_one_name_per_id(categories: list[Any], path: Path) -> None:
@@ -173,7 +215,7 @@ def _images(
         if entry.get("id") != image_id:
             changes.append(f"image {image_id}: id {image_id}")
         if entry.get("file_name") != name:
-            changes.append(f"image {image_id}: file_name with slashes")
+            changes.append(f"image {image_id}: file_name {name}")
         if (entry.get("height"), entry.get("width")) != (height, width):
             changes.append(f"image {image_id}: is {width} x {height} pixels")
         kept.append({**entry, "id": image_id, "file_name": name, "height": height, "width": width})

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.annotations.report import Report
-from mrcnn_data.images.reading import READING_THREADS, open_regular, read_ends
+from mrcnn_data.images.raw import open_regular, read_ends
+from mrcnn_data.images.reading import READING_THREADS
+from mrcnn_data.report import Report
 
 _ENDS = 32 * 1024  # bytes read from both ends of every file; uncompressed pictures may agree in them
 _BLOCK = 2**20

@@ -16,8 +16,8 @@ import msgspec
 
 from mrcnn_data.annotations.cache import replaced
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.annotations.report import Finding, Report
 from mrcnn_data.images.reading import READING_THREADS
+from mrcnn_data.report import Finding, Report
 
 _VERSION = 4  # raise it with every change of what a check reports
 _PORTION = 1024  # files per task; a task for each file would take longer than its stat

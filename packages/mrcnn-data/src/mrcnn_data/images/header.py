@@ -9,8 +9,8 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn_data.images.orientation import tiff_orientation
-from mrcnn_data.images.reading import read_ends
+from mrcnn_data.images.raw import read_ends
+from mrcnn_data.images.tiff import tiff_orientation, tiff_size
 
 _HEAD = 64 * 1024  # bytes: headers with an EXIF block
 _TAIL = 12
@@ -30,6 +30,17 @@ def read_header(path: Path) -> ImageHeader | None:
         return _header(*read_ends(path, head=_HEAD, tail=_TAIL))
     except (OSError, struct.error):
         return None
+
+
+def stored_size(data: bytes) -> tuple[int, int] | None:
+    """Return the (h, w) that a whole file promises in its header, as stored; None if it is not found there."""
+    if data[:2] in (b"II", b"MM"):
+        return tiff_size(data)
+    try:
+        header = _header(data[:_HEAD], data[-_TAIL:], len(data))
+    except struct.error:
+        return None
+    return header.size if header else None
 
 
 def _header(head: bytes, tail: bytes, num_bytes: int) -> ImageHeader | None:

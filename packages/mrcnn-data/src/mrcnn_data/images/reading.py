@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from os import PathLike
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from mrcnn_data.errors import DatasetError
-from mrcnn_data.images.orientation import tiff_orientation
+from mrcnn_data.images.header import stored_size
+from mrcnn_data.images.raw import open_regular
+from mrcnn_data.images.tiff import tiff_orientation
 
+MAX_PIXELS = 1 << 29  # of an image: 1.6 GB in memory
 READING_THREADS = 8  # to read many files: threads mostly wait for a disk or a network
 _STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
@@ -34,18 +33,35 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
         DatasetError: the file is missing, empty, cut off, not an image, or of another size than expected.
     """
     data = read_image_file(path)
+    promised = stored_size(data)
+    if promised is not None:
+        _check_size(path, promised, expected_size)
     image = decode_as_stored(path, data, _STORED)
     if expected_size is None or image.shape[:2] == expected_size:
         return image
-    stored_size = image.shape[:2]
-    if stored_size == expected_size[::-1]:
-        image = _decode(path, data, _TURNED_UPRIGHT)
-        if image.shape[:2] == expected_size:
-            return image
-    raise DatasetError(
-        f"{path}: the image is {stored_size[1]} x {stored_size[0]} pixels (width x height), the annotations say "
+    size = image.shape[:2]
+    _check_size(path, size, expected_size)
+    image = _decode(path, data, _TURNED_UPRIGHT)
+    if image.shape[:2] == expected_size:
+        return image
+    raise DatasetError(f"{_size_differs(path, size, expected_size)}; was an EXIF orientation applied or lost?")
+
+
+def _check_size(path: str | PathLike[str], size: tuple[int, int], expected_size: tuple[int, int] | None) -> None:
+    """Raise DatasetError if an image is too large, or of another size than expected, also when turned."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DatasetError(
+            f"{path}: the image is {size[1]} x {size[0]} pixels (width x height), more than the "
+            f"{MAX_PIXELS} pixels that can be loaded: cut it into tiles"
+        )
+    if expected_size is not None and sorted(size) != sorted(expected_size):
+        raise DatasetError(_size_differs(path, size, expected_size))
+
+
+def _size_differs(path: str | PathLike[str], size: tuple[int, int], expected_size: tuple[int, int]) -> str:
+    return (
+        f"{path}: the image is {size[1]} x {size[0]} pixels (width x height), the annotations say "
         f"{expected_size[1]} x {expected_size[0]}"
-        + ("; was an EXIF orientation applied or lost?" if stored_size == expected_size[::-1] else "")
     )
 
 
@@ -65,28 +81,6 @@ def read_image_file(path: str | PathLike[str]) -> bytes:
     if _is_cut_off(data):
         raise DatasetError(f"{path}: the image file is cut off (its end marker is missing)")
     return data
-
-
-def open_regular(path: str | PathLike[str]) -> BinaryIO:
-    """Open a file for reading; raise OSError if it is not a regular file, because reading a pipe could wait forever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return open(descriptor, "rb")
-
-
-def read_ends(path: str | PathLike[str], *, head: int, tail: int) -> tuple[bytes, bytes, int]:
-    """Return the first `head` and the last `tail` bytes of a regular file, and its length in bytes.
-
-    Raises:
-        OSError: it cannot be read, or is not a regular file.
-    """
-    with open_regular(path) as file:
-        first = file.read(head)
-        num_bytes = os.fstat(file.fileno()).st_size
-        file.seek(max(num_bytes - tail, 0))
-        return first, file.read(tail), num_bytes
 
 
 def decode_as_stored(path: str | PathLike[str], data: bytes, flags: int) -> np.ndarray:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mrcnn_data.annotations.columns import Segmentations
-from mrcnn_data.annotations.report import Report
 from mrcnn_data.masks.rasterising import segmentation_area, segmentation_box
 from mrcnn_data.masks.segmentation import BOX_ONLY, FAULTS, decode_segmentation
+from mrcnn_data.report import Report
 
 # A box and a segmentation that overlap by less than half were probably not made for the same object.
 MIN_BOX_AGREEMENT = 0.5

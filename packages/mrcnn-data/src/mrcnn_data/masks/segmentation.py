@@ -6,21 +6,19 @@ may crash it, so it is called on checked parts only. Legend: V vertices of one p
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mrcnn_data.json_file import lenient_decode
+from mrcnn_data.masks.run_lengths import decode_counts, is_filling, whole_numbers
+
 # Beyond this many image sizes a coordinate is a mistake (pixels of another image, overflow), not an object that
 # sticks out. A rasteriser's cost grows with the perimeter, so such a part must never reach one.
 MAX_IMAGE_SIZES_AWAY = 10.0
-
-# NaN, Infinity, and numbers that may be too large for float64
-_JSON_ODD_NUMBER = re.compile(rb"-?\b(?:NaN|Infinity|\d+(?:\.\d+)?[eE]\+?\d{2,}|\d{309,}(?:\.\d+)?)\b")
 
 
 class Polygons(NamedTuple):
@@ -53,10 +51,11 @@ _OUTSIDE = "polygon part outside the image"
 _NO_NUMBER = "polygon part with a coordinate that is not a finite number"
 _TEXT = "coordinate written as text"
 _ODD_COUNTS = "RLE size or counts that are not integers"
+_WRAPPED_COUNTS = "RLE text that was escaped or encoded once more"
 _BAD_RLE = "RLE that cannot be decoded"
 _NO_PIXEL = "polygon without any pixel in the image"
 
-# Kinds of faults, and what training does about them: severity (see `annotations.report`) and action.
+# Kinds of faults, and what training does about them: severity (see `mrcnn_data.report`) and action.
 FAULTS = {
     "segmentation missing": ("note", BOX_ONLY),
     "segmentation empty": ("repaired", BOX_ONLY),
@@ -71,6 +70,7 @@ FAULTS = {
     "flat polygon": ("repaired", "read as one part"),
     _TEXT: ("repaired", "read as the number"),
     _ODD_COUNTS: ("repaired", "read as whole numbers"),
+    _WRAPPED_COUNTS: ("repaired", "backslashes halved, b'...' or base64 undone"),
     "polygon part with fewer than 6 numbers": ("dropped", _PART_DROPPED),
     "polygon part with an odd count of numbers": ("dropped", _PART_DROPPED),
     _NO_NUMBER: ("dropped", _PART_DROPPED),
@@ -104,35 +104,6 @@ def decode_segmentation(raw: bytes, *, height: int, width: int) -> Decoded:
     if isinstance(value, list):
         return _decode_polygons(value, height=height, width=width)
     return Decoded(None, ("segmentation of unknown kind",))
-
-
-def strict_json(data: bytes | memoryview) -> bytes:
-    """Turn JSON that Python's json module reads, but msgspec does not, into JSON that both read.
-
-    NaN, Infinity and numbers beyond float64 outside of strings become null; a byte order mark, UTF-16 and UTF-32
-    become plain UTF-8.
-    """
-    data = bytes(data)
-    text = data.decode(json.detect_encoding(data)).encode()
-    pieces = re.split(rb'("(?:[^"\\]|\\.)*")', text)  # odd pieces are strings
-    pieces[::2] = [_JSON_ODD_NUMBER.sub(_finite_or_null, piece) for piece in pieces[::2]]
-    return b"".join(pieces)
-
-
-def _finite_or_null(match: re.Match[bytes]) -> bytes:
-    return match[0] if math.isfinite(float(match[0])) else b"null"
-
-
-def lenient_decode(raw: bytes | memoryview) -> Any:
-    """Decode JSON, null in place of numbers that are not finite.
-
-    Raises:
-        msgspec.DecodeError, UnicodeDecodeError: it is not JSON.
-    """
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode(strict_json(raw))
 
 
 def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
@@ -240,32 +211,24 @@ def _is_collinear(vertices: np.ndarray) -> bool:
 
 
 def _decode_rle(value: dict[str, Any], *, height: int, width: int) -> Decoded:
-    size, counts = _whole_numbers(value.get("size")), value.get("counts")
+    size, counts = whole_numbers(value.get("size")), value.get("counts")
     if size is None or size.tolist() != [height, width]:
         return Decoded(None, ("RLE of another size than the image",))
-    try:
-        runs = _decode_counts(counts.encode()) if isinstance(counts, str) else _whole_numbers(counts)
-    except ValueError:
-        runs = None
-    total = height * width
-    # Each count is checked before the sum, which could overflow.
-    if runs is None or runs.size == 0 or runs.min() < 0 or runs.max() > total or runs.sum() != total:
+    fault = None
+    if isinstance(counts, str):
+        runs, is_as_written = decode_counts(counts, total=height * width)
+        fault = None if is_as_written else _WRAPPED_COUNTS
+        numbers = value["size"]
+    else:
+        runs = whole_numbers(counts)
+        numbers = [*value["size"], *(counts or ())] if runs is not None else []
+    if runs is None or not is_filling(runs, total=height * width):
         return Decoded(None, (_BAD_RLE,))
     if runs[1::2].sum() == 0:
         return Decoded(None, ("RLE without any pixel",))
-    numbers = value["size"] if isinstance(counts, str) else [*value["size"], *(counts or ())]
-    is_plain = set(map(type, numbers)) <= {int}
-    return Decoded(RunLengths(height, width, runs), () if is_plain else (_ODD_COUNTS,))
-
-
-def _whole_numbers(values: Any) -> np.ndarray | None:
-    """int64 array of a list of whole numbers, which may be floats or text; None for anything else."""
-    try:
-        if isinstance(values, list) and all(type(value) is int or float(value).is_integer() for value in values):
-            return np.array([int(float(value)) if isinstance(value, str) else value for value in values], np.int64)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    return None
+    if not set(map(type, numbers)) <= {int}:
+        fault = _ODD_COUNTS
+    return Decoded(RunLengths(height, width, runs), () if fault is None else (fault,))
 
 
 def rle_size(raw: bytes) -> tuple[int, int] | None:
@@ -274,7 +237,7 @@ def rle_size(raw: bytes) -> tuple[int, int] | None:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    size = _whole_numbers(value.get("size")) if isinstance(value, dict) else None
+    size = whole_numbers(value.get("size")) if isinstance(value, dict) else None
     return (int(size[0]), int(size[1])) if size is not None and size.size == 2 and size.min() > 0 else None
 
 
@@ -283,26 +246,3 @@ def to_coco(segmentation: Segmentation) -> list[list[float]] | dict[str, Any]:
     if isinstance(segmentation, Polygons):
         return [part.ravel().tolist() for part in segmentation.parts]
     return {"size": [segmentation.height, segmentation.width], "counts": segmentation.counts.tolist()}
-
-
-def _decode_counts(text: bytes) -> np.ndarray:
-    """Undo COCO's compression: 5 bits a character, low bits first, bit 5 = more follows, bit 4 of the last = negative;
-    from the fourth count on, the difference to the count two before.
-    """
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if codes.size == 0 or codes.min() < 0 or codes.max() > 63:
-        raise ValueError("not a COCO count string")
-    is_last = (codes & 0x20) == 0
-    if not is_last[-1]:
-        raise ValueError("COCO count string is cut off")
-    starts = np.flatnonzero(np.concatenate([[True], is_last[:-1]]))  # [number of counts]
-    lengths = np.diff(np.append(starts, codes.size))
-    if lengths.max() > 12:  # 60 bits
-        raise ValueError("COCO count string holds a count beyond 60 bits")
-    shift = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
-    counts = np.add.reduceat((codes & 0x1F) << shift, starts)
-    negative = (codes[is_last] & 0x10) != 0
-    counts[negative] -= np.int64(1) << (5 * lengths[negative])
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    return counts

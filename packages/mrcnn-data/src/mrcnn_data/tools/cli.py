@@ -56,6 +56,8 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--fix", metavar="OUT.json", type=Path, help="write a clean annotation file and OUT.changes.txt (one SPLIT)"
     )
+    check.add_argument("--one-class", metavar="NAME", help="with --fix: make all objects one class of this name")
+    check.add_argument("--force", action="store_true", help="with --fix: also if a tenth of the objects is removed")
     check.add_argument("--no-images", action="store_true", help="do not read the image files")
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.opening import find_split
-from mrcnn_data.annotations.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.annotations.scoring import scoring_summary
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_datasets
@@ -22,6 +21,7 @@ from mrcnn_data.checks.fixing import write_fixed
 from mrcnn_data.drawing.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import check_outputs, write_output
+from mrcnn_data.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.statistics.counting import dataset_statistics
 from mrcnn_data.statistics.plots import draw_statistics
 from mrcnn_data.statistics.suggestions import suggestions_for
@@ -50,6 +50,8 @@ def check(options: argparse.Namespace) -> int:
     """Print what is wrong in each split, and write the findings and a clean file where asked to."""
     if options.fix is not None and len(options.splits) > 1:
         raise OptionError("--fix takes one split at a time")
+    if options.fix is None and (options.one_class is not None or options.force):
+        raise OptionError("--one-class and --force belong to --fix OUT.json")
     _check_outputs(options.json, options.fix, options.fix and options.fix.with_suffix(".changes.txt"))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
@@ -75,7 +77,7 @@ def check(options: argparse.Namespace) -> int:
         _write_json(options.json, results)
     if options.fix is not None:
         source = find_split(options.root, options.splits[0])
-        changes = write_fixed(source, options.fix)
+        changes = write_fixed(source, options.fix, one_class=options.one_class, force=options.force)
         count = len(changes.read_text().splitlines())
         _say(f"{options.fix}: for the images of {source.image_dir}; {count} changes, listed in {changes}")
     return max(int(result["exit_code"]) for result in results)

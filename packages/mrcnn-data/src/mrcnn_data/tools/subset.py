@@ -13,6 +13,7 @@ import numpy as np
 from mrcnn_data.annotations.opening import Source, find_split
 from mrcnn_data.annotations.repairs import as_flag
 from mrcnn_data.errors import DatasetError, OptionError
+from mrcnn_data.json_file import other_layout, read_json
 from mrcnn_data.outputs import check_outputs, write_output
 
 Entry = dict[str, Any]
@@ -92,14 +93,13 @@ def write_subset(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not valid JSON: {error}; mrcnn-data check --fix may repair it") from error
-    for name in ("images", "annotations", "categories"):
-        entries = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DatasetError(f'{path}: expected a list of objects "{name}": not a COCO instances file')
+    content = read_json(path)
+    reason = other_layout(content)
+    for name in () if reason else ("images", "annotations", "categories"):
+        if not all(isinstance(entry, dict) for entry in content[name]):
+            reason = f'"{name}" has an entry that is not an object'
+    if reason:
+        raise DatasetError(f"{path} is not a COCO instances file: {reason}")
     return dict(content)
 
 

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrcnn_data import CocoDataset
+from mrcnn_data import CocoDataset, visible
 from mrcnn_eval.command.options import UsageError
-from mrcnn_eval.scoring import class_difference
 from mrcnn_model import import_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -57,21 +56,20 @@ def detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFun
 
 
 def open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
-    """Open the data set that the options name, or else the one that the card names.
+    """Open the data set that the options name, or else the one that the card names, with the classes of the card.
+
+    What differs between the two, such as ids of categories, is printed.
 
     Raises:
-        UsageError: neither names it, or its classes are not those of the checkpoint.
-        DatasetError: it cannot be opened.
+        UsageError: neither names it.
+        DatasetError: it cannot be opened, or has objects of a class that the checkpoint does not have.
     """
     dataset = _named_dataset(arguments, card)
-    difference = class_difference(
-        (dataset.category_ids, dataset.class_names),
-        (card.category_ids, card.class_names),
-        reference="the checkpoint",
-    )
-    if difference is not None:
-        raise UsageError(f"{dataset.name} does not fit {arguments.checkpoint}: it has {difference}")
-    return dataset
+    matched = dataset.with_classes(card.category_ids, card.class_names, reference=f"{arguments.checkpoint}")
+    for finding in matched.opening_report.findings:
+        if not dataset.opening_report.count(finding.kind):
+            print(visible(f"{dataset.name}: {finding}", limit=2000))
+    return matched
 
 
 def _named_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:

@@ -9,10 +9,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 
-from mrcnn_data import visible
+from mrcnn_data import DatasetError, read_json, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -61,11 +60,17 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
 
 def _read_results(path: Path) -> list[dict[str, Any]]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{path}: not a COCO results file: {error}") from error
+        results = read_json(path)
+    except DatasetError as error:
+        raise UsageError(str(error)) from None
+    if isinstance(results, dict) and "images" in results:
+        raise UsageError(f"{path} is a dataset, not a COCO results file: it belongs to --annotations")
+    if not isinstance(results, list):
+        raise UsageError(f"{path} is not a COCO results file, which is a list with an object for each detection")
+    for number, entry in enumerate(results):
+        if not isinstance(entry, dict):
+            raise UsageError(f"{path} is not a COCO results file: entry {number} is not an object")
+    return results
 
 
 def _scores_below(entry: Mapping[str, Any], threshold: float) -> bool:

@@ -21,6 +21,7 @@ from mrcnn_eval.scoring.image_results import (
     from_coco,
     image_results,
     to_coco,
+    with_plain_numbers,
 )
 from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoringTask
 from mrcnn_eval.scoring.segmentation import Rle
@@ -143,14 +144,21 @@ class CocoEvaluator:
     def add_results(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Add a COCO results list, as `results()` gives it and results files hold it.
 
+        Numbers that are written as text are read as the numbers, with a warning.
+
         Raises:
             ResultsError: an entry that is malformed, or of an unknown image or category, or see `add`.
         """
         entries_of_image: dict[Any, list[Any]] = defaultdict(list)
+        num_repaired = 0
         for position, entry in enumerate(results):
             if not isinstance(entry, Mapping) or "image_id" not in entry:
                 raise ResultsError(f"result {position}: not an object with an image_id")
-            entries_of_image[self._known_id(entry["image_id"])].append(entry)
+            plain = with_plain_numbers(entry)
+            num_repaired += plain is not entry
+            entries_of_image[self._known_id(entry["image_id"])].append(plain)
+        if num_repaired:
+            logger.warning("%d results have numbers written as text: read as the numbers", num_repaired)
         for image_id, entries in entries_of_image.items():
             self._add(image_id, from_coco(image_id, entries, size=self._image_size(image_id)))
 
@@ -311,6 +319,8 @@ def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[Io
             missing = num_detections - int(kept.sum())
             warnings.append(f"{missing} of {num_detections} detections have no {what} and do not count for {iou_type}")
     num_empty = count_empty_masks(columns.rles) if "segm" in iou_types else 0
-    if num_empty:
+    if num_empty and num_empty == sum(rle is not None for rle in columns.rles):
+        warnings.append(f"EVERY mask is empty ({num_empty} of them): mask AP is 0; is the file what was meant?")
+    elif num_empty:
         warnings.append(f"{num_empty} of {num_detections} detections have a mask without a pixel: they match no object")
     return tuple(warnings)

@@ -5,7 +5,7 @@ Legend: n detections of the image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -97,6 +97,27 @@ def _checked_rles(rles: list[Rle | None], *, size: tuple[int, int], image_id: An
 def count_empty_masks(rles: Sequence[Rle | None]) -> int:
     """Count the masks without a pixel: a small object's mask may become empty at the size of the image."""
     return int((mask_areas([rle for rle in rles if rle is not None]) == 0).sum())
+
+
+def with_plain_numbers(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an entry of a results list in which numbers written as text are numbers; itself if it has none."""
+    changed = {name: _plain(entry[name]) for name in ("category_id", "score", "bbox") if name in entry}
+    if all(changed[name] is entry[name] for name in changed):
+        return entry
+    return {**entry, **changed}
+
+
+def _plain(value: Any) -> Any:
+    """Return the number that a text spells, or a list with such numbers; anything else as it is."""
+    if isinstance(value, list) and any(isinstance(item, str) for item in value):
+        return [_plain(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
 
 
 def from_coco(image_id: Any, entries: list[dict[str, Any]], *, size: tuple[int, int]) -> ImageResults:

@@ -9,6 +9,8 @@ import hotcoco.mask as hotcoco_mask
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from mrcnn_data.masks import decode_counts
+
 Polygons: TypeAlias = list[list[float]]  # [[x1, y1, x2, y2, ...], ...], pixels of the image
 Rle: TypeAlias = dict[str, Any]  # {"size": [h, w], "counts": compressed str or bytes}
 Segmentation: TypeAlias = Polygons | Rle
@@ -29,7 +31,11 @@ def check_compressed_rle(rle: Any, *, size: tuple[int, int]) -> Rle:
     if not isinstance(rle, dict) or isinstance(rle.get("counts"), list):
         raise SegmentationError("the mask of a result must be an RLE with compressed counts (pycocotools.mask.encode)")
     rle_size = _rle_size(rle, size=size)
-    return {"size": rle_size, "counts": counts_text(rle.get("counts"))}
+    counts = counts_text(rle.get("counts"))
+    # Two backslashes are valid counts, but more often one that was escaped twice: another mask, silently.
+    if "\\\\" in counts and not decode_counts(counts, total=rle_size[0] * rle_size[1])[1]:
+        raise SegmentationError("RLE counts have doubled backslashes: encode them as JSON only once")
+    return {"size": rle_size, "counts": counts}
 
 
 def _rle_size(rle: dict[str, Any], *, size: tuple[int, int]) -> list[int]:
@@ -49,10 +55,12 @@ def counts_text(counts: Any) -> str:
     """Return compressed RLE counts as str, from str or bytes.
 
     Raises:
-        SegmentationError: another type, or a character that compressed counts never hold.
+        SegmentationError: another type, nothing, or a character that compressed counts never hold.
     """
     if not isinstance(counts, (str, bytes)):
         raise SegmentationError(f"RLE counts must be a compressed string, not {type(counts).__name__}")
+    if not counts:
+        raise SegmentationError("RLE counts are empty: an empty mask still has one count, the number of its pixels")
     raw = counts if isinstance(counts, bytes) else counts.encode("utf-8")
     if raw.translate(None, COUNTS_CHARACTERS):
         raise SegmentationError("RLE counts hold characters that compressed COCO counts never do")

@@ -86,20 +86,15 @@ def open_train(data: DataOptions) -> CocoDataset:
 
 
 def open_val(data: DataOptions, train: CocoDataset) -> list[ValSet]:
-    """Open the validation sets.
+    """Open the validation sets, with the classes of the training data.
 
     Raises:
-        DatasetError: one is missing or unusable.
-        ConfigError: its classes are not those of the training data.
+        DatasetError: one is missing or unusable, or has objects of a class that the training data do not have.
     """
-    named = list(_open_each_val(data))
-    for _, dataset in named:
-        require_same_classes(
-            (dataset.category_ids, dataset.class_names),
-            (train.category_ids, train.class_names),
-            where=dataset.name,
-            reference=train.name,
-        )
+    named = [
+        (name, dataset.with_classes(train.category_ids, train.class_names, reference="the training data"))
+        for name, dataset in _open_each_val(data)
+    ]
     return [
         ValSet(name, dataset) for name, (_, dataset) in zip(unique_names(name for name, _ in named), named, strict=True)
     ]

@@ -11,6 +11,7 @@ from mrcnn_data.errors import DatasetError
 ERRORS_NAMED = 3  # of different kinds, in the one line that stops training
 EXAMPLES_SHOWN = 5  # enough to look one up, short enough for one line
 EXAMPLES_KEPT = 1000  # for JSON; a million annotations may share a fault
+STOPS_TRAINING = "training refuses the file until this is repaired"  # what an error does
 SEVERITIES = ("error", "dropped", "repaired", "note")  # the worst first
 
 
@@ -110,6 +111,12 @@ class Report:
             more = sum(finding.count for finding in errors) - len(named)
             told = "; ".join(finding.message for finding in named)
             raise DatasetError(told + (f", and {more} more (mrcnn-data check lists them)" if more else ""))
+
+    def raise_first_error(self) -> None:
+        """Raise DatasetError about the first error, if there is one: nothing is left to read."""
+        errors = self.by_severity("error")
+        if errors:
+            raise DatasetError(errors[0].message)
 
     def as_records(self) -> list[dict[str, Any]]:
         """Return the findings as plain dicts, for JSON."""
