@@ -95,7 +95,9 @@ def test_check_and_fix(write_coco, tmp_path, capsys):
     annotations = [{"bbox": [1, 1, 0, 3]}, {"bbox": [1, 1, 5, 3], "segmentation": square}]
     root = write_coco([np.zeros((9, 9, 3), np.uint8)], annotations)
     out = root / "annotations" / "instances_clean.json"
-    assert main(["check", str(root), "train", "--fix", str(out)]) == 1
+    assert main(["check", str(root), "train", "--fix", str(out)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(["check", str(root), "train", "--fix", str(out), "--force"]) == 1
     assert "1 changes, listed in" in capsys.readouterr().out
     assert out.with_suffix(".changes.txt").read_text() == "annotation 1: removed: no usable box\n"
     (root / "clean").symlink_to(root / "train")

@@ -111,8 +111,8 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--checkpoint", "a", "--results", "b"], "give either --checkpoint or --results"),
         (["--results", "{files}/results.json"], "--results needs --annotations"),
         (["--results", "{files}/absent.json", "--annotations", "{files}/truth.json"], "absent.json: cannot be read"),
-        (["--results", "{files}/truth.json", "--annotations", "{files}/truth.json"], "not a COCO results file"),
-        (["--results", "{files}/images/1.png", "--annotations", "{files}/truth.json"], "not a COCO results file"),
+        (["--results", "{files}/truth.json", "--annotations", "{files}/truth.json"], "belongs to --annotations"),
+        (["--results", "{files}/images/1.png", "--annotations", "{files}/truth.json"], "it is a PNG picture"),
         (["--results", "{files}/results.json", "--annotations", "{files}/results.json"], "not a COCO instances file"),
         (["--results", "{files}/results.json", "--annotations", "{files}/none.json"], "none.json: cannot read"),
         (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
@@ -157,7 +157,7 @@ def test_bad_options_are_one_line_and_exit_code_2(files, capsys, options, messag
 
 
 @pytest.mark.parametrize("options", [[], ["--score-threshold", "0.5"]])
-@pytest.mark.parametrize(("bad", "shown"), [("0.9", "'0.9'"), (None, "None")])
+@pytest.mark.parametrize(("bad", "shown"), [("high", "'high'"), (None, "None")])
 def test_score_that_is_no_number_is_one_line(files, capsys, options, bad, shown):
     results = json.loads((files / "results.json").read_text())
     results[0]["score"] = bad
@@ -220,3 +220,22 @@ def test_help_explains_each_option_without_tensorflow():
     ]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"  --{option} ")]
         assert len(line.split()) > 4  # the option, its value and an explanation
+
+
+def test_results_with_a_byte_order_mark_and_numbers_as_text(files, caplog):
+    """What other tools write: read as the numbers, with a warning; the scores stay the same."""
+    results = json.loads((files / "results.json").read_text())
+    assert score(files) == 0
+    plain = metrics(files)
+    for entry in results:
+        entry.update(
+            image_id=str(entry["image_id"]),
+            category_id=str(entry["category_id"]),
+            score=str(entry["score"]),
+            bbox=[str(value) for value in entry["bbox"]],
+        )
+    (files / "odd.json").write_text(json.dumps(results), encoding="utf-8-sig")
+    assert score(files, results="odd.json") == 0
+    warning = f"{len(results)} results have numbers written as text: read as the numbers"
+    assert [record.getMessage() for record in caplog.records] == [warning]
+    assert metrics(files) == {**plain, "settings": metrics(files)["settings"]}

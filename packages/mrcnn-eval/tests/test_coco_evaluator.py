@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_utils
 
 from mrcnn_eval import CocoEvaluator, GroundTruthError, ResultsError
 
@@ -461,11 +462,14 @@ def test_bad_annotation_is_one_clear_error(scene, change, message):
         ("", "not JSON"),
         ("<html>", "not JSON"),
         ("[]", "not a COCO instances file"),
-        ("{}", "not a COCO instances file: .*`images`"),
-        ('{"images": [], "categories": []}', "not a COCO instances file: .*`annotations`"),
+        ("{}", 'not a COCO instances file: it has no "images"'),
+        ('{"images": [], "categories": []}', 'not a COCO instances file: it has no "annotations"'),
         ('{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "image id 1 occurs twice"),
         ('{"images": [{}], "categories": [], "annotations": []}', r"missing required field `id` in images\[0\]"),
-        ('{"images": [], "categories": [{"id": 1}, {"id": 1}], "annotations": []}', "category id 1 occurs twice"),
+        (
+            '{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "annotations": []}',
+            "category id 1 occurs twice",
+        ),
         ('{"images": [], "categories": [{"name": "x"}], "annotations": []}', r"missing .*`id` in categories\[0\]"),
     ],
 )
@@ -549,3 +553,33 @@ def test_masks_without_a_pixel_are_counted_and_never_right(scene):
     boxes = CocoEvaluator(example.annotations, iou_types=["bbox"])
     boxes.add_results(example.results)
     assert boxes.evaluate().warnings == ()
+
+
+def with_counts(scene, counts):
+    example = scene().truth(BOX).detection(BOX)
+    return example.annotations, [{**example.results[0], "segmentation": {"size": [100, 100], "counts": counts}}]
+
+
+def test_counts_that_are_empty(scene):
+    annotations, results = with_counts(scene, "")
+    with pytest.raises(ResultsError, match="RLE counts are empty"):
+        CocoEvaluator(annotations).add_results(results)
+
+
+def test_counts_with_doubled_backslashes(scene):
+    """They decode to another mask of another size without an error."""
+    candidates = (mask_utils.encode(np.asfortranarray(np.tri(100, k=k, dtype=np.uint8)))["counts"] for k in range(90))
+    counts = next(text.decode() for text in candidates if b"\\" in text)
+    annotations, results = with_counts(scene, counts.replace("\\", "\\\\"))
+    with pytest.raises(ResultsError, match="doubled backslashes"):
+        CocoEvaluator(annotations).add_results(results)
+    CocoEvaluator(annotations).add_results(with_counts(scene, counts)[1])
+
+
+def test_a_warning_when_every_mask_is_empty(scene):
+    empty = mask_utils.encode(np.zeros((100, 100), np.uint8, order="F"))["counts"].decode()
+    annotations, results = with_counts(scene, empty)
+    evaluator = CocoEvaluator(annotations)
+    evaluator.add_results(results)
+    (warning,) = evaluator.evaluate().warnings
+    assert warning.startswith("EVERY mask is empty (1 of them): mask AP is 0")

@@ -18,7 +18,7 @@ import numpy as np
 from mrcnn_data.annotations.columns import Columns, Id, ids_of
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.file import FileContent, Places, is_area, read_annotations
-from mrcnn_data.annotations.ids import as_id, whole_number
+from mrcnn_data.annotations.ids import as_id, as_numbers, whole_number
 from mrcnn_data.annotations.opening import Source, open_columns
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
@@ -94,6 +94,7 @@ def fix_annotations(source: Source, *, one_class: str | None = None) -> Fixed:
     num_annotations = len(content["annotations"])
     if one_class is not None:
         _make_one_class(content, one_class, changes)
+    _make_ids_text_if_mixed(content, source.annotation_path, changes)
     _require_one_name_per_id(content["categories"], source.annotation_path)
     read = read_annotations(source.annotation_path, data=msgspec.json.encode(content))
     places = read.places
@@ -116,6 +117,26 @@ def _make_one_class(content: dict[str, Any], name: str, changes: list[str]) -> N
         {**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content["annotations"]
     ]
     changes.append(f"all annotations: category 1 ({name})")
+
+
+def _make_ids_text_if_mixed(content: dict[str, Any], path: Path, changes: list[str]) -> None:
+    """Turn all image ids into text if some are text that is not a number; the reader refuses two types."""
+    entries = [entry for entry in content["images"] if isinstance(entry, dict) and as_id(entry.get("id")) is not None]
+    ids = [item for entry in entries if (item := as_id(entry["id"])) is not None]
+    if len(set(map(type, as_numbers(ids)[0]))) < 2:
+        return
+    texts = [str(item) for item in ids]
+    if len(set(texts)) < len(set(ids)):
+        twice = next(text for text, count in Counter(map(str, set(ids))).items() if count > 1)
+        raise DatasetError(f"{path}: {twice} and {twice!r} are the ids of two images: give one of them another id")
+    for entry, text in zip(entries, texts, strict=True):
+        entry["id"] = text
+    for entry in content["annotations"]:
+        if isinstance(entry, dict) and as_id(entry.get("image_id")) is not None:
+            entry["image_id"] = str(as_id(entry["image_id"]))
+    changes.append(
+        f"all images: ids are text now, because {next(i for i in ids if isinstance(i, str))!r} is not a number"
+    )
 
 
 def _with_found_names(columns: Columns, image_dir: Path) -> Columns:
