@@ -250,9 +250,9 @@ def test_image_of_another_size(write_coco):
 
 @pytest.mark.parametrize(("annotated", "kind"), [((40, 100), "is not applied"), ((100, 40), "the annotations follow")])
 def test_orientation(write_coco, annotated, kind):
-    root = write_coco([np.zeros((40, 100, 3), np.uint8)], BOTH)
+    root = write_coco([np.full((40, 100, 3), 90, np.uint8)], BOTH)
     path = root / "train" / "1.png"
-    path.write_bytes(jpeg_with_orientation(np.zeros((40, 100, 3), np.uint8), 6))
+    path.write_bytes(jpeg_with_orientation(np.full((40, 100, 3), 90, np.uint8), 6))
     edited(root, lambda content: content["images"][0].update(height=annotated[0], width=annotated[1]))
     (finding,) = report_of(root).findings
     assert (finding.kind, finding.severity) == (f"EXIF orientation that {kind}", "note")

@@ -93,7 +93,7 @@ def test_faults_are_mentioned(write_coco, tmp_path, capsys, command):
 def test_check_and_fix(write_coco, tmp_path, capsys):
     square = [[1, 1, 6, 1, 6, 4, 1, 4]]
     annotations = [{"bbox": [1, 1, 0, 3]}, {"bbox": [1, 1, 5, 3], "segmentation": square}]
-    root = write_coco([np.zeros((9, 9, 3), np.uint8)], annotations)
+    root = write_coco([np.full((9, 9, 3), 90, np.uint8)], annotations)
     out = root / "annotations" / "instances_clean.json"
     assert main(["check", str(root), "train", "--fix", str(out)]) == 2
     assert "--force" in capsys.readouterr().err

@@ -12,7 +12,7 @@ ERRORS_NAMED = 3  # of different kinds, in the one line that stops training
 EXAMPLES_SHOWN = 5  # enough to look one up, short enough for one line
 EXAMPLES_KEPT = 1000  # for JSON; a million annotations may share a fault
 STOPS_TRAINING = "training refuses the file until this is repaired"  # what an error does
-SEVERITIES = ("error", "dropped", "repaired", "note")  # the worst first
+SEVERITIES = ("error", "warning", "dropped", "repaired", "note")  # the worst first
 
 
 @dataclasses.dataclass
@@ -21,8 +21,9 @@ class Finding:
 
     Attributes:
         kind: its name.
-        severity: "error" (training refuses the file), "dropped" (objects, parts or images are not used), "repaired"
-            (used as `action` says), or "note" (used as it is).
+        severity: "error" (training refuses the file), "warning" (used as it is, but probably not what is meant),
+            "dropped" (objects, parts or images are not used), "repaired" (used as `action` says), or "note" (used as it
+            is).
         action: what training and scoring do about it.
         count: how often it occurs.
         examples: the first annotations or images, at most `EXAMPLES_KEPT`.
@@ -89,7 +90,7 @@ class Report:
         return list(self._findings.values())
 
     def by_severity(self, *severities: str) -> list[Finding]:
-        """List findings, errors first, then what is dropped, repaired and noted; all, or of some severities only."""
+        """List findings, the worst first (see `SEVERITIES`): all, or of some severities only."""
         found = [finding for finding in self.findings if finding.severity in (severities or SEVERITIES)]
         return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -98,10 +99,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 for nothing, or notes only; 1 where something is dropped or repaired; 2 for errors."""
+        """0 for nothing, or notes only; 1 for warnings, or if something is dropped or repaired; 2 for errors."""
         if self.by_severity("error"):
             return 2
-        return 1 if self.by_severity("dropped", "repaired") else 0
+        return 1 if self.by_severity("warning", "dropped", "repaired") else 0
 
     def raise_errors(self) -> None:
         """Raise DatasetError, naming the first error of each kind, where there are any."""

@@ -17,11 +17,14 @@ import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.opening import SKIPPED
+from mrcnn_data.checks.doubts import report_doubts
 from mrcnn_data.checks.image_copies import fingerprints, report_copies, report_shared
+from mrcnn_data.checks.pixels import report_pixels
 from mrcnn_data.checks.report_cache import ReportCache
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.header import read_header
-from mrcnn_data.images.reading import READING_THREADS, load_image
+from mrcnn_data.images.reading import READING_THREADS, is_tiff, load_image, read_image_file
+from mrcnn_data.images.tiff import tiff_pages
 from mrcnn_data.report import Report
 
 STOPS_WHEN_MET = "training stops when it reads the file, unless data.on_error=skip"
@@ -73,8 +76,10 @@ def _checked(datasets: Mapping[str, CocoDataset], *, image_files: bool, on_error
         _report_missing_masks(dataset, report)
         _report_repeated_objects(dataset, report)
         _report_categories(dataset, report)
+        report_doubts(dataset, report)
         if image_files:
             _report_image_files(dataset, report, on_error=on_error)
+            report_pixels(dataset, report)
             report_copies(dataset, prints[name], report)
     for name, other in itertools.permutations(prints, 2):
         report_shared(
@@ -162,11 +167,13 @@ def _report_image_files(dataset: CocoDataset, report: Report, *, on_error: str) 
 
 UNREADABLE, WRONG_SIZE = "image file that cannot be read", "image of another size than annotated"
 _TURNED, _NOT_TURNED = "EXIF orientation that the annotations follow", "EXIF orientation that is not applied"
+_PAGES = "image file with several pages"
 _IMAGE_KINDS: Sequence[tuple[str, str, str]] = (
     (UNREADABLE, "error", STOPS_WHEN_MET),
     (WRONG_SIZE, "error", STOPS_WHEN_MET),
     (_TURNED, "note", "applied, because the annotated size is that of the upright image"),
     (_NOT_TURNED, "note", "pixels are taken as stored, because the annotated size is the stored one"),
+    (_PAGES, "note", "only the first page is used"),
 )
 
 
@@ -187,9 +194,14 @@ def look_at_image(dataset: CocoDataset, index: int) -> tuple[str, str]:
     except DatasetError as error:
         return UNREADABLE, str(error)
     if stored_size == expected:
-        return "", ""
+        return (_PAGES if _has_pages(path) else ""), ""
     try:
         load_image(path, expected_size=expected)
     except DatasetError as error:
         return WRONG_SIZE, str(error)
     return _TURNED, ""
+
+
+def _has_pages(path: Path) -> bool:
+    data = read_image_file(path)
+    return is_tiff(data) and tiff_pages(data) > 1

@@ -18,10 +18,11 @@ import numpy as np
 from mrcnn_data.annotations.columns import Columns, Id, ids_of
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.file import FileContent, Places, is_area, read_annotations
-from mrcnn_data.annotations.ids import as_id, as_numbers, whole_number
+from mrcnn_data.annotations.ids import as_id, whole_number
 from mrcnn_data.annotations.opening import Source, open_columns
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
+from mrcnn_data.checks.rewriting import make_ids_text_if_mixed, make_one_class, rewrite_boxes
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.files import found_elsewhere, missing_files
 from mrcnn_data.json_file import decode_json, other_layout
@@ -44,7 +45,12 @@ class Fixed(NamedTuple):
 
 
 def write_fixed(
-    source: Source, out: str | os.PathLike[str], *, one_class: str | None = None, force: bool = False
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    one_class: str | None = None,
+    boxes: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the clean file, and beside it OUT.changes.txt with one line for every change; return the path of the list.
 
@@ -52,6 +58,7 @@ def write_fixed(
         source: the file to repair, which stays as it is.
         out: the file to write.
         one_class: the name of the one class that all objects get, whatever their categories are.
+        boxes: one of `BOX_KINDS`: what the boxes are, or "masks" to take them from the masks.
         force: write also if more than a tenth of the annotations would be removed.
     Raises:
         DatasetError: the file is not JSON or not COCO, too little is left of it, or `out` is the file itself.
@@ -60,7 +67,7 @@ def write_fixed(
     out = Path(out)
     if out.exists() and out.samefile(source.annotation_path):
         raise DatasetError(f"{out} is the file to be repaired: give another name")
-    fixed = fix_annotations(source, one_class=one_class)
+    fixed = fix_annotations(source, one_class=one_class, boxes=boxes)
     if not force:
         _require_few_removed(fixed, source.annotation_path)
     changes = out.with_suffix(".changes.txt")
@@ -82,8 +89,8 @@ def _require_few_removed(fixed: Fixed, path: Path) -> None:
     )
 
 
-def fix_annotations(source: Source, *, one_class: str | None = None) -> Fixed:
-    """Remove the entries that cannot be used, and repair the others; `one_class` as in `write_fixed`.
+def fix_annotations(source: Source, *, one_class: str | None = None, boxes: str | None = None) -> Fixed:
+    """Remove the entries that cannot be used, and repair the others; `one_class` and `boxes` as of `write_fixed`.
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or two categories of different names have
@@ -93,8 +100,10 @@ def fix_annotations(source: Source, *, one_class: str | None = None) -> Fixed:
     content = _read(source.annotation_path)
     num_annotations = len(content["annotations"])
     if one_class is not None:
-        _make_one_class(content, one_class, changes)
-    _make_ids_text_if_mixed(content, source.annotation_path, changes)
+        make_one_class(content, one_class, changes)
+    if boxes is not None:
+        rewrite_boxes(content, boxes, source.annotation_path, changes)
+    make_ids_text_if_mixed(content, source.annotation_path, changes)
     _require_one_name_per_id(content["categories"], source.annotation_path)
     read = read_annotations(source.annotation_path, data=msgspec.json.encode(content))
     places = read.places
@@ -109,34 +118,6 @@ def fix_annotations(source: Source, *, one_class: str | None = None) -> Fixed:
     content["images"] = _images(content["images"], dataset, places, usable, changes)
     content["annotations"] = _annotations(content["annotations"], dataset, places, usable, changes)
     return Fixed(msgspec.json.encode(content), changes, num_annotations)
-
-
-def _make_one_class(content: dict[str, Any], name: str, changes: list[str]) -> None:
-    content["categories"] = [{"id": 1, "name": name}]
-    content["annotations"] = [
-        {**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content["annotations"]
-    ]
-    changes.append(f"all annotations: category 1 ({name})")
-
-
-def _make_ids_text_if_mixed(content: dict[str, Any], path: Path, changes: list[str]) -> None:
-    """Turn all image ids into text if some are text that is not a number; the reader refuses two types."""
-    entries = [entry for entry in content["images"] if isinstance(entry, dict) and as_id(entry.get("id")) is not None]
-    ids = [item for entry in entries if (item := as_id(entry["id"])) is not None]
-    if len(set(map(type, as_numbers(ids)[0]))) < 2:
-        return
-    texts = [str(item) for item in ids]
-    if len(set(texts)) < len(set(ids)):
-        twice = next(text for text, count in Counter(map(str, set(ids))).items() if count > 1)
-        raise DatasetError(f"{path}: {twice} and {twice!r} are the ids of two images: give one of them another id")
-    for entry, text in zip(entries, texts, strict=True):
-        entry["id"] = text
-    for entry in content["annotations"]:
-        if isinstance(entry, dict) and as_id(entry.get("image_id")) is not None:
-            entry["image_id"] = str(as_id(entry["image_id"]))
-    changes.append(
-        f"all images: ids are text now, because {next(i for i in ids if isinstance(i, str))!r} is not a number"
-    )
 
 
 def _with_found_names(columns: Columns, image_dir: Path) -> Columns:

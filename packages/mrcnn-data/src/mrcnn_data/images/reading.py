@@ -10,10 +10,12 @@ import numpy as np
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.header import stored_size
 from mrcnn_data.images.raw import open_regular
-from mrcnn_data.images.tiff import tiff_orientation
+from mrcnn_data.images.tiff import tiff_number_type, tiff_orientation
 
 MAX_PIXELS = 1 << 29  # of an image: 1.6 GB in memory
 READING_THREADS = 8  # to read many files: threads mostly wait for a disk or a network
+# GeoTIFF files have tags that OpenCV does not have names for, and it would print a warning for each.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 _STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 
@@ -33,6 +35,8 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
         DatasetError: the file is missing, empty, cut off, not an image, or of another size than expected.
     """
     data = read_image_file(path)
+    if is_tiff(data):
+        _check_number_type(path, data)
     promised = stored_size(data)
     if promised is not None:
         _check_size(path, promised, expected_size)
@@ -45,6 +49,21 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
     if image.shape[:2] == expected_size:
         return image
     raise DatasetError(f"{_size_differs(path, size, expected_size)}; was an EXIF orientation applied or lost?")
+
+
+def is_tiff(data: bytes) -> bool:
+    """Return whether a file begins as TIFF files do."""
+    return data[:4] in (b"II*\0", b"MM\0*")
+
+
+def _check_number_type(path: str | PathLike[str], data: bytes) -> None:
+    """Raise DatasetError for pixels that OpenCV would turn into others without a word."""
+    kind = tiff_number_type(data)
+    if kind not in ("uint1", "uint2", "uint4", "uint8", "uint16"):
+        raise DatasetError(
+            f"{path}: the pixels are {kind}, but only unsigned integers of up to 16 bits can be loaded: convert the "
+            "images, and stretch their values to 0 to 255"
+        )
 
 
 def _check_size(path: str | PathLike[str], size: tuple[int, int], expected_size: tuple[int, int] | None) -> None:
@@ -90,7 +109,7 @@ def decode_as_stored(path: str | PathLike[str], data: bytes, flags: int) -> np.n
         DatasetError: naming `path`, if OpenCV cannot decode `data`.
     """
     image = _decode(path, data, flags)
-    orientation = tiff_orientation(data) if data[:2] in (b"II", b"MM") else 1
+    orientation = tiff_orientation(data) if is_tiff(data) else 1
     if orientation >= 5:
         image = np.swapaxes(image, 0, 1)
     if orientation in (3, 4, 6, 7):

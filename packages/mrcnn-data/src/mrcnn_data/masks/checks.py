@@ -17,10 +17,10 @@ MIN_BOX_AGREEMENT = 0.5
 # Rounding and overlapping parts make less of a difference; some tools write the box's area.
 MIN_AREA_AGREEMENT = 0.5
 
-_OTHER_BOX = "box and segmentation overlap by less than half"
+OTHER_BOX = "box and segmentation overlap by less than half"
 _OTHER_AREA = "area is less than half or more than twice the mask's"
 _USED_AS_THEY_ARE = {
-    _OTHER_BOX: "used as they are",
+    OTHER_BOX: "used as they are",
     _OTHER_AREA: "used as it is: it decides whether the object is scored as small, medium or large",
 }
 
@@ -71,7 +71,7 @@ def _faults(raw: bytes, *, box: np.ndarray, area: float, height: int, width: int
         return faults
     found = segmentation_box(decoded.segmentation, height=height, width=width)
     if found is None or _iou(found, box) < MIN_BOX_AGREEMENT:
-        faults.append(_OTHER_BOX)
+        faults.append(OTHER_BOX)
     if area > 0 and not _agree(area, segmentation_area(decoded.segmentation)):
         faults.append(_OTHER_AREA)
     return faults

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn_data.augmentation.options import Augmentation
+from mrcnn_data.checks.rewriting import BOX_KINDS
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import OutputError
 from mrcnn_data.text import visible
@@ -57,6 +58,12 @@ def _add_check(check: argparse.ArgumentParser) -> None:
         "--fix", metavar="OUT.json", type=Path, help="write a clean annotation file and OUT.changes.txt (one SPLIT)"
     )
     check.add_argument("--one-class", metavar="NAME", help="with --fix: make all objects one class of this name")
+    check.add_argument(
+        "--boxes",
+        choices=BOX_KINDS,
+        help="with --fix: take boxes from the masks, or read them as corners (x1, y1, x2, y2), as fractions of the "
+        "image, or as percentages",
+    )
     check.add_argument("--force", action="store_true", help="with --fix: also if a tenth of the objects is removed")
     check.add_argument("--no-images", action="store_true", help="do not read the image files")
 
@@ -143,7 +150,8 @@ COMMANDS = (
         _add_check,
         "list the faults of a dataset",
         "List the faults of a dataset: how often each occurs, where, and what training does about it. "
-        "Exit code 0: nothing, or only notes; 1: something is dropped or repaired; 2: errors, which stop training.",
+        "Exit code 0: nothing, or only notes; 1: warnings, or something is dropped or repaired; 2: errors, which stop "
+        "training.",
     ),
     (
         "stats",

@@ -50,8 +50,8 @@ def check(options: argparse.Namespace) -> int:
     """Print what is wrong in each split, and write the findings and a clean file where asked to."""
     if options.fix is not None and len(options.splits) > 1:
         raise OptionError("--fix takes one split at a time")
-    if options.fix is None and (options.one_class is not None or options.force):
-        raise OptionError("--one-class and --force belong to --fix OUT.json")
+    if options.fix is None and (options.one_class is not None or options.boxes is not None or options.force):
+        raise OptionError("--one-class, --boxes and --force belong to --fix OUT.json")
     _check_outputs(options.json, options.fix, options.fix and options.fix.with_suffix(".changes.txt"))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
@@ -77,7 +77,9 @@ def check(options: argparse.Namespace) -> int:
         _write_json(options.json, results)
     if options.fix is not None:
         source = find_split(options.root, options.splits[0])
-        changes = write_fixed(source, options.fix, one_class=options.one_class, force=options.force)
+        changes = write_fixed(
+            source, options.fix, one_class=options.one_class, boxes=options.boxes, force=options.force
+        )
         count = len(changes.read_text().splitlines())
         _say(f"{options.fix}: for the images of {source.image_dir}; {count} changes, listed in {changes}")
     return max(int(result["exit_code"]) for result in results)

@@ -1,0 +1,99 @@
+"""Rewrite the content of an annotation file before it is read, where the reader could only guess."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mrcnn_data.annotations.ids import as_id, as_numbers
+from mrcnn_data.errors import DatasetError
+
+BOX_KINDS = ("masks", "corners", "fractions", "percentages")
+
+
+def make_one_class(content: dict[str, Any], name: str, changes: list[str]) -> None:
+    """Make all annotations one class, whatever categories the file has."""
+    content["categories"] = [{"id": 1, "name": name}]
+    content["annotations"] = [
+        {**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content["annotations"]
+    ]
+    changes.append(f"all annotations: category 1 ({name})")
+
+
+def make_ids_text_if_mixed(content: dict[str, Any], path: Path, changes: list[str]) -> None:
+    """Turn all image ids into text if some are text that is not a number; the reader refuses two types."""
+    entries = [entry for entry in content["images"] if isinstance(entry, dict) and as_id(entry.get("id")) is not None]
+    ids = [item for entry in entries if (item := as_id(entry["id"])) is not None]
+    if len(set(map(type, as_numbers(ids)[0]))) < 2:
+        return
+    texts = [str(item) for item in ids]
+    if len(set(texts)) < len(set(ids)):
+        twice = next(text for text, count in Counter(map(str, set(ids))).items() if count > 1)
+        raise DatasetError(f"{path}: {twice} and {twice!r} are the ids of two images: give one of them another id")
+    for entry, text in zip(entries, texts, strict=True):
+        entry["id"] = text
+    for entry in content["annotations"]:
+        if isinstance(entry, dict) and as_id(entry.get("image_id")) is not None:
+            entry["image_id"] = str(as_id(entry["image_id"]))
+    changes.append(
+        f"all images: ids are text now, because {next(i for i in ids if isinstance(i, str))!r} is not a number"
+    )
+
+
+def rewrite_boxes(content: dict[str, Any], kind: str, path: Path, changes: list[str]) -> None:
+    """Turn boxes of another kind into pixels (x, y, width, height).
+
+    Args:
+        content: of the file, changed in place.
+        kind: "masks": boxes are removed where there is a segmentation, from which the reader then takes them;
+            "corners": they are (x1, y1, x2, y2); "fractions" and "percentages": of the width and height of the image,
+            and so are polygons.
+        path: of the file, for messages.
+        changes: gets a line.
+    Raises:
+        DatasetError: fractions or percentages in an image without width and height.
+    """
+    sizes = {str(image.get("id")): (image.get("width"), image.get("height")) for image in _objects(content["images"])}
+    parts = {"fractions": 1.0, "percentages": 100.0}
+    for entry in _objects(content["annotations"]):
+        if kind == "masks":
+            if entry.get("segmentation"):
+                entry.pop("bbox", None)
+            continue
+        box = [_as_float(value) for value in _list(entry.get("bbox"))]
+        if len(box) == 4 and kind == "corners":
+            entry["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+        if kind in parts:
+            scales = [_as_float(edge) / parts[kind] for edge in sizes.get(str(entry.get("image_id")), (None, None))]
+            if not min(scales) > 0:
+                raise DatasetError(
+                    f"{path}: image {entry.get('image_id')!r} has no width and height, which {kind} need"
+                )
+            entry["bbox"] = _scaled(box, scales)
+            if isinstance(entry.get("segmentation"), list):
+                entry["segmentation"] = [
+                    _scaled([_as_float(value) for value in _list(part)], scales) for part in entry["segmentation"]
+                ]
+            entry.pop("area", None)
+    changes.append(f"all annotations: boxes {'from masks' if kind == 'masks' else f'rewritten from {kind}'}")
+
+
+def _objects(entries: list[Any]) -> list[dict[str, Any]]:
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _as_float(value: Any) -> float:
+    """Return a number, also from text; NaN for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _scaled(numbers: list[float], scales: list[float]) -> list[float]:
+    return [number * scales[place % 2] for place, number in enumerate(numbers)]
