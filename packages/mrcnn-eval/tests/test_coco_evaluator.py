@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import subprocess
 import sys
@@ -10,8 +12,11 @@ import sys
 import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mrcnn_eval import CocoEvaluator, GroundTruthError, ResultsError
+from mrcnn_eval.scoring.coco_evaluator import ID_0
 
 BACKENDS = ("hotcoco", "pycocotools")
 BOX = [10, 20, 30, 40]
@@ -583,3 +588,43 @@ def test_a_warning_when_every_mask_is_empty(scene):
     evaluator.add_results(results)
     (warning,) = evaluator.evaluate().warnings
     assert warning.startswith("EVERY mask is empty (1 of them): mask AP is 0")
+
+
+def two_perfect_boxes(scene, first_id):
+    """Two objects with the ids `first_id` and the next, both found."""
+    other = [50, 60, 20, 20]
+    example = scene().truth(BOX).truth(other).detection(BOX).detection(other)
+    for number, entry in enumerate(example.annotations["annotations"]):
+        entry["id"] = first_id + number
+    return example
+
+
+def test_id_0_is_an_object_and_the_output_says_what_pycocotools_does(scene, backend):
+    result = evaluate(two_perfect_boxes(scene, 0), backend=backend)
+    assert result.stats["bbox"]["AP"] == pytest.approx(1.0)
+    assert result.warnings == (ID_0,)
+    assert evaluate(two_perfect_boxes(scene, 1), backend=backend).warnings == ()
+    assert evaluate(two_perfect_boxes(scene, 1), backend="pycocotools", pycocotools_id0=True).stats == result.stats
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_the_numbers_of_pycocotools_for_id_0(scene, iou_type):
+    """Stock pycocotools, run on the same file: 0.252 for one of two perfect boxes."""
+    example = two_perfect_boxes(scene, 0)
+    result = evaluate(example, backend="pycocotools", pycocotools_id0=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(example.annotations)
+        truth.createIndex()
+        stock = COCOeval(truth, truth.loadRes(copy.deepcopy(example.results)), iou_type)
+        stock.evaluate()
+        stock.accumulate()
+        stock.summarize()
+    assert stock.stats[0] == pytest.approx(0.2525, abs=1e-4)
+    np.testing.assert_allclose(list(result.stats[iou_type].values()), stock.stats, atol=1e-9)
+    assert result.warnings == ()
+
+
+def test_id_0_of_pycocotools_needs_its_backend(scene):
+    with pytest.raises(ValueError, match="pycocotools_id0 needs backend='pycocotools'"):
+        CocoEvaluator(scene().truth(BOX).annotations, pycocotools_id0=True)

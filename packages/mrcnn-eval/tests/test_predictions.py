@@ -34,8 +34,21 @@ def folder(tmp_path):
 
 
 def test_files_as_given_and_folders_by_name(folder):
-    assert find_pictures([folder]) == [folder / "a.png", folder / "b.jpg"]
-    assert find_pictures([folder / "b.jpg", folder]) == [folder / "b.jpg", folder / "a.png"]
+    assert find_pictures([folder]).pictures == [folder / "a.png", folder / "b.jpg"]
+    assert find_pictures([folder / "b.jpg", folder]).pictures == [folder / "b.jpg", folder / "a.png"]
+
+
+def test_the_content_decides_what_is_a_picture(folder):
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7" * 20)  # as macOS writes it beside a.png
+    (folder / "page.jpg").write_text("<html>")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:90])
+    (folder / "c.jfif").write_bytes((folder / "b.jpg").read_bytes())
+    (folder / "d").write_bytes((folder / "a.png").read_bytes())
+    pictures, left_out = find_pictures([folder])
+    assert [path.name for path in pictures] == ["a.png", "b.jpg", "c.jfif", "d"]
+    assert [path.name for path in left_out] == ["._a.png", "cut.png", "notes.txt", "page.jpg"]
+    assert "cut off" in left_out[folder / "cut.png"]
+    assert find_pictures([folder / "notes.txt"]).pictures == [folder / "notes.txt"]  # fails when it is opened
 
 
 @pytest.mark.parametrize(("name", "message"), [("none.png", "does not exist"), ("empty", "no picture in this folder")])
@@ -118,7 +131,7 @@ def test_pictures_on_which_nothing_is_drawn_are_explained(scene, scores, score_t
 def test_odd_names_of_files_are_only_names(folder, name):
     (folder / "odd").mkdir()
     (folder / "odd" / name).write_bytes((folder / "a.png").read_bytes())
-    pictures = find_pictures([folder / "odd"])
+    pictures = find_pictures([folder / "odd"]).pictures
     with opened_pictures(pictures, categories=CATEGORIES) as dataset:
         evaluator = CocoEvaluator(dataset)
         evaluator.add(str(pictures[0]), np.array([[10, 10, 40, 50]]), np.array([0.9]), np.array([7]))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from mrcnn_data import visible
-from mrcnn_eval.inference.picture_files import SUFFIXES
 
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
@@ -27,6 +26,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {visible(message, limit=MAX_MESSAGE)}\n")  # one line, without the usage
 
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments of the command; a bad option is one line and exit code 2."""
     parser = _build_parser()
@@ -41,7 +43,7 @@ def _hint(unknown: str) -> str:
     if unknown.startswith("-"):
         return ""
     path = Path(unknown)
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return f"; to find objects in pictures: --checkpoint DIR --images {unknown}"
     if path.suffix == ".json":
         return f"; to score a results file: --results {unknown} --annotations FILE"
@@ -103,6 +105,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="scorer: hotcoco (default, fast) or pycocotools; same numbers",
     )
+    add(
+        "--pycocotools-id0",
+        action="store_true",
+        help="with --results: count an annotation with id 0 as never found, as pycocotools does",
+    )
     add("--report", action="store_true", help="also write report.html: numbers, plots and the worst mistakes")
     add(
         "--compare",
@@ -159,7 +166,10 @@ def check_options(arguments: argparse.Namespace) -> None:
         if arguments.annotations is None:
             raise UsageError("--results needs --annotations, the ground truth to score against")
         _refuse(arguments, NOT_WITH_RESULTS, "--results")
+        if arguments.pycocotools_id0 and arguments.backend == "hotcoco":
+            raise UsageError("--pycocotools-id0 needs --backend pycocotools")
         return
+    _refuse(arguments, ("pycocotools_id0",), "--checkpoint")
     if arguments.images is not None:
         _refuse(arguments, (*OF_DATA, *OF_SCORING), "--images, which predicts without scoring")
         return

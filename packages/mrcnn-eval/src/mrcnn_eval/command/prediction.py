@@ -6,6 +6,7 @@ import argparse
 
 from rich.console import Console
 
+from mrcnn_data import visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -22,13 +23,16 @@ from mrcnn_eval.inference.predictions import (
     write_predictions,
 )
 
+MOST_NAMED = 10  # files that are no pictures
+
 
 def predict_pictures(arguments: argparse.Namespace) -> None:
     """Run a checkpoint over pictures; write what it finds as one results list, and draw it over each picture."""
     output = arguments.output or arguments.checkpoint / "predictions"
     if any(path.is_dir() and path.resolve() == output.resolve() for path in arguments.images):
         raise UsageError(f"--output {output}: the drawings would lie among the pictures: choose another folder")
-    pictures = find_pictures(arguments.images)
+    pictures, left_out = find_pictures(arguments.images)
+    _say_left_out(list(left_out.values()))
     names = [DETECTIONS, *drawing_names(pictures)]
     prepare_output(output, names, inputs=pictures)
     model, card = load_checkpoint(arguments.checkpoint)
@@ -52,3 +56,10 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     if hint is not None:
         print(hint)
     say_written(output, names)
+
+
+def _say_left_out(faults: list[str]) -> None:
+    """Name the files in the folders that are no pictures."""
+    if faults:
+        more = f" and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
+        print(f"left out, no pictures: {visible('; '.join(faults[:MOST_NAMED]), limit=2000)}{more}")

@@ -42,9 +42,10 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
     evaluator = CocoEvaluator(
         arguments.annotations,
         max_dets=arguments.max_dets or 100,
-        backend=arguments.backend or "hotcoco",
+        backend="pycocotools" if arguments.pycocotools_id0 else arguments.backend or "hotcoco",
         iou_types=iou_types,
         honor_ignore=arguments.honor_ignore,
+        pycocotools_id0=arguments.pycocotools_id0,
     )
     evaluator.add_results(results)
     settings = {
@@ -53,6 +54,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         "annotations": _json_text(arguments.annotations),
         "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
+        "pycocotools_id0": arguments.pycocotools_id0,
     }
     _write(evaluator, None, arguments, other, output=output, images=arguments.image_dir, settings=settings)
     say_written(output, names)

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mrcnn_data import DatasetError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from mrcnn_data import DatasetError, load_image
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
+class FoundPictures(NamedTuple):
+    """`pictures`, and what is wrong with each of the other files in the folders, in `left_out`."""
+
+    pictures: list[Path]
+    left_out: dict[Path, str]
+
+
+def find_pictures(paths: Iterable[Path]) -> FoundPictures:
     """List the pictures among files and folders, each once, those of a folder in the order of their names.
 
+    What a file contains decides whether it is a picture, not its name: `._a.jpg` of macOS is none, and a.jfif is one.
+
+    Args:
+        paths: folders, of which files that are not pictures are left out, and files, which must be pictures.
     Raises:
         DatasetError: a path that does not exist, a folder without a picture, or a name that JSON cannot hold.
     """
     found: dict[Path, None] = {}
+    left_out: dict[Path, str] = {}
     for path in paths:
         if path.is_dir():
-            found.update(dict.fromkeys(_inside(path)))
+            inside = [file for file in sorted(path.iterdir()) if not file.is_dir()]
+            faults = {file: fault for file in inside if (fault := _fault(file)) is not None}
+            if len(faults) == len(inside):
+                examples = "; ".join(list(faults.values())[:3])
+                raise DatasetError(
+                    f"--images {path}: no picture in this folder" + (f": {examples}" if examples else "")
+                )
+            left_out |= faults
+            found.update(dict.fromkeys(file for file in inside if file not in faults))
         elif path.is_file():
             found[path] = None
         else:
@@ -29,14 +48,16 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
             str(path).encode()
         except UnicodeEncodeError:
             raise DatasetError(f"--images {path}: the name is not valid UTF-8: rename the file") from None
-    return list(found)
+    return FoundPictures(list(found), left_out)
 
 
-def _inside(folder: Path) -> list[Path]:
-    inside = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())
-    if not inside:
-        raise DatasetError(f"--images {folder}: no picture in this folder ({', '.join(SUFFIXES)})")
-    return inside
+def _fault(path: Path) -> str | None:
+    """Return why a file is not a picture that can be read; None if it is one."""
+    try:
+        load_image(path)
+    except DatasetError as error:
+        return str(error)
+    return None
 
 
 def drawing_names(pictures: Sequence[Path]) -> list[str]:

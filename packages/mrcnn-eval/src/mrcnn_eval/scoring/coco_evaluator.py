@@ -34,6 +34,11 @@ Backend = Literal["hotcoco", "pycocotools"]
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 
+ID_0 = (
+    "an annotation has the id 0, which pycocotools counts as never found; here it counts like any other "
+    "(--pycocotools-id0 gives the numbers of pycocotools)"
+)
+
 
 class EvalResult(NamedTuple):
     """The numbers of one evaluation, in 0..1; -1 where there is no ground truth to find.
@@ -72,6 +77,8 @@ class CocoEvaluator:
         image_sizes: (h, w) by image id; they replace those of a file, which may lack width and height.
         honor_ignore: objects with `ignore: 1`, which training leaves out, are neither required nor wrong; by default
             `ignore` has no effect, as in pycocotools, which overwrites it with `iscrowd`.
+        pycocotools_id0: count what is found of an annotation with the id 0 as wrong, as pycocotools does by mistake, to
+            reproduce published numbers; needs the pycocotools backend.
 
     Raises:
         GroundTruthError: an annotation file that cannot be scored against.
@@ -89,6 +96,7 @@ class CocoEvaluator:
         iou_types: Sequence[IouType] = IOU_TYPES,
         image_sizes: Mapping[Any, tuple[int, int]] | None = None,
         honor_ignore: bool = False,
+        pycocotools_id0: bool = False,
     ) -> None:
         measures = Measures(tuple(map(float, iou_thresholds)), dict(area_ranges), max_dets)
         measures.check()
@@ -96,7 +104,10 @@ class CocoEvaluator:
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}")
         if not iou_types or not set(iou_types) <= set(IOU_TYPES):
             raise ValueError(f"iou_types must be some of {', '.join(IOU_TYPES)}, not {iou_types!r}")
+        if pycocotools_id0 and backend != "pycocotools":
+            raise ValueError(f"pycocotools_id0 needs backend='pycocotools', not {backend!r}")
         self.measures = measures
+        self.pycocotools_id0 = pycocotools_id0
         self.backend = backend
         self.iou_types = tuple(iou_types)
         self.honor_ignore = honor_ignore
@@ -179,6 +190,8 @@ class CocoEvaluator:
         columns = self._joined(images)
         truth_kept = self._truth_kept(images)
         warnings = _warnings(columns, truth_kept, self.iou_types)
+        if len(self._rows_with_id_0(truth_kept)) and not self.pycocotools_id0:
+            warnings = (*warnings, ID_0)
         for warning in warnings:
             logger.warning("%s", warning)
         curves = self._curves(images, columns, truth_kept)
@@ -293,7 +306,12 @@ class CocoEvaluator:
             truth_crowd=truth_crowd,
             detections=detections,
             scores=scores,
+            zero_ids=self._rows_with_id_0(truth_kept) if self.pycocotools_id0 else np.zeros(0, np.int64),
         )
+
+    def _rows_with_id_0(self, truth_kept: np.ndarray) -> np.ndarray:
+        """Return which of the kept annotations have the id 0, as positions among them."""
+        return np.flatnonzero(np.isin(np.flatnonzero(truth_kept), self.ground_truth.zero_ids))
 
 
 def _scorer(backend: Backend) -> Callable[[ScoringTask], PrecisionRecall]:

@@ -41,6 +41,7 @@ class GroundTruth(NamedTuple):
         ignored: bool [G], the file's `ignore`.
         segmentations: G masks as compressed RLE, None for an object with a box only.
         image_dir: folder of the images, None where only annotations were read.
+        zero_ids: int64, the annotations with the id 0, which pycocotools takes for "no object".
     """
 
     image_ids: tuple[Any, ...]
@@ -56,6 +57,7 @@ class GroundTruth(NamedTuple):
     ignored: np.ndarray
     segmentations: list[Rle | None]
     image_dir: Path | None = None
+    zero_ids: np.ndarray = np.zeros(0, np.int64)
 
 
 Annotated = str | Path | Mapping[str, Any] | CocoDataset | GroundTruth
@@ -114,7 +116,14 @@ def _ground_truth_of(dataset: CocoDataset, *, image_dir: Path | None) -> GroundT
         ignored=scored.is_ignored,
         segmentations=scored.rles,
         image_dir=image_dir,
+        zero_ids=_with_id_0(dataset, scored.rows),
     )
+
+
+def _with_id_0(dataset: CocoDataset, rows: np.ndarray) -> np.ndarray:
+    ids = dataset.annotations.ids
+    has_0 = ids[rows] == 0 if isinstance(ids, np.ndarray) else np.array([ids[row] == 0 for row in rows], bool)
+    return np.flatnonzero(has_0)
 
 
 def _require_unique(ids: list[Any], dataset: CocoDataset) -> None:

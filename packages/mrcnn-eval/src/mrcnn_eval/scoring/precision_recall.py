@@ -45,6 +45,7 @@ class ScoringTask(NamedTuple):
             counted.
         detections: the detections.
         scores: float64 [D].
+        zero_ids: int64, rows of the ground truth that keep the id 0; only the pycocotools backend has them.
     """
 
     image_sizes: list[tuple[int, int]]
@@ -56,6 +57,7 @@ class ScoringTask(NamedTuple):
     truth_crowd: np.ndarray
     detections: ScoredObjects
     scores: np.ndarray
+    zero_ids: np.ndarray
 
 
 class PrecisionRecall(NamedTuple):

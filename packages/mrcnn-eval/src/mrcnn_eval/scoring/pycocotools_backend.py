@@ -18,6 +18,8 @@ def score_with_pycocotools(task: ScoringTask) -> PrecisionRecall:
     truth_entries = _entries(task.truth)
     for entry, crowd in zip(truth_entries, task.truth_crowd.tolist(), strict=True):
         entry["iscrowd"] = int(crowd)
+    for row in task.zero_ids.tolist()[:1]:  # ids are unique in pycocotools, where a later entry replaces an earlier one
+        truth_entries[row]["id"] = 0
     detection_entries = _entries(task.detections)
     for entry, score in zip(detection_entries, task.scores.tolist(), strict=True):
         entry["score"] = score
