@@ -63,16 +63,34 @@ class Statistics(NamedTuple):
 
     def resized_box_sizes(self, *, short_edge: int, max_size: int) -> np.ndarray:
         """Return box sizes (h, w) after resizing, without scale jitter: float64 [n, 2]."""
-        resized = resized_sizes(self.image_sizes, short_edge=short_edge, max_size=max_size)
-        return np.asarray(self.box_sizes * (resized / self.image_sizes)[self.image_of_object])
+        return _resized(
+            self.box_sizes, self.image_sizes, self.image_of_object, short_edge=short_edge, max_size=max_size
+        )
+
+
+def resized_box_sizes(dataset: CocoDataset, *, short_edge: int, max_size: int) -> np.ndarray:
+    """Return the box sizes (h, w) of all objects after resizing, without scale jitter: float64 [n, 2]."""
+    box_sizes, image_of_object = _box_sizes(dataset), dataset.classes_of_objects()[0]
+    return _resized(box_sizes, dataset.image_sizes, image_of_object, short_edge=short_edge, max_size=max_size)
+
+
+def _box_sizes(dataset: CocoDataset) -> np.ndarray:
+    x1, y1, x2, y2 = dataset.annotations.boxes[dataset.annotations.is_object].astype(np.float64).T
+    return np.stack([y2 - y1, x2 - x1], axis=1)
+
+
+def _resized(
+    box_sizes: np.ndarray, image_sizes: np.ndarray, image_of_object: np.ndarray, *, short_edge: int, max_size: int
+) -> np.ndarray:
+    resized = resized_sizes(image_sizes, short_edge=short_edge, max_size=max_size)
+    return np.asarray(box_sizes * (resized / image_sizes)[image_of_object])
 
 
 def dataset_statistics(dataset: CocoDataset) -> Statistics:
     """Count and measure all objects; this decodes every segmentation once."""
     table = dataset.annotations
     image_of_object, classes = dataset.classes_of_objects()
-    x1, y1, x2, y2 = table.boxes[table.is_object].astype(np.float64).T
-    box_sizes = np.stack([y2 - y1, x2 - x1], axis=1)
+    box_sizes = _box_sizes(dataset)
     mask_areas = np.array(
         [
             math.nan if segmentation is None else segmentation_area(segmentation)

@@ -144,10 +144,23 @@ def suggest_anchors(box_sizes: np.ndarray) -> Anchors:
 
 def fit_of_anchors(box_sizes: np.ndarray, *, sizes: Sequence[float], ratios: Sequence[float]) -> Anchors:
     """Measure how anchors fit objects of these sizes, float [n, 2]."""
+    best = best_anchor_ious(box_sizes, sizes=sizes, ratios=ratios)
+    return Anchors(tuple(sizes), tuple(ratios), float(best.mean()), float((best >= 0.7).mean()))
+
+
+def best_anchor_ious(box_sizes: np.ndarray, *, sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """Return the IoU of objects with the anchor that fits best, if both have the same centre.
+
+    Args:
+        box_sizes: float [n, 2] (h, w), at least one; of very many, a sample is taken.
+        sizes: square roots of the anchors' areas, pixels.
+        ratios: height / width.
+    Returns:
+        float64, one for each object of the sample.
+    """
     chosen = box_sizes[:: -(-len(box_sizes) // _MOST_OBJECTS)]
     edges, slimness = map(np.ravel, np.meshgrid(sizes, np.sqrt(ratios)))
     anchors = np.stack([edges * slimness, edges / slimness], axis=1)  # [A, 2]
     overlap = np.minimum(chosen[:, None], anchors).prod(axis=2)  # [n, A]
     iou = overlap / (chosen.prod(axis=1)[:, None] + anchors.prod(axis=1) - overlap)
-    best = iou.max(axis=1)
-    return Anchors(tuple(sizes), tuple(ratios), float(best.mean()), float((best >= 0.7).mean()))
+    return np.asarray(iou.max(axis=1))

@@ -79,7 +79,7 @@ def _evaluation_table(rows: Sequence[Row], *, sets: Sequence[str]) -> str:
             if any(prefix + name not in row for name in names):
                 continue  # a set that was added when the run was resumed
             line = [str(row["step"]), f"{row['epoch']:.2f}", *(f"{row[prefix + name]:.3f}" for name in names)]
-            line.append("best" if row is best and not prefix else "")
+            line.append("best" if row is best and total_ap(row) >= 0 and not prefix else "")
             if len(prefixes) > 1:
                 line.insert(2, label)
             lines.append(line)

@@ -148,15 +148,15 @@ class RunRecord:
             tag = "evaluation/predictions" if len(results) == 1 else f"evaluation/{name}/predictions"
             self._log.picture(step, tag, self.run_dir / self._files[name].contact_sheet)
         self._log.write("evaluation", step, values)
-        if earlier is None or total_ap(values) > total_ap(earlier):
+        if total_ap(values) > (-1.0 if earlier is None else total_ap(earlier)):
             mark_best(self._checkpoints, self._checkpoints / step_name(step))
         self._drawing = self._scorer.submit(draw_curves, self.run_dir / CURVES, list(self._log.rows))
         return Scored(step, results)
 
     @property
     def best(self) -> Row | None:
-        """The evaluation with the highest box AP + mask AP, the first among equals; None before the first one."""
-        evaluations = [row for row in self._log.rows if row["kind"] == "evaluation"]
+        """The evaluation with the highest box AP + mask AP, the first among equals; None if no AP is defined yet."""
+        evaluations = [row for row in self._log.rows if row["kind"] == "evaluation" and total_ap(row) >= 0]
         return max(evaluations, key=total_ap, default=None)
 
     def _minutes(self) -> float:

@@ -40,8 +40,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def total_ap(numbers: Mapping[str, float]) -> float:
-    """Return box AP plus mask AP, which decides the best evaluation."""
-    return sum(numbers[f"{what}_AP"] for what in IOU_TYPES if f"{what}_AP" in numbers)
+    """Return box AP plus mask AP, which decides the best evaluation; -1 if neither is defined."""
+    defined = [value for what in IOU_TYPES if (value := numbers.get(f"{what}_AP", -1.0)) >= 0]
+    return sum(defined) if defined else -1.0
 
 
 def describe_ap(numbers: Mapping[str, float]) -> str:
@@ -55,4 +56,8 @@ def describe_ap(numbers: Mapping[str, float]) -> str:
 
 
 def _describe(numbers: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{what} AP {value:.3f}" for what in IOU_TYPES if (value := numbers.get(f"{what}_AP")) is not None)
+    return ", ".join(
+        f"{what} AP {value:.3f}" if value >= 0 else f"{what} AP undefined"
+        for what in IOU_TYPES
+        if (value := numbers.get(f"{what}_AP")) is not None
+    )

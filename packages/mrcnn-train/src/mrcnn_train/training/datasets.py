@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mrcnn_data import CocoDataset, DatasetError, EvalLoader, OptionError, Report, TrainLoader, check_datasets, visible
 from mrcnn_eval import CocoEvaluator, class_difference
+from mrcnn_train.config.fit import describe_fit
 from mrcnn_train.config.options import DataOptions, EvalOptions, RunConfig, TrainOptions
 from mrcnn_train.config.plan import Plan, describe_plan, make_plan
 from mrcnn_train.config.values import as_list, eval_buckets, eval_sizes, short_edges, train_buckets
@@ -61,6 +62,8 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> RunData:
     datasets = [one.dataset for one in val]
     described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.buckets))
     print(described, flush=True)
+    for line in describe_fit(config, train=train, val=datasets):
+        print(f"{'fit:':17} {visible(line, limit=2000)}", flush=True)
     if rank == 0:
         check_data(config.data, train, val)
     for dataset in datasets:
