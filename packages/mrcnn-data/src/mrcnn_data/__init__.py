@@ -15,6 +15,7 @@ from mrcnn_data.images import load_image
 from mrcnn_data.loading import Batch, EvalLoader, TrainLoader, default_buckets, repeat_factors, to_tf_dataset
 from mrcnn_data.masks.rasterising import MASK_SIZE, paste_masks
 from mrcnn_data.outputs import OutputError, check_outputs, write_output
+from mrcnn_data.pipes import open_console, run_piped
 from mrcnn_data.statistics import dataset_statistics
 from mrcnn_data.text import visible
 from mrcnn_data.tools import import_masks
@@ -45,8 +46,10 @@ __all__ = [
     "import_masks",
     "instance_masks",
     "load_image",
+    "open_console",
     "paste_masks",
     "repeat_factors",
+    "run_piped",
     "scoring_summary",
     "to_tf_dataset",
     "visible",

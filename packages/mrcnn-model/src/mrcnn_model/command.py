@@ -35,11 +35,15 @@ def run_command(work: Callable[[], None], *, errors: tuple[type[Exception], ...]
         os.close(nowhere)
         return CLOSED_PIPE
     except errors as error:
-        is_of_disk = isinstance(error, OSError) and error.filename is not None
-        message = f"{error.filename}: {error.strerror}" if is_of_disk else error
-        print(f"error: {visible(message)}", file=sys.stderr)
+        print(f"error: {visible(_message(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _message(error: Exception) -> object:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return error

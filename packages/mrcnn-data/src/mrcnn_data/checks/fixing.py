@@ -32,14 +32,27 @@ Entry = dict[str, Any]
 
 
 class Fixed(NamedTuple):
-    """`content`: JSON of the clean file; `changes`: one line each."""
+    """A clean file.
+
+    Attributes:
+        content: its JSON.
+        changes: one line each.
+        clipped: how many boxes now end with their image. Training clips them anyway, but an evaluation scores the boxes
+            of its file: it scores these boxes differently in the two files.
+    """
 
     content: bytes
     changes: list[str]
+    clipped: int
 
 
-def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
-    """Write the clean file, and beside it OUT.changes.txt with one line for every change; return the path of the list.
+def changes_path(out: str | os.PathLike[str]) -> Path:
+    """Return where `write_fixed` lists the changes."""
+    return Path(out).with_suffix(".changes.txt")
+
+
+def write_fixed(source: Source, out: str | os.PathLike[str]) -> Fixed:
+    """Write the clean file, and beside it OUT.changes.txt with one line for every change.
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or `out` is the file itself.
@@ -49,11 +62,11 @@ def write_fixed(source: Source, out: str | os.PathLike[str]) -> Path:
     if out.exists() and out.samefile(source.annotation_path):
         raise DatasetError(f"{out} is the file to be repaired: give another name")
     fixed = fix_annotations(source)
-    changes = out.with_suffix(".changes.txt")
+    changes = changes_path(out)
     check_outputs([out, changes])
     write_output(out, fixed.content)
     write_output(changes, "".join(f"{visible(change, limit=2000)}\n" for change in fixed.changes).encode())
-    return changes
+    return fixed
 
 
 def fix_annotations(source: Source) -> Fixed:
@@ -77,7 +90,16 @@ def fix_annotations(source: Source) -> Fixed:
     content["categories"] = _categories(content["categories"], dataset, places, changes)
     content["images"] = _images(content["images"], dataset, places, usable, changes)
     content["annotations"] = _annotations(content["annotations"], dataset, places, usable, changes)
-    return Fixed(msgspec.json.encode(content), changes)
+    return Fixed(msgspec.json.encode(content), changes, _count_clipped(dataset, usable))
+
+
+def _count_clipped(dataset: CocoDataset, usable: np.ndarray) -> int:
+    """Count the kept boxes that stick out of their image by more than rounding; `usable`: which images are kept."""
+    table = dataset.annotations
+    is_kept = np.repeat(usable, np.diff(table.offsets)) & (table.is_object | table.is_region)  # [A]
+    corners = table.boxes_xywh.copy()
+    corners[:, 2:] += corners[:, :2]
+    return int((is_kept & (np.abs(corners - table.boxes) > _ROUNDING).any(axis=1)).sum())
 
 
 def _read(path: Path) -> dict[str, Any]:
