@@ -14,6 +14,7 @@ from mrcnn_model import (
     CheckpointError,
     ModelCard,
     WeightsReport,
+    find_checkpoint,
     load_model,
     load_weights,
     read_card,
@@ -69,6 +70,13 @@ def test_a_run_directory_means_its_best_then_its_newest_checkpoint(tmp_path, mak
     assert resolve_checkpoint(tmp_path).name == "step-00000020"
     (checkpoints / "best").write_text("step-00000010\n")
     assert resolve_checkpoint(tmp_path).name == "step-00000010"
+    found = find_checkpoint(tmp_path)
+    assert (found.directory.name, found.why) == ("step-00000010", "the best of the run")
+    assert find_checkpoint(found.directory) == (found.directory, "")
+    (checkpoints / "best").write_text("step-00000015\n")
+    found = find_checkpoint(tmp_path)
+    why = "the newest of the run; the best, step-00000015, is not there"
+    assert (found.directory.name, found.why) == ("step-00000020", why)
 
 
 def test_missing_checkpoints_are_named(tmp_path):

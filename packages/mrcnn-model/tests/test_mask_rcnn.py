@@ -274,7 +274,7 @@ def test_losses_take_arrays_as_a_loader_gives_them(make_tiny_model, make_batch):
         ("images", lambda a: a[:, :, :90], "images: H and W must be multiples of 32, got uint8 (2, 64, 90, 3)"),
         ("image_sizes", lambda a: a.astype(np.int64), "image_sizes: expected int32 [N, 2], got int64 (2, 2)"),
         ("image_sizes", lambda a: a[:1], "image_sizes: expected [N, 2] with N = 2, got int32 (1, 2)"),
-        ("image_sizes", lambda a: a + np.int32([0, 1]), "image_sizes: expected (h, w) of at most 64, 96, got [[64, 97], ["),
+        ("image_sizes", lambda a: a + np.int32([0, 1]), "image_sizes: expected (h, w) of at most 64, 96, got [[64"),
         ("gt_boxes", lambda a: a.astype(np.float64), "gt_boxes: expected float32 [N, G, 4], got float64 (2, 3, 4)"),
         ("gt_classes", lambda a: a[:, :2], "gt_classes: expected [N, G] with N = 2, G = 3, got int32 (2, 2)"),
         ("gt_classes", lambda a: a + 90, "gt_classes: expected 0 to 3, got 90 to "),

@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -130,7 +130,7 @@ def _header(path: Path) -> dict[str, str] | None:
 def load_model(
     path: str | Path, *, precision: str = "float32", ops: DetectionOps = COMPILED_OPS
 ) -> tuple[MaskRCNN, ModelCard]:
-    """Read a model from a checkpoint directory or from a run directory (see `resolve_checkpoint`).
+    """Read a model from a checkpoint directory or from a run directory (see `find_checkpoint`).
 
     Args:
         precision, ops: see `build_model`.
@@ -193,7 +193,14 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint directory, and why it was chosen, for a message: "the best of the run"; empty if it was given."""
+
+    directory: Path
+    why: str
+
+
+def find_checkpoint(path: str | Path) -> FoundCheckpoint:
     """Find the checkpoint at a path.
 
     A directory with `model.json` is a checkpoint itself. In a run directory it is `checkpoints/NAME`, where NAME is the
@@ -204,19 +211,29 @@ def resolve_checkpoint(path: str | Path) -> Path:
     """
     path = Path(path)
     if (path / CARD_FILE).is_file():
-        return path
+        return FoundCheckpoint(path, "")
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} {'is not a directory' if path.exists() else 'does not exist'}")
     checkpoints = path / "checkpoints"
-    best = checkpoints / "best"
+    best, why = checkpoints / "best", "the newest of the run"
     if best.is_file():
         chosen = checkpoints / best.read_text().strip()
         if (chosen / CARD_FILE).is_file():
-            return chosen
+            return FoundCheckpoint(chosen, "the best of the run")
+        why = f"the newest of the run; the best, {chosen.name}, is not there"
     steps = sorted(p for p in checkpoints.glob("step-*") if (p / CARD_FILE).is_file())
     if not steps:
         raise CheckpointError(f"no checkpoint in {path}: expected {CARD_FILE}, or checkpoints/step-*/{CARD_FILE}")
-    return steps[-1]
+    return FoundCheckpoint(steps[-1], why)
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """Return the directory of the checkpoint at a path; see `find_checkpoint`.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    return find_checkpoint(path).directory
 
 
 def variable_key(variable: keras.Variable) -> str:

@@ -37,8 +37,8 @@ class Fixed(NamedTuple):
     Attributes:
         content: its JSON.
         changes: one line each.
-        clipped: how many boxes now end with their image. Training clips them anyway, but an evaluation scores the boxes
-            of its file: it scores these boxes differently in the two files.
+        clipped: how many boxes were clipped to their image. Training clips them anyway, but an evaluation scores the
+            boxes as they are in its file, so it scores the two files differently.
     """
 
     content: bytes

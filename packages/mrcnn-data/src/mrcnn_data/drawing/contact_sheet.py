@@ -51,7 +51,7 @@ def draw_contact_sheet(
         dataset: to draw images of.
         indices: numbers of the images, at least one.
         augmentation, seed: as of `TrainLoader`; sample number e is that of epoch e.
-        short_edges, max_size: as of `TrainLoader`; with None, edges of the image itself.
+        short_edges, max_size: as of `TrainLoader`; None: those of the image, so that it is not resized.
         variants: training samples of each image.
         on_error: "raise", or "skip": images that cannot be read are left out, unless all are.
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
-from mrcnn_data import visible
+from mrcnn_data import open_console, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -119,6 +118,8 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     num_ignored = int(evaluator.ground_truth.ignored.sum())
     if num_ignored:
         print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")
+    elif arguments.honor_ignore:
+        print("No object of the annotation file has ignore: 1. --checkpoint always leaves such objects out.")
     say_written(output, names)
 
 
@@ -162,7 +163,7 @@ def _write(
     write_json(output / "metrics.json", metrics)
     write_results(output / "detections.json", evaluator.results())
     write_ap_table(output / "ap_table.txt", result)
-    Console().print(ap_tables(result))
+    open_console().print(ap_tables(result))
     comparison = None
     if other is not None:
         comparison = compare(evaluator, metrics, other)
@@ -180,6 +181,6 @@ def _write(
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    Console().print(comparison_table(comparison))
+    open_console().print(comparison_table(comparison))
     for note in comparison.notes:
         print(f"Not the same conditions. {visible(note)}")
