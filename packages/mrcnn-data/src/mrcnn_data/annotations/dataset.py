@@ -95,7 +95,7 @@ class CocoDataset:
 
         Args:
             annotations, images: an annotation file and its image folder, or lists of the same length.
-            on_error: "raise", or "skip": missing image files are only reported; the loader's `on_error` says what it does then.
+            on_error: "raise", or "skip": missing image files are only reported; see `on_error` of the loaders.
             cache_dir: folder for mapped copies, which open in a fraction of the time and are shared by all processes
                 (see `mrcnn_data.annotations.cache`). None: the file is read each time.
             allow_errors: leave out what cannot be used, and only report it: for tools that look at faulty files.

@@ -115,12 +115,15 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     scored = list(evaluator.image_results)
     images = evaluator.ground_truth.image_dir
     _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
-    num_ignored = int(evaluator.ground_truth.ignored.sum())
-    if num_ignored:
-        print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")
-    elif arguments.honor_ignore:
-        print("No object of the annotation file has ignore: 1. --checkpoint always leaves such objects out.")
+    _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
     say_written(output, names)
+
+
+def _say_what_is_ignored(count: int, *, was_asked: bool) -> None:
+    if count:
+        print(f"{count} objects of the annotation file have ignore: 1 and are not scored, as in training.")
+    elif was_asked:
+        print("No object of the annotation file has ignore: 1. --checkpoint always leaves such objects out.")
 
 
 def _json_text(path: Path) -> str:
