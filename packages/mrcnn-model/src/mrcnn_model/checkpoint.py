@@ -199,6 +199,9 @@ class FoundCheckpoint(NamedTuple):
     directory: Path
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.directory} ({self.why})" if self.why else str(self.directory)
+
 
 def find_checkpoint(path: str | Path) -> FoundCheckpoint:
     """Find the checkpoint at a path.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrcnn_data import CocoDataset, visible
-from mrcnn_eval.command.options import UsageError
+from mrcnn_eval.command.options import MAX_MESSAGE, UsageError
 from mrcnn_eval.scoring import class_difference
 from mrcnn_model import import_tensorflow_quietly
 
@@ -31,7 +31,7 @@ def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
         raise UsageError(str(error)) from error
     try:
         found = find_checkpoint(checkpoint)
-        print(f"Checkpoint {visible(found.directory)}{found.why and f' ({visible(found.why)})'}", flush=True)
+        print(f"Checkpoint {visible(found, limit=MAX_MESSAGE)}", flush=True)
         return load_model(found.directory)
     except CheckpointError as error:
         raise UsageError(str(error)) from error

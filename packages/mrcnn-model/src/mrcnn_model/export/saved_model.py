@@ -32,6 +32,7 @@ from mrcnn_model.checkpoint import (
     CARD_FILE,
     CheckpointError,
     ModelCard,
+    find_checkpoint,
     load_model,
     resolve_checkpoint,
 )
@@ -108,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    export(options.checkpoint, options.target, portable=options.portable, precision=options.precision)
+    found = find_checkpoint(options.checkpoint)
+    print(f"Checkpoint {visible(found)}", flush=True)
+    export(found.directory, options.target, portable=options.portable, precision=options.precision)
     print(f"SavedModel written to {visible(options.target)}")
 
 

@@ -14,6 +14,7 @@ from mrcnn_model.building import build_model
 from mrcnn_model.checkpoint import (
     CheckpointError,
     ModelCard,
+    find_checkpoint,
     load_model,
     save_model,
     variable_key,
@@ -56,13 +57,14 @@ def export(source: Path, target: Path, layout: Layout, *, by_category_id: bool =
     """
     if os.path.lexists(target):
         raise CheckpointError(f"{target} exists already: choose a new name")
-    model, card = load_model(source)
+    found = find_checkpoint(source)
+    model, card = load_model(found.directory)
     ids = card.category_ids if by_category_id else None
     if ids is not None and (min(ids) < 1 or len(set(ids)) < len(ids)):
         raise ConvertError(f"--by-category-id: the category ids of {source} are not different numbers from 1: {ids}")
     arrays = export_weights(model, layout, category_ids=ids)
     write_arrays(target, arrays)
-    print(f"{len(model.variables)} variables written to {visible(target)}")
+    print(f"{len(model.variables)} variables of {visible(found)} written to {visible(target)}")
     _print_list("rows without a class, never found", rows_without_class(ids, max(ids) + 1) if ids else [])
     for line in unlike_conventions(model.config, layout, arrays):
         print(f"not the same network: {visible(line)}")
