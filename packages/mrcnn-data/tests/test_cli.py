@@ -1,6 +1,7 @@
 """The `mrcnn-data` command."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -104,6 +105,40 @@ def test_check_and_fix(write_coco, tmp_path, capsys):
     assert main(["check", str(root), "clean"]) == 0
     assert main(["check", str(root), "train", "clean", "--fix", str(out)]) == 2
     assert main(["check", str(root), "train", "--fix", str(root / "annotations" / "instances_train.json")]) == 2
+
+
+def test_a_fix_says_that_boxes_are_scored_differently(write_coco, capsys):
+    """The second box sticks out by less than rounding, the third is removed with its category."""
+    boxes = [{"bbox": [5, 1, 9, 3]}, {"bbox": [5, 1, 4.5, 3]}, {"bbox": [5, 1, 9, 3], "category_id": 99}]
+    root = write_coco([np.zeros((9, 9, 3), np.uint8)], boxes)
+    main(["check", str(root), "train", "--fix", str(root / "clean.json")])
+    assert (
+        "    1 boxes were clipped to their image. An evaluation scores the boxes of its file: do not compare an AP on "
+        "clean.json with one on instances_train.json"
+    ) in capsys.readouterr().out.splitlines()
+    fixed = json.loads((root / "clean.json").read_text())["annotations"]
+    assert [entry["bbox"] for entry in fixed] == [[5, 1, 4, 3], [5, 1, 4.5, 3]]
+
+
+@pytest.mark.parametrize("name", ["stats", "check"])
+def test_a_closed_pipe_ends_the_command_quietly(write_coco, name):
+    """`stats` prints tables with rich, which would end with another code."""
+    root = write_coco([np.zeros((9, 9, 3), np.uint8)], [{"bbox": [1, 1, 5, 3]}])
+    command = [sys.executable, "-m", "mrcnn_data.tools.cli", name, str(root), "train"]
+    reader, writer = os.pipe()
+    os.close(reader)  # the reader has ended before the first line
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_interrupt_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "generate_shapes", interrupted)
+    assert main(["shapes", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "mrcnn-data: interrupted\n"
 
 
 def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import Augmentation, CocoDataset, draw_contact_sheet
+from mrcnn_data import Augmentation, CocoDataset, DatasetError, draw_contact_sheet
 from mrcnn_data.drawing import contact_sheet
 from mrcnn_data.drawing.contact_sheet import choose_images
 from mrcnn_data.drawing.objects import GAP, TITLE_HEIGHT, class_color, titled
@@ -108,6 +108,37 @@ def test_command(root, tmp_path, capsys):
     capsys.readouterr()
     assert main(["show", str(root), "train", "--out", str(out), "--images", "1", *sizes]) == 0
     assert capsys.readouterr().out == f"{out}: 1 of 3 images (--images N shows more)\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [([], "60 x 40"), (["--short-edge", "80"], "120 x 80"), (["--max-size", "30"], "30 x 20"),
+     (["--short-edge", "80", "--max-size", "90"], "90 x 60")],
+)  # fmt: skip
+def test_samples_have_the_size_of_the_image_unless_told(write_coco, tmp_path, monkeypatch, options, size):
+    root = write_coco([np.zeros((40, 60, 3), np.uint8)], [{"bbox": [5, 5, 20, 20]}])
+    titles = []
+    monkeypatch.setattr(contact_sheet, "titled", lambda picture, title: titles.append(title) or titled(picture, title))
+    assert main(["show", str(root), "train", "--out", str(tmp_path / "out.png"), "--samples", "1", *options]) == 0
+    assert titles == ["1.png: 60 x 40, 1 objects", f"training sample 1: {size}, 1 objects"]
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(root, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    (root / "train" / "1.png").write_text("not a picture")
+    options = ["--out", str(out), "--samples", "8", "--copy-paste", "1"]
+    assert main(["show", str(root), "train", *options]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{out}: 1 of 3 images\n"
+    assert output.err.startswith("mrcnn-data: left out: ")
+    assert output.err.count("1.png: cannot decode the image file\n") == output.err.count("\n") == 1
+    assert cv2.imread(str(out)).shape[0] == HEIGHT + TITLE_HEIGHT
+    assert main(["show", str(root), "train", *options, "--image-id", "3"]) == 0
+    assert capsys.readouterr().err.startswith("mrcnn-data: not pasted: ")
+    assert main(["show", str(root), "train", *options, "--image-id", "1"]) == 2
+    assert "1.png: cannot decode the image file" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="cannot decode the image file"):
+        sheet_of(root, tmp_path)
 
 
 def test_images_of_two_splits_are_told_apart(root, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,16 @@ def test_image_of_another_size_is_one_line(files, capsys):
     err = capsys.readouterr().err
     assert "1.png" in err
     assert err.count("\n") == 1
+
+
+def test_a_closed_pipe_ends_the_command_quietly(files):
+    command = [sys.executable, "-m", "mrcnn_eval", "--results", files / "results.json"]
+    reader, writer = os.pipe()
+    os.close(reader)  # the reader has ended before the first line
+    command += ["--annotations", files / "truth.json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_help_explains_each_option_without_tensorflow():

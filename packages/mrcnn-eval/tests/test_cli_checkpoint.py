@@ -90,7 +90,25 @@ def test_run_directory_alone_scores_its_own_validation_split(checkpoint, capsys)
     assert {entry["image_id"] for entry in results} == {1, 2, 3}
     assert {entry["category_id"] for entry in results} <= {3, 8}
     assert cv2.imread(str(run / "evaluation/contact_sheet.png")) is not None
-    assert str(run / "evaluation") in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"Checkpoint {run / 'checkpoints/step-00000001'} (the newest of the run)"
+    assert str(run / "evaluation") in out
+
+
+def test_the_checkpoint_that_is_taken_is_named(checkpoint, root, capsys):
+    run = checkpoint()
+    (run / "checkpoints/best").write_text("step-00000001\n")
+    chosen = run / "checkpoints/step-00000001"
+    for path, line in ((run, f"Checkpoint {chosen} (the best of the run)"), (chosen, f"Checkpoint {chosen}")):
+        assert main(["--checkpoint", str(path), "--images", str(root / "val/1.png")]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == line
+
+
+def test_honor_ignore_is_what_a_checkpoint_does_anyway(checkpoint, capsys):
+    line = "No object of the annotation file has ignore: 1. --checkpoint always leaves such objects out.\n"
+    for options, is_said in (([], False), (["--honor-ignore"], True)):
+        assert main(["--checkpoint", str(checkpoint()), "--limit", "1", *options]) == 0
+        assert (line in capsys.readouterr().out) == is_said
 
 
 def test_pictures_are_predicted_without_ground_truth(checkpoint, root, capsys):

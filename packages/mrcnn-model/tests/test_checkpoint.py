@@ -3,6 +3,7 @@ import itertools
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mrcnn_model import (
     CheckpointError,
     ModelCard,
     WeightsReport,
+    find_checkpoint,
     load_model,
     load_weights,
     read_card,
@@ -68,6 +70,13 @@ def test_a_run_directory_means_its_best_then_its_newest_checkpoint(tmp_path, mak
     assert resolve_checkpoint(tmp_path).name == "step-00000020"
     (checkpoints / "best").write_text("step-00000010\n")
     assert resolve_checkpoint(tmp_path).name == "step-00000010"
+    found = find_checkpoint(tmp_path)
+    assert (found.directory.name, found.why) == ("step-00000010", "the best of the run")
+    assert find_checkpoint(found.directory) == (found.directory, "")
+    (checkpoints / "best").write_text("step-00000015\n")
+    found = find_checkpoint(tmp_path)
+    why = "the newest of the run; the best, step-00000015, is not there"
+    assert (found.directory.name, found.why) == ("step-00000020", why)
 
 
 def test_missing_checkpoints_are_named(tmp_path):
@@ -180,6 +189,18 @@ def test_a_save_that_is_cut_short_leaves_no_mixture(saved, make_tiny_model):
     assert seen == {CARD.short_edge, None, 99}
     assert (directory / "trainer.safetensors").read_text() == "other"
     assert sorted(p.name for p in directory.iterdir()) == ["model.json", "model.safetensors", "trainer.safetensors"]
+
+
+def test_files_are_flushed_before_they_get_their_names(tmp_path, monkeypatch, make_tiny_model):
+    """The card is last: it reaches the disk after the name of the weights does."""
+    events, flush, replace = [], mrcnn_model.checkpoint.flush, Path.replace
+    monkeypatch.setattr(
+        mrcnn_model.checkpoint, "flush", lambda path: (events.append(f"flush {path.name}"), flush(path))
+    )
+    monkeypatch.setattr(Path, "replace", lambda path, to: (events.append(f"name {to.name}"), replace(path, to)))
+    save_model(tmp_path / "new", make_tiny_model(), CARD)
+    assert sorted(events[:2]) == ["flush model.json.partial", "flush model.safetensors.partial"]
+    assert events[2:] == ["flush new", "name model.safetensors", "flush new", "name model.json", "flush new"]
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

@@ -1,5 +1,6 @@
 """Exported models in a fresh process, with and without mrcnn_ops, beside the Python path."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,14 +134,76 @@ def test_only_new_or_empty_folders_are_written(tmp_path, capsys, make_tiny_model
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "file", "photos"]
 
 
-def test_an_empty_folder_is_filled(tmp_path, monkeypatch, make_tiny_model):
+def test_an_empty_folder_is_filled(tmp_path, monkeypatch, capsys, make_tiny_model):
     """The same without tracing, which is slow."""
     save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
-    monkeypatch.setattr(tf.saved_model, "save", lambda _, folder, **__: Path(folder).mkdir())
+    monkeypatch.setattr(tf.saved_model, "save", lambda _, folder, **__: Path(folder).mkdir(exist_ok=True))
     (tmp_path / "out").mkdir()
     assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert out == f"Checkpoint {tmp_path / 'checkpoint'}\nSavedModel written to {tmp_path / 'out'}\n"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "out"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), tf.errors.ResourceExhaustedError(None, None, "No space left")]
+)
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys, make_tiny_model, error):
+    save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
+
+    def fail(_, folder, **__):
+        (Path(folder) / "saved_model.pb").write_text("half")
+        raise error
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'out'} cannot be written: No space left\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def unset_log_level():
+    return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+
+
+@pytest.mark.parametrize(
+    "command", [["export", "gone", "out"], ["convert", "gone", "out.npz", "--to=torchvision"]], ids=lambda c: c[0]
+)
+def test_the_commands_show_no_lines_of_tensorflow(tmp_path, command):
+    program = [sys.executable, "-m", f"mrcnn_model.{command[0]}", *command[1:]]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path, env=unset_log_level())
+    assert (done.returncode, done.stderr) == (1, "error: checkpoint gone does not exist\n")
+
+
+def test_a_closed_pipe_ends_a_command_quietly(tmp_path, make_tiny_model):
+    save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
+    reader, writer = os.pipe()
+    os.close(reader)  # the reader has ended before the first line
+    program = [sys.executable, "-m", "mrcnn_model.convert", "checkpoint", "out.npz", "--to=tensorpack"]
+    done = subprocess.run(
+        program, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path, env=unset_log_level()
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_what_a_killed_export_left_is_named(tmp_path, monkeypatch, capsys, make_tiny_model):
+    save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
+    (tmp_path / "out.partial").mkdir()
+    monkeypatch.setattr(tf.saved_model, "save", lambda *_, **__: None)
+    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 1
+    assert "out.partial exists already: an interrupted run left it, or another" in (message := capsys.readouterr().err)
+    assert "If no other run is writing it, delete it" in message
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys, make_tiny_model):
+    save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
+    monkeypatch.setattr(tf.saved_model, "save", lambda *_, **__: None)
+    (tmp_path / "file").write_text("mine")
+    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "file" / "out")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'file' / 'out'} cannot be written: Not a directory\n"
+    assert main([str(tmp_path / "checkpoint"), "/proc"]) == 1
+    assert capsys.readouterr().err == "error: /proc is a mount point: choose a new folder inside it\n"
 
 
 def test_resizing_by_hand():

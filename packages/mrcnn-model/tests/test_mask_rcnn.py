@@ -1,6 +1,7 @@
 """The whole network on tiny inputs: batch invariance, empty images, frozen parts, precision, static graphs."""
 
 import gc
+import re
 import weakref
 
 import numpy as np
@@ -259,3 +260,59 @@ def test_a_detection_graph_is_freed(make_tiny_model, make_batch):
 def test_losses_take_arrays_as_a_loader_gives_them(make_tiny_model, make_batch):
     model, batch = make_tiny_model(), make_batch()
     np.testing.assert_array_equal(model.losses(**batch)[0], losses_of(model, batch)[0])
+
+
+# What the network refuses
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("images", lambda a: a[..., :1], "images: expected [N, H, W, 3], got uint8 (2, 64, 96, 1)"),
+        ("images", lambda a: a[0], "images: expected [N, H, W, 3], got uint8 (64, 96, 3)"),
+        ("images", lambda a: a.astype(np.int32), "images: expected uint8 or float [N, H, W, 3], got int32"),
+        ("images", lambda a: a[:, :, :90], "images: H and W must be multiples of 32, got uint8 (2, 64, 90, 3)"),
+        ("image_sizes", lambda a: a.astype(np.int64), "image_sizes: expected int32 [N, 2], got int64 (2, 2)"),
+        ("image_sizes", lambda a: a[:1], "image_sizes: expected [N, 2] with N = 2, got int32 (1, 2)"),
+        ("image_sizes", lambda a: a + np.int32([0, 1]), "image_sizes: expected (h, w) of at most 64, 96, got [[64"),
+        ("gt_boxes", lambda a: a.astype(np.float64), "gt_boxes: expected float32 [N, G, 4], got float64 (2, 3, 4)"),
+        ("gt_classes", lambda a: a[:, :2], "gt_classes: expected [N, G] with N = 2, G = 3, got int32 (2, 2)"),
+        ("gt_classes", lambda a: a + 90, "gt_classes: expected 0 to 3, got 90 to "),
+        ("gt_masks", lambda a: a * 1.0, "gt_masks: expected uint8 [N, G, M, M], got float64 (2, 3, 28, 28)"),
+        ("gt_masks", lambda a: a[..., :14], "gt_masks: expected [N, G, M, M] with N = 2, G = 3, got uint8"),
+        ("gt_masks", lambda a: a[..., :1, :1], "gt_masks: expected [N, G, M, M] with M of 2 or more, got uint8"),
+        ("gt_masks", lambda a: a * 255, "gt_masks: expected values 0 and 1, got 255"),
+        ("gt_has_mask", lambda a: a.astype(np.int32), "gt_has_mask: expected bool [N, G], got int32 (2, 3)"),
+        ("crowd_boxes", lambda a: a[..., :3], "crowd_boxes: expected [N, K, 4] with N = 2, got float32 (2, 1, 3)"),
+        ("sample_seeds", lambda a: a[:, 0], "sample_seeds: expected [N, 2] with N = 2, got int32 (2,)"),
+    ],
+)  # fmt: skip
+def test_bad_batches_are_named(make_tiny_model, make_batch, name, change, message):
+    model, batch = make_tiny_model(), make_batch()
+    batch[name] = change(batch[name])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.losses(**batch)
+    if name in ("images", "image_sizes"):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            model.detect(batch["images"], batch["image_sizes"])
+    if "at most" not in message and "255" not in message and "90" not in message:  # values are not known in a graph
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tf.function(model.losses).get_concrete_function(**{k: tf.constant(v) for k, v in batch.items()})
+
+
+def test_checks_leave_nothing_in_the_graph(make_tiny_model, make_batch, monkeypatch):
+    batch = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in make_batch().items()}
+    counts = []
+    for _ in range(2):
+        function = tf.function(make_tiny_model().losses).get_concrete_function(**batch)
+        counts.append(len(function.graph.get_operations()))
+        for check in ("check_images", "check_ground_truth"):
+            monkeypatch.setattr(f"mrcnn_model.mask_rcnn.{check}", lambda *_, **__: None)
+    assert counts[0] == counts[1]
+
+
+def test_sizes_that_are_not_static_are_taken(make_tiny_model, make_batch):
+    batch, model = make_batch(), make_tiny_model()
+    anything = [tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([None, 2], tf.int32)]
+    found = tf.function(model.detect, input_signature=anything)(batch["images"], batch["image_sizes"])
+    np.testing.assert_allclose(found.boxes, model.detect(batch["images"], batch["image_sizes"]).boxes, atol=1e-3)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
 
-import mrcnn_model.convert
+import mrcnn_model.weights.conversion
 from mrcnn_model import (
     CheckpointError,
     ModelCard,
@@ -20,8 +20,9 @@ from mrcnn_model import (
     variable_key,
 )
 from mrcnn_model.config import BACKBONES
-from mrcnn_model.convert import main, options_of
+from mrcnn_model.convert import main
 from mrcnn_model.weights import LAYOUTS, export_weights, write_arrays
+from mrcnn_model.weights.conversion import options_of
 from mrcnn_model.weights.layout import to_keys
 
 NAMES = {
@@ -242,7 +243,10 @@ def test_detectron2_has_the_background_last_and_bgr(make_tiny_model):
 def test_another_number_of_classes_is_an_error_or_a_fresh_head(make_tiny_model):
     arrays = export_weights(randomised(make_tiny_model(num_classes=6)), LAYOUTS["tensorpack"])
     model, start = make_tiny_model(), make_tiny_model()
-    with pytest.raises(CheckpointError, match=r"box_head\.deltas\.bias is for 5 classes, the model has 3.*new_classes"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"box/b, read as box_head\.deltas\.bias, is for 5 classes, the model has 3.*new_cl",
+    ):
         fill_model(make_tiny_model(), arrays)
     report = fill_model(model, arrays, new_classes=True)
     fresh = [
@@ -283,7 +287,7 @@ def test_arrays_are_stored_under_their_own_names_only(tmp_path, monkeypatch):
 
 def test_new_classes_excuse_no_other_shape(make_tiny_model):
     arrays = export_weights(make_tiny_model(box_head_channels=16, num_classes=6), LAYOUTS["tensorpack"])
-    with pytest.raises(CheckpointError, match=r"box_head\.deltas\.kernel has shape"):
+    with pytest.raises(CheckpointError, match=r"fastrcnn/outputs/box/W, read as box_head\.deltas\.kernel, has shape"):
         fill_model(make_tiny_model(), arrays, new_classes=True)
 
 
@@ -321,7 +325,7 @@ def test_foreign_files_are_refused(tmp_path, make_tiny_model):
         np.save(file, np.zeros(3))
     with pytest.raises(CheckpointError, match=r"expected named arrays"):
         load_weights(model, tmp_path / "single.npz")
-    with pytest.raises(CheckpointError, match=r"backbone\.stem\.kernel cannot be made of an array of shape \(3,\)"):
+    with pytest.raises(CheckpointError, match=r"conv0/W, read as backbone\.stem\.kernel, has shape \(3,\), which"):
         fill_model(model, {"conv0/W": np.zeros(3)})
     with pytest.raises(CheckpointError, match="do not exist"):
         load_weights(model, tmp_path / "missing.npz")
@@ -526,7 +530,7 @@ def test_detectron2_zoo_has_coco_in_the_order_of_ids(shared_data, capsys, tmp_pa
     annotations = shared_data / "eval_cocoapi_val2014_100" / "annotations" / "instances_val2014_100.json"
     code, output = run(
         capsys, tmp_path / "zoo.npz", tmp_path / "out", "--from=detectron2", "--annotations", annotations,
-        "--set=box_head_fcs=1", "--set=backbone=resnet18",
+        "--set=box_head_fcs=1", "--set=backbone=resnet18", "--allow-missing",
     )  # fmt: skip
     assert code == 0, output.err
     model, card = load_model(tmp_path / "out")
@@ -619,7 +623,7 @@ def test_detectron2_files_say_how_pixels_are_normalised(tmp_path, capsys, make_t
         (["gone.npz", "out", "--from", "tensorpack"], "weights gone.npz do not exist"),
         (
             ["rpn.npz", "out", "--from", "detectron2"],
-            "rpn.npz holds no variable of a ResNet-FPN model under detectron2's",
+            "rpn.npz: 1 names are Tensorpack's and 0 detectron2's: use --from tensorpack",
         ),
         (
             ["rpn.npz", "out", "--from", "tensorpack", "--set", "nrom=gn"],
@@ -671,14 +675,15 @@ def test_a_fault_of_the_program_is_not_called_one_of_its_user(tmp_path, monkeypa
         raise error
 
     np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(16)})
-    monkeypatch.setattr(mrcnn_model.convert, "build_model", fail)
+    monkeypatch.setattr(mrcnn_model.weights.conversion, "build_model", fail)
     with pytest.raises(type(error), match="internal"):
         main([str(tmp_path / "rpn.npz"), str(tmp_path / "out"), "--from=tensorpack"])
 
 
 def test_names_of_a_file_are_shown_escaped(tmp_path, capsys):
     np.savez(tmp_path / "rpn.npz", **{"rpn/conv0/b": np.zeros(8), "\x1b[31mred": np.zeros(1)})
-    options = ("--set=backbone=resnet18", "--set=rpn_channels=8", "--set=fpn_channels=8", "--set=box_head_channels=8")
+    sizes = ("rpn_channels=8", "fpn_channels=8", "box_head_channels=8")
+    options = ("--allow-missing", "--set=backbone=resnet18", *(f"--set={size}" for size in sizes))
     code, output = run(capsys, tmp_path / "rpn.npz", tmp_path / "out", "--from=tensorpack", *options)
     assert code == 0, output.err
     assert "\\x1b[31mred" in output.out
@@ -692,3 +697,74 @@ def test_num_classes_as_in_the_file_keep_the_layers(tmp_path, capsys, make_tiny_
     code, output = run(capsys, tmp_path / "four.npz", tmp_path / "out", *options)
     assert code == 0, output.err
     assert_same_variables(load_model(tmp_path / "out")[0], model)
+
+
+# What was written half, or is half there
+
+
+def test_numbers_that_are_not_finite_are_named(tmp_path, capsys, make_tiny_model):
+    arrays = export_weights(randomised(make_tiny_model(norm="frozen_bn")), LAYOUTS["torchvision"])
+    for value in (np.nan, np.inf, 1e39):
+        bias = arrays["rpn.head.bbox_pred.bias"].astype(np.float64)
+        bias[2] = value
+        write_arrays(tmp_path / "weights.npz", arrays | {"rpn.head.bbox_pred.bias": bias})
+        with np.errstate(over="ignore"):
+            code, output = run(capsys, tmp_path / "weights.npz", tmp_path / "out", "--from=torchvision")
+        assert code == 1
+        assert "rpn.head.bbox_pred.bias, read as rpn.deltas.bias, has 1 of 12 values that are NaN or inf" in output.err
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.npz"]
+
+
+def test_a_file_of_another_project_is_named(tmp_path, capsys, make_tiny_model):
+    """Heads of torchvision and detectron2 have some names in common."""
+    shared = {
+        "roi_heads.box_predictor.cls_score.bias": np.zeros(4),
+        "roi_heads.box_predictor.bbox_pred.bias": np.zeros(16),
+    }
+    theirs = {f"backbone.bottom_up.res2.{block}.conv1.weight": np.zeros([8, 8, 3, 3]) for block in (0, 1)}
+    np.savez(tmp_path / "d2.npz", **shared, **theirs)
+    code, output = run(capsys, tmp_path / "d2.npz", tmp_path / "out", "--from=torchvision")
+    assert code == 1
+    assert "d2.npz: 4 names are detectron2's and 2 torchvision's: use --from detectron2" in output.err
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "whole", "options"),
+    [
+        ("", "roi_heads.mask_head.1.0.weight", "detector", "mask_head_convs=2"),
+        ("", "roi_heads.mask_head.1.0.bias", "detector", ""),
+        ("backbone.body.", "layer3.1.bn2.bias", "backbone", "fpn_channels=16 box_head_channels=8"),
+        ("rpn.", "conv", "detector", "fpn_channels=16 box_head_channels=8 rpn_channels=16 backbone=resnet18"),
+    ],
+)
+def test_a_part_of_a_network_needs_a_word(tmp_path, capsys, make_tiny_model, kept, lost, whole, options):
+    arrays = export_weights(randomised(make_tiny_model(norm="frozen_bn")), LAYOUTS["torchvision"])
+    part = {name: array for name, array in arrays.items() if name.startswith(kept) and lost not in name}
+    write_arrays(tmp_path / "part.npz", part)
+    options = ("--from=torchvision", "--num-classes=4", *(f"--set={option}" for option in options.split()))
+    code, output = run(capsys, tmp_path / "part.npz", tmp_path / "out", *options)
+    assert (code, output.out) == (1, "")
+    assert f"part.npz has only a part of the {whole}: it lacks " in output.err
+    assert "--allow-missing starts them fresh" in output.err
+    assert not (tmp_path / "out").exists()
+    code, output = run(capsys, tmp_path / "part.npz", tmp_path / "out", *options, "--allow-missing")
+    assert code == 0, output.err
+    assert "not in the file, start fresh:" in output.out
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys, make_tiny_model):
+    write_arrays(tmp_path / "four.npz", export_weights(make_tiny_model(), LAYOUTS["tensorpack"]))
+    (tmp_path / "out").mkdir()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    for step, code in ((fail, 1), (lambda *_: _raise(KeyboardInterrupt), 130)):
+        monkeypatch.setattr("mrcnn_model.checkpoint.flush", step)
+        assert run(capsys, tmp_path / "four.npz", tmp_path / "out", "--from=tensorpack", "--set=gn_groups=4")[0] == code
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["four.npz", "out"]
+        assert not list((tmp_path / "out").iterdir())
+
+
+def _raise(error):
+    raise error

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mrcnn_data import DatasetError, OutputError, visible
+from mrcnn_data import DatasetError, OutputError, run_piped, visible
 from mrcnn_eval.command.options import MAX_MESSAGE, UsageError, check_options, parse_options
 from mrcnn_eval.report.comparison import ComparisonError, read_other_run
 from mrcnn_eval.scoring import GroundTruthError, ResultsError
@@ -22,9 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; by default those of the process.
 
     Returns:
-        The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted.
+        The exit code: 0, 2 on bad input (one line on stderr), 130 when interrupted, 141 if the program that reads the
+        output has ended.
     """
     _log_one_line_each()
+    return run_piped(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = parse_options(argv)
     try:
         check_options(arguments)

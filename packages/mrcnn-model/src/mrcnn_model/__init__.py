@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mrcnn_model.checkpoint import (
         CheckpointError,
         ModelCard,
+        find_checkpoint,
         load_model,
         read_card,
         resolve_checkpoint,
@@ -31,6 +32,7 @@ _MODULES = {
     "checkpoint": (
         "CheckpointError",
         "ModelCard",
+        "find_checkpoint",
         "load_model",
         "read_card",
         "resolve_checkpoint",
@@ -63,6 +65,7 @@ __all__ = [
     "build_model",
     "count_flops",
     "fill_model",
+    "find_checkpoint",
     "import_tensorflow_quietly",
     "load_model",
     "load_weights",

@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -62,11 +62,13 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
     """Write a model into a directory, which is made if it is missing. Other files in it are not touched.
 
     Both files are first written under temporary names. Then an old `model.json` is deleted, and the new files are
-    renamed, `model.json` last. So if there is a `model.json`, the weights beside it belong to it.
+    renamed, `model.json` last. Each step is flushed to the disk before the next one. So if there is a `model.json`, the
+    weights beside it belong to it and are complete, even after a power failure.
 
     Raises:
         ValueError: the card's classes contradict the model's.
         CheckpointError: the directory has a `model.json` or `model.safetensors` that is not a checkpoint's.
+        OSError, SafetensorError: the disk refuses.
     """
     if len(card.class_names) != model.config.num_classes - 1 or len(card.category_ids) != len(card.class_names):
         raise ValueError(
@@ -82,9 +84,23 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
     new_weights, new_card = (file.with_name(file.name + PARTIAL) for file in (weights_file, card_file))
     save_file(arrays, new_weights, metadata=OURS)
     new_card.write_text(json.dumps(content, indent=1))
+    flush(new_weights)
+    flush(new_card)
     card_file.unlink(missing_ok=True)
+    flush(directory)
     new_weights.replace(weights_file)
+    flush(directory)
     new_card.replace(card_file)
+    flush(directory)
+
+
+def flush(path: Path) -> None:
+    """Write a file, or the names in a folder, from the system's memory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _require_replaceable(weights_file: Path, card_file: Path) -> None:
@@ -111,20 +127,10 @@ def _header(path: Path) -> dict[str, str] | None:
         return None
 
 
-def require_new_folder(path: Path) -> None:
-    """Require that a folder to write is not there yet, or is empty.
-
-    Raises:
-        CheckpointError: it is a file, or a folder that is not empty.
-    """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise CheckpointError(f"{path} exists already: choose a new or empty folder")
-
-
 def load_model(
     path: str | Path, *, precision: str = "float32", ops: DetectionOps = COMPILED_OPS
 ) -> tuple[MaskRCNN, ModelCard]:
-    """Read a model from a checkpoint directory or from a run directory (see `resolve_checkpoint`).
+    """Read a model from a checkpoint directory or from a run directory (see `find_checkpoint`).
 
     Args:
         precision, ops: see `build_model`.
@@ -143,7 +149,7 @@ def load_model(
             f"{directory / WEIGHTS_FILE} does not fit {CARD_FILE}: missing {missing[:3]}, not expected {unknown[:3]}"
         )
     for key, variable in by_key.items():
-        assign(variable, arrays[key], source=f"{directory / WEIGHTS_FILE}: {key}")
+        assign(variable, arrays[key], label=f"{directory / WEIGHTS_FILE}: {key}")
     return model, card
 
 
@@ -187,7 +193,17 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint directory, and why it was chosen, for a message: "the best of the run"; empty if it was given."""
+
+    directory: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.directory} ({self.why})" if self.why else str(self.directory)
+
+
+def find_checkpoint(path: str | Path) -> FoundCheckpoint:
     """Find the checkpoint at a path.
 
     A directory with `model.json` is a checkpoint itself. In a run directory it is `checkpoints/NAME`, where NAME is the
@@ -198,19 +214,29 @@ def resolve_checkpoint(path: str | Path) -> Path:
     """
     path = Path(path)
     if (path / CARD_FILE).is_file():
-        return path
+        return FoundCheckpoint(path, "")
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} {'is not a directory' if path.exists() else 'does not exist'}")
     checkpoints = path / "checkpoints"
-    best = checkpoints / "best"
+    best, why = checkpoints / "best", "the newest of the run"
     if best.is_file():
         chosen = checkpoints / best.read_text().strip()
         if (chosen / CARD_FILE).is_file():
-            return chosen
+            return FoundCheckpoint(chosen, "the best of the run")
+        why = f"the newest of the run; the best, {chosen.name}, is not there"
     steps = sorted(p for p in checkpoints.glob("step-*") if (p / CARD_FILE).is_file())
     if not steps:
         raise CheckpointError(f"no checkpoint in {path}: expected {CARD_FILE}, or checkpoints/step-*/{CARD_FILE}")
-    return steps[-1]
+    return FoundCheckpoint(steps[-1], why)
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """Return the directory of the checkpoint at a path; see `find_checkpoint`.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    return find_checkpoint(path).directory
 
 
 def variable_key(variable: keras.Variable) -> str:
@@ -218,12 +244,15 @@ def variable_key(variable: keras.Variable) -> str:
     return str(variable.path).replace("/", ".")
 
 
-def assign(variable: keras.Variable, array: np.ndarray, *, source: str) -> None:
+def assign(variable: keras.Variable, array: np.ndarray, *, label: str) -> None:
     """Fill a variable.
 
     Raises:
-        CheckpointError: the shapes differ; the message names `source`.
+        CheckpointError: the shapes differ, or a number is not finite; the message begins with `label`.
     """
     if tuple(variable.shape) != array.shape:
-        raise CheckpointError(f"{source} has shape {array.shape}; the model expects {tuple(variable.shape)}")
+        raise CheckpointError(f"{label} has shape {array.shape}; the model expects {tuple(variable.shape)}")
+    not_finite = array.size - int(np.isfinite(array).sum())
+    if not_finite:
+        raise CheckpointError(f"{label} has {not_finite} of {array.size} values that are NaN or infinite")
     variable.assign(array)

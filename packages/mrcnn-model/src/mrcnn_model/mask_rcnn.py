@@ -15,6 +15,7 @@ from mrcnn_model.config import STRIDES, ModelConfig
 from mrcnn_model.detection_ops import DetectionOps
 from mrcnn_model.layers.fpn import Fpn
 from mrcnn_model.layers.heads import MaskHead
+from mrcnn_model.layers.inputs import check_ground_truth, check_images
 from mrcnn_model.layers.pixels import map_size, normalise_images
 from mrcnn_model.layers.resnet import ResNet
 from mrcnn_model.layers.rpn import RpnHead
@@ -106,11 +107,17 @@ class MaskRCNN:
             The losses, and float32 scalars to log: the numbers of foreground anchors, valid proposals, foreground RoIs
             and sampled RoIs, each a mean over images, and the box head's accuracy on all and on foreground RoIs. An
             image without ground truth has finite losses; its rpn_box, box_reg and mask are 0.
+
+        Raises:
+            ValueError: an argument has another type or static shape; in eager mode also: values out of range.
         """
         config, first = self.config, self.box_stages[0]
         crowd = config.rois.crowd_overlap_threshold
-        gt = GroundTruth(*map(tf.convert_to_tensor, (gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes)))
         pyramid = self.features(images, image_sizes, training=True)
+        given = (gt_boxes, gt_classes, gt_masks, gt_has_mask, crowd_boxes, sample_seeds)
+        *objects, sample_seeds = tensors = [tf.convert_to_tensor(argument) for argument in given]
+        check_ground_truth(tensors, num_images=pyramid[0].shape[0], num_classes=config.num_classes)
+        gt = GroundTruth(*objects)
         rpn_output = self.rpn(pyramid, training=True)
         anchors = self.anchors(pyramid)
         proposals = self.proposals(rpn_output, pyramid, image_sizes, training=True)
@@ -138,6 +145,9 @@ class MaskRCNN:
         Returns:
             Detections with D = config.detections_per_image, boxes in pixels of `images`, best first. If nothing is
             found, `valid` is all False and everything else 0.
+
+        Raises:
+            ValueError: as of `losses`.
         """
         options = self.config.detection
         pyramid = self.features(images, image_sizes)
@@ -162,6 +172,8 @@ class MaskRCNN:
 
     def features(self, images: tf.Tensor, image_sizes: tf.Tensor, *, training: bool = False) -> list[tf.Tensor]:
         """Turn pixels into the pyramid P2..P6, each [N, H / stride, W / stride, channels] in the compute type."""
+        images, image_sizes = tf.convert_to_tensor(images), tf.convert_to_tensor(image_sizes)
+        check_images(images, image_sizes)
         pixels = self.config.pixels
         normalised = normalise_images(images, image_sizes, mean=pixels.pixel_mean, std=pixels.pixel_std)
         return self.fpn(self.backbone(normalised, training=training), training=training)

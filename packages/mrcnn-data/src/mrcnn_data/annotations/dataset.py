@@ -45,8 +45,8 @@ class Instances(NamedTuple):
         classes: int32 [n].
         segmentations: n, None for an object with a box only.
         annotation_ids: n, as in the file.
-        crowd_boxes: float32 [k, 4], regions (`iscrowd` or `ignore`). They never train as objects, but as background,
-            unless `model.crowd_overlap_threshold` is below 1.
+        crowd_boxes: float32 [k, 4], regions (`iscrowd` or `ignore`). They are not trained as objects. What lies in them
+            is trained as background, unless `model.crowd_overlap_threshold` is below 1.
     """
 
     boxes: np.ndarray
@@ -95,7 +95,7 @@ class CocoDataset:
 
         Args:
             annotations, images: an annotation file and its image folder, or lists of the same length.
-            on_error: "raise", or "skip": missing image files are reported; the loader's `on_error` decides about them.
+            on_error: "raise", or "skip": missing image files are only reported; see `on_error` of the loaders.
             cache_dir: folder for mapped copies, which open in a fraction of the time and are shared by all processes
                 (see `mrcnn_data.annotations.cache`). None: the file is read each time.
             allow_errors: leave out what cannot be used, and only report it: for tools that look at faulty files.

@@ -73,9 +73,9 @@ def draw_geometry(
     short_edges: Sequence[int],
     max_size: int,
 ) -> Geometry:
-    """Draw the geometry of one sample.
+    """Choose the geometry of one sample at random.
 
-    Every number is drawn whatever the options are, so that switching one option on does not change the other draws.
+    Every random number is drawn, also for an option that is off, so that an option does not change the others' numbers.
     """
     factor = rng.uniform(augmentation.scale_range[0], augmentation.scale_range[1])
     short_edge = short_edges[int(rng.integers(len(short_edges)))]

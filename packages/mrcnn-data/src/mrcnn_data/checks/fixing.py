@@ -37,11 +37,25 @@ Entry = dict[str, Any]
 
 
 class Fixed(NamedTuple):
-    """`content`: JSON of the clean file; `changes`: one line each; how many annotations there were."""
+    """A clean file.
+
+    Attributes:
+        content: its JSON.
+        changes: one line each.
+        num_annotations: of the file before.
+        clipped: how many boxes were clipped to their image. Training clips them anyway, but an evaluation scores the
+            boxes as they are in its file, so it scores the two files differently.
+    """
 
     content: bytes
     changes: list[str]
     num_annotations: int
+    clipped: int
+
+
+def changes_path(out: str | os.PathLike[str]) -> Path:
+    """Return where `write_fixed` lists the changes."""
+    return Path(out).with_suffix(".changes.txt")
 
 
 def write_fixed(
@@ -51,8 +65,9 @@ def write_fixed(
     one_class: str | None = None,
     boxes: str | None = None,
     force: bool = False,
-) -> Path:
-    """Write the clean file, and beside it OUT.changes.txt with one line for every change; return the path of the list.
+) -> Fixed:
+    """Write the clean file, and beside it OUT.changes.txt with one line for every change.
+
 
     Args:
         source: the file to repair, which stays as it is.
@@ -70,11 +85,11 @@ def write_fixed(
     fixed = fix_annotations(source, one_class=one_class, boxes=boxes)
     if not force:
         _require_few_removed(fixed, source.annotation_path)
-    changes = out.with_suffix(".changes.txt")
+    changes = changes_path(out)
     check_outputs([out, changes])
     write_output(out, fixed.content)
     write_output(changes, "".join(f"{visible(change, limit=2000)}\n" for change in fixed.changes).encode())
-    return changes
+    return fixed
 
 
 def _require_few_removed(fixed: Fixed, path: Path) -> None:
@@ -117,7 +132,16 @@ def fix_annotations(source: Source, *, one_class: str | None = None, boxes: str 
     content["categories"] = _categories(content["categories"], dataset, places, changes)
     content["images"] = _images(content["images"], dataset, places, usable, changes)
     content["annotations"] = _annotations(content["annotations"], dataset, places, usable, changes)
-    return Fixed(msgspec.json.encode(content), changes, num_annotations)
+    return Fixed(msgspec.json.encode(content), changes, num_annotations, _count_clipped(dataset, usable))
+
+
+def _count_clipped(dataset: CocoDataset, usable: np.ndarray) -> int:
+    """Count the kept boxes that stick out of their image by more than rounding; `usable`: which images are kept."""
+    table = dataset.annotations
+    is_kept = np.repeat(usable, np.diff(table.offsets)) & (table.is_object | table.is_region)  # [A]
+    corners = table.boxes_xywh.copy()
+    corners[:, 2:] += corners[:, :2]
+    return int((is_kept & (np.abs(corners - table.boxes) > _ROUNDING).any(axis=1)).sum())
 
 
 def _with_found_names(columns: Columns, image_dir: Path) -> Columns:

@@ -22,6 +22,7 @@ from mrcnn_data.drawing.objects import (
     told_apart,
     write_png,
 )
+from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.geometry import resize_only
 from mrcnn_data.loading.batch import Batch, BufferPool, new_batch
 from mrcnn_data.loading.seeds import sample_seeds
@@ -35,11 +36,12 @@ def draw_contact_sheet(
     indices: Sequence[int],
     *,
     augmentation: Augmentation,
-    short_edges: Sequence[int],
-    max_size: int,
+    short_edges: Sequence[int] | None,
+    max_size: int | None,
     variants: int = 2,
     seed: int = 0,
-) -> None:
+    on_error: str = "raise",
+) -> dict[int, str]:
     """Write a PNG: a row for each image, as annotated on the left, then `variants` training samples of it.
 
     Masks on the left are those of the file; masks of the samples are the 112 x 112 crops that training gets.
@@ -48,31 +50,62 @@ def draw_contact_sheet(
         path: of the PNG.
         dataset: to draw images of.
         indices: numbers of the images, at least one.
-        augmentation, short_edges, max_size, seed: as of `TrainLoader`; sample number e is that of epoch e.
+        augmentation, seed: as of `TrainLoader`; sample number e is that of epoch e.
+        short_edges, max_size: as of `TrainLoader`; None: those of the image, so that it is not resized.
         variants: training samples of each image.
+        on_error: "raise", or "skip": images that cannot be read are left out, unless all are.
+
+    Returns:
+        What is wrong with the images that could not be read, by their numbers.
+
     Raises:
-        DatasetError: an image cannot be read.
+        DatasetError: an image cannot be read; with "skip", none of `indices` can.
         OptionError: an augmentation that cannot work.
         OutputError: the file exists and was not written by this product, or the disk refuses.
     """
     augmentation.check()
     paste_from = np.flatnonzero(dataset.num_objects())
+    photos = _Photos(dataset, on_error=on_error)
     rows = []
     for index in indices:
-        pictures = [_annotated(dataset, index)]
+        photo = photos.read(index)
+        if photo is None:
+            continue
+        pictures = [_annotated(dataset, photo)]
         for epoch in range(variants):
             batch = _sample(
-                dataset,
-                index,
+                photos,
+                photo,
                 sample_seeds(seed, np.array([epoch]), np.array([index])),
                 paste_from,
                 augmentation=augmentation,
-                short_edges=short_edges,
-                max_size=max_size,
+                short_edges=short_edges or [min(photo.pixels.shape[:2])],
+                max_size=max_size or max(photo.pixels.shape[:2]),
             )
             pictures.append(_trained(dataset, batch, title=f"training sample {epoch + 1}"))
         rows.append(stack(pictures, axis=1))
+    if not rows:
+        raise DatasetError("; ".join(photos.errors.values()))
     write_png(path, stack(rows, axis=0))
+    return photos.errors
+
+
+class _Photos:
+    """Reads images, and keeps what is wrong with those that cannot be read."""
+
+    def __init__(self, dataset: CocoDataset, *, on_error: str) -> None:
+        self.dataset = dataset
+        self.errors: dict[int, str] = {}  # by number of the image
+        self._on_error = on_error
+
+    def read(self, index: int) -> Photo | None:
+        try:
+            return Photo(index, self.dataset.read_image(index))
+        except DatasetError as error:
+            if self._on_error == "raise":
+                raise
+            self.errors[index] = str(error)
+            return None
 
 
 def choose_images(dataset: CocoDataset, count: int) -> list[int]:
@@ -81,8 +114,8 @@ def choose_images(dataset: CocoDataset, count: int) -> list[int]:
     return spread(with_objects or range(len(dataset)), count=count)
 
 
-def _annotated(dataset: CocoDataset, index: int) -> np.ndarray:
-    image = dataset.read_image(index)
+def _annotated(dataset: CocoDataset, photo: Photo) -> np.ndarray:
+    index, image = photo
     picture, scale = _reduced(image)
     geometry = resize_only(image.shape[:2], picture.shape[:2])  # type: ignore[arg-type]
     whole = np.array([0, 0, picture.shape[1], picture.shape[0]], np.float64)
@@ -104,8 +137,8 @@ def _drawn(dataset: CocoDataset, picture: np.ndarray, objects: list[Instance]) -
 
 
 def _sample(
-    dataset: CocoDataset,
-    index: int,
+    photos: _Photos,
+    photo: Photo,
     seeds: np.ndarray,
     paste_from: np.ndarray,
     *,
@@ -115,6 +148,7 @@ def _sample(
 ) -> Batch:
     """Make one training sample, in a square bucket, which holds it however it is turned."""
     edge = augmentation.crop_size or max_size
+    dataset = photos.dataset
     most = int(np.sort(dataset.num_objects())[-2:].sum())  # the objects of the image and those pasted over it
     batch = new_batch(BufferPool(), num_images=1, bucket=(edge, edge), num_gt=most, num_crowds=_MAX_CROWDS)
     batch.sample_seeds[...] = seeds
@@ -123,8 +157,8 @@ def _sample(
         batch,
         0,
         dataset,
-        Photo(index, dataset.read_image(index)),
-        pasted=None if pasted is None else Photo(pasted, dataset.read_image(pasted)),
+        photo._replace(pixels=photo.pixels.copy()),  # it may be changed, and is used for the next sample
+        pasted=None if pasted is None else photos.read(pasted),
         augmentation=augmentation,
         short_edges=short_edges,
         max_size=max_size,

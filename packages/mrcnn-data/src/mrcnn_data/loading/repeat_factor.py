@@ -14,7 +14,7 @@ def repeat_factors(dataset: CocoDataset, images: np.ndarray, *, threshold: float
     image gets the largest factor of its classes.
 
     Args:
-        images: int64 [I], the images that training draws from; shares are shares of them.
+        images: int64 [I], the images that training draws from; f is a share of these.
         threshold: a class that fewer than this share of the images show is rare; with 0 every factor is 1.
     Returns:
         float64 [I], at least 1; 1 for images without objects.

@@ -28,7 +28,7 @@ class Photo(NamedTuple):
 
 
 def draw_pasted(augmentation: Augmentation, seed: np.ndarray, candidates: np.ndarray) -> int | None:
-    """Draw the image whose objects are pasted over a sample, one of `candidates` int64 [n]; None for no pasting."""
+    """Choose at random whose objects are pasted over a sample: one of `candidates` int64 [n]; None for no pasting."""
     if not augmentation.copy_paste or not candidates.size:
         return None
     rng = generator(seed, PASTE_STREAM, 0)

@@ -181,7 +181,7 @@ def segmentation_box(segmentation: Segmentation, *, height: int, width: int) -> 
 
 
 def segmentation_area(segmentation: Segmentation) -> float:
-    """Pixels of run lengths, or the areas of all polygon parts added up, overlaps and what is outside included."""
+    """Add up the pixels of run lengths, or the areas of polygon parts, with overlaps and parts outside the image."""
     if isinstance(segmentation, RunLengths):
         return float(segmentation.counts[1::2].sum())
     return sum(map(_polygon_area, segmentation.parts))

@@ -13,18 +13,33 @@ from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.rewriting import BOX_KINDS
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import OutputError
+from mrcnn_data.pipes import run_piped
 from mrcnn_data.text import visible
 from mrcnn_data.tools import commands
+from mrcnn_data.tools.commands import MAX_SIZE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; an error of data, options or files is one line on stderr and exit code 2."""
+    """Run one command and return its exit code.
+
+    An error of data, options or files is one line on stderr and exit code 2; 130: interrupted; 141: the program that
+    reads the output has ended.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may have characters that a terminal lacks
+    return run_piped(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print("mrcnn-data: interrupted", file=sys.stderr)
+        return 130
     except (DatasetError, OptionError, OutputError) as error:
         message = str(error)
     except OSError as error:
@@ -80,7 +95,8 @@ def _add_stats(stats: argparse.ArgumentParser) -> None:
 
 def _add_show(show: argparse.ArgumentParser) -> None:
     _add_splits(show)
-    _add_sizes(show)
+    show.add_argument("--short-edge", type=int, metavar="PX", help="resize the samples to this (default: not resized)")
+    show.add_argument("--max-size", type=int, metavar="PX", help=f"limit of their long edge ({MAX_SIZE})")
     show.add_argument("--out", metavar="OUT.png", type=Path, default=Path("sheet.png"), help="(default: sheet.png)")
     show.add_argument("--images", type=int, default=6, metavar="N", help="how many, evenly spread (default: 6)")
     show.add_argument("--image-id", nargs="+", metavar="ID", help="show these images, by their ids in the file")
@@ -136,7 +152,7 @@ def _add_splits(command: argparse.ArgumentParser) -> None:
 def _add_sizes(command: argparse.ArgumentParser) -> None:
     for name, default, meaning in (
         ("--short-edge", 800, "images are resized to this short edge"),
-        ("--max-size", 1333, "and at most this long edge"),
+        ("--max-size", MAX_SIZE, "and at most this long edge"),
     ):
         command.add_argument(name, type=int, default=default, metavar="PX", help=f"{meaning} (default: {default})")
 
@@ -166,7 +182,8 @@ COMMANDS = (
         commands.show,
         _add_show,
         "draw images with their annotations, before and after augmentation",
-        "Draw a sheet of images: on the left as annotated, to the right as training sees them.",
+        "Draw a sheet of images: on the left as annotated, to the right as training sees them, but not resized unless "
+        "--short-edge is given. Images that cannot be read are left out and named.",
     ),
     (
         "from-masks",

@@ -17,10 +17,11 @@ from mrcnn_data.annotations.opening import find_split
 from mrcnn_data.annotations.scoring import scoring_summary
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_datasets
-from mrcnn_data.checks.fixing import write_fixed
+from mrcnn_data.checks.fixing import changes_path, write_fixed
 from mrcnn_data.drawing.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.errors import DatasetError, OptionError
 from mrcnn_data.outputs import check_outputs, write_output
+from mrcnn_data.pipes import open_console
 from mrcnn_data.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.statistics.counting import dataset_statistics
 from mrcnn_data.statistics.plots import draw_statistics
@@ -32,6 +33,7 @@ from mrcnn_data.tools.mask_import import import_masks, write_imported
 from mrcnn_data.tools.subset import write_subset
 
 MAX_LINE = 4000  # characters printed: a few paths of full length
+MAX_SIZE = 1333  # default of training, pixels
 
 
 def _say(line: object) -> None:
@@ -52,7 +54,7 @@ def check(options: argparse.Namespace) -> int:
         raise OptionError("--fix takes one split at a time")
     if options.fix is None and (options.one_class is not None or options.boxes is not None or options.force):
         raise OptionError("--one-class, --boxes and --force belong to --fix OUT.json")
-    _check_outputs(options.json, options.fix, options.fix and options.fix.with_suffix(".changes.txt"))
+    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
     for split in options.splits:
@@ -77,11 +79,14 @@ def check(options: argparse.Namespace) -> int:
         _write_json(options.json, results)
     if options.fix is not None:
         source = find_split(options.root, options.splits[0])
-        changes = write_fixed(
-            source, options.fix, one_class=options.one_class, boxes=options.boxes, force=options.force
-        )
-        count = len(changes.read_text().splitlines())
-        _say(f"{options.fix}: for the images of {source.image_dir}; {count} changes, listed in {changes}")
+        fixed = write_fixed(source, options.fix, one_class=options.one_class, boxes=options.boxes, force=options.force)
+        listed = f"{len(fixed.changes)} changes, listed in {changes_path(options.fix)}"
+        _say(f"{options.fix}: for the images of {source.image_dir}; {listed}")
+        if fixed.clipped:
+            _say(
+                f"    {fixed.clipped} boxes were clipped to their image. An evaluation scores the boxes of its file: "
+                f"do not compare an AP on {options.fix.name} with one on {source.annotation_path.name}"
+            )
     return max(int(result["exit_code"]) for result in results)
 
 
@@ -112,8 +117,6 @@ def _print_findings(report: Report, *, advises_json: bool) -> None:
 
 def stats(options: argparse.Namespace) -> int:
     """Print tables of a dataset and suggested options; draw and write them where asked to."""
-    from rich.console import Console
-
     _check_at_least(options, 1, "short_edge", "max_size", "aspect_classes")
     _check_outputs(options.json, options.png)
     dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
@@ -126,7 +129,7 @@ def stats(options: argparse.Namespace) -> int:
     )
     _say(f"{dataset.name}: {len(dataset)} images, {len(statistics.box_sizes)} objects")
     _print_faults(dataset, options)
-    console = Console()
+    console = open_console()
     for table in statistics_tables(statistics, suggestions):
         console.print(table)
     for line in suggestion_lines(suggestions):
@@ -141,7 +144,8 @@ def stats(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Draw a sheet of images."""
-    _check_at_least(options, 1, "short_edge", "max_size", "images")
+    given = [name for name in ("short_edge", "max_size") if getattr(options, name) is not None]
+    _check_at_least(options, 1, *given, "images")
     _check_at_least(options, 0, "samples")
     _check_outputs(options.out)
     dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
@@ -151,20 +155,25 @@ def show(options: argparse.Namespace) -> int:
         if options.image_id is None
         else [index for image_id in options.image_id for index in _indices_of(dataset, image_id)]
     )
-    draw_contact_sheet(
+    max_size = MAX_SIZE if options.max_size is None and options.short_edge is not None else options.max_size
+    unreadable = draw_contact_sheet(
         options.out,
         dataset,
         indices,
         augmentation=Augmentation(
             **{field.name: getattr(options, field.name) for field in dataclasses.fields(Augmentation)}
         ),
-        short_edges=[options.short_edge],
-        max_size=options.max_size,
+        short_edges=None if options.short_edge is None else [options.short_edge],
+        max_size=max_size,
         variants=options.samples,
         seed=options.seed,
+        on_error="skip",
     )
-    why = "" if options.image_id is not None else _why_not_all(dataset, len(indices))
-    _say(f"{options.out}: {len(indices)} of {len(dataset)} images{why}")
+    for index, error in unreadable.items():
+        print(f"mrcnn-data: {'left out' if index in indices else 'not pasted'}: {visible(error)}", file=sys.stderr)
+    shown = [index for index in indices if index not in unreadable]
+    why = "" if options.image_id is not None or unreadable else _why_not_all(dataset, len(indices))
+    _say(f"{options.out}: {len(shown)} of {len(dataset)} images{why}")
     return 0
 
 

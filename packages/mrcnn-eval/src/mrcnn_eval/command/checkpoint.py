@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrcnn_data import CocoDataset, visible
-from mrcnn_eval.command.options import UsageError
+from mrcnn_eval.command.options import MAX_MESSAGE, UsageError
 from mrcnn_model import import_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
-    """Load the model of a checkpoint or run directory, and its card.
+    """Load the model of a checkpoint or run directory, and its card; print which checkpoint it is.
 
     Raises:
         UsageError: it does not exist or cannot be loaded.
@@ -25,11 +25,13 @@ def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
         raise UsageError(f"checkpoint {checkpoint} does not exist")
     import_tensorflow_quietly()
     try:
-        from mrcnn_model import CheckpointError, load_model
+        from mrcnn_model import CheckpointError, find_checkpoint, load_model
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
         raise UsageError(str(error)) from error
     try:
-        return load_model(checkpoint)
+        found = find_checkpoint(checkpoint)
+        print(f"Checkpoint {visible(found, limit=MAX_MESSAGE)}", flush=True)
+        return load_model(found.directory)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
 

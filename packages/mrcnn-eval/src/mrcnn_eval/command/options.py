@@ -97,7 +97,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     add(
         "--honor-ignore",
         action="store_true",
-        help="with --results: leave out objects with ignore: 1",
+        help="leave out objects with ignore: 1; --checkpoint always does",
     )
     add(
         "--backend",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
-from mrcnn_data import visible
+from mrcnn_data import open_console, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -51,7 +49,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
             )
         shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
         write_predictions(output, evaluator, dataset, score_threshold=shown_from)
-    Console().print(prediction_table(evaluator, score_threshold=shown_from))
+    open_console().print(prediction_table(evaluator, score_threshold=shown_from))
     hint = nothing_shown(evaluator, score_threshold=shown_from, model_threshold=model.config.score_threshold)
     if hint is not None:
         print(hint)

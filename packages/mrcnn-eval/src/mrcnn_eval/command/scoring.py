@@ -9,9 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from mrcnn_data import DatasetError, read_json, visible
+from mrcnn_data import DatasetError, open_console, read_json, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -123,10 +121,15 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     scored = list(evaluator.image_results)
     images = evaluator.ground_truth.image_dir
     _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
-    num_ignored = int(evaluator.ground_truth.ignored.sum())
-    if num_ignored:
-        print(f"{num_ignored} objects of the annotation file have ignore: 1 and are not scored, as in training.")
+    _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
     say_written(output, names)
+
+
+def _say_what_is_ignored(count: int, *, was_asked: bool) -> None:
+    if count:
+        print(f"{count} objects of the annotation file have ignore: 1 and are not scored, as in training.")
+    elif was_asked:
+        print("No object of the annotation file has ignore: 1. --checkpoint always leaves such objects out.")
 
 
 def _json_text(path: Path) -> str:
@@ -169,7 +172,7 @@ def _write(
     write_json(output / "metrics.json", metrics)
     write_results(output / "detections.json", evaluator.results())
     write_ap_table(output / "ap_table.txt", result)
-    Console().print(ap_tables(result))
+    open_console().print(ap_tables(result))
     comparison = None
     if other is not None:
         comparison = compare(evaluator, metrics, other)
@@ -187,6 +190,6 @@ def _write(
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    Console().print(comparison_table(comparison))
+    open_console().print(comparison_table(comparison))
     for note in comparison.notes:
         print(f"Not the same conditions. {visible(note)}")

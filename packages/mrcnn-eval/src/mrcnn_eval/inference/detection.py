@@ -30,7 +30,7 @@ class Preprocessing(NamedTuple):
     Attributes:
         buckets: shapes (h, w) that batches are padded to, pixels.
         short_edge: length that the shorter edge is resized to, pixels.
-        max_size: cap of the longer edge, pixels.
+        max_size: limit of the longer edge, pixels.
     """
 
     buckets: Sequence[tuple[int, int]]
@@ -39,7 +39,7 @@ class Preprocessing(NamedTuple):
 
     @classmethod
     def of(cls, card: ModelCard) -> Preprocessing:
-        """Return what the card of a checkpoint says."""
+        """Return the preprocessing that the card of a checkpoint names."""
         return cls([(height, width) for height, width in card.buckets], card.short_edge, card.max_size)
 
 

@@ -29,7 +29,8 @@ MAX_EDGE = 1600  # of a drawn picture, pixels
 def opened_pictures(pictures: Sequence[Path], *, categories: Iterable[tuple[int, str]]) -> Iterator[CocoDataset]:
     """Make a data set of pictures, without objects; the image ids are the paths as given.
 
-    Photographs are turned upright as their EXIF says and viewers show them; sizes, boxes and masks are of that.
+    Photographs are turned upright as their EXIF says, as viewers show them; sizes, boxes and masks are those of the
+    upright picture.
 
     Args:
         pictures: files.

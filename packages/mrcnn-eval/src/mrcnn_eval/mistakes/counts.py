@@ -13,7 +13,7 @@ from mrcnn_eval.mistakes.outcomes import CLASS, IGNORED, RIGHT, WRONG_KINDS, Out
 
 
 def best_threshold(result: Outcomes) -> float:
-    """Return the score from which on detections give the best F1 over all classes; 0.5 where nothing is right."""
+    """Return the score threshold with the best F1 over all classes; 0.5 if no detection is right."""
     counted = result.det_kinds != IGNORED
     scores, right = result.det_scores[counted], result.det_kinds[counted] == RIGHT
     order = np.argsort(-scores, kind="stable")
@@ -101,7 +101,7 @@ def calibration(result: Outcomes, *, num_bins: int) -> Calibration:
 
 
 def image_f1(result: Outcomes, *, threshold: float) -> np.ndarray:
-    """Return F1 by image at a score threshold: float64 [images], 1 where nothing was to be found and nothing was."""
+    """Return F1 by image at a score threshold: float64 [images], 1 for an image without objects and detections."""
     num_images = len(result.image_ids)
     shown = (result.det_scores >= threshold) & (result.det_kinds != IGNORED)
     hits = np.bincount(result.det_images[shown & (result.det_kinds == RIGHT)], minlength=num_images)

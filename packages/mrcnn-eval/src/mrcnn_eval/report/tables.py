@@ -120,7 +120,7 @@ def write_metrics(path: Path, result: EvalResult, *, settings: Mapping[str, Any]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON to be read by people too."""
+    """Write indented JSON."""
     write_output(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
 
 

@@ -46,7 +46,7 @@ class EvalResult(NamedTuple):
     Attributes:
         stats: the numbers by name (twelve, with COCO's measures), by IoU type: `stats["segm"]["AP50"]`.
         per_class: the same numbers by name, by class name, by IoU type: `per_class["bbox"]["cat"]["AP"]`.
-        measures: IoU thresholds, area ranges and cap on detections that they were measured with.
+        measures: IoU thresholds, area ranges and limit on detections that they were measured with.
         num_images: images scored.
         num_ground_truths: annotations on them, crowds included.
         num_detections: detections on them.

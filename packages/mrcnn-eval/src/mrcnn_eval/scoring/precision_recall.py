@@ -39,7 +39,7 @@ class ScoringTask(NamedTuple):
         num_categories: K.
         iou_thresholds: T shares of overlap from which a detection counts as right, rising.
         area_ranges: A pairs (from, to) of pixels, both ends inclusive.
-        max_dets: M caps of detections per image and category, rising.
+        max_dets: M limits on the detections per image and category, rising.
         truth: the ground truth.
         truth_crowd: bool [G]; crowds match any number of detections, by the share of the detection inside, and are not
             counted.

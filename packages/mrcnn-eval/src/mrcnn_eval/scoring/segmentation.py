@@ -19,7 +19,7 @@ COUNTS_CHARACTERS = bytes(range(48, 112))  # the alphabet of COCO's compressed c
 
 
 class SegmentationError(ValueError):
-    """A mask that cannot be scored; the message does not name the result yet."""
+    """A mask that cannot be scored; the caller adds which result it is."""
 
 
 def check_compressed_rle(rle: Any, *, size: tuple[int, int]) -> Rle:
@@ -98,7 +98,7 @@ def to_mask(segmentation: Segmentation, *, size: tuple[int, int]) -> np.ndarray:
 def box_polygon(box: np.ndarray, *, size: tuple[int, int]) -> Polygons:
     """Return the rectangle of `box` (x, y, w, h) as a polygon, the part inside an image of (h, w) `size` pixels.
 
-    Rasterisers take time and memory by the perimeter: a box of the file may be of any size.
+    The time and memory of rasterising grow with the perimeter, and a box in a file may have any size.
     """
     x, y, w, h = (float(value) for value in box)
     (x1, x2), (y1, y2) = np.clip([x, x + w], 0, size[1]).tolist(), np.clip([y, y + h], 0, size[0]).tolist()

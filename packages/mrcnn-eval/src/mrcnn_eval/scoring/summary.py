@@ -51,7 +51,8 @@ class Measures(NamedTuple):
 def summarize(curves: PrecisionRecall, measures: Measures, *, category: int | None = None) -> dict[str, float]:
     """Average the curves to numbers by name: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
 
-    AP50 and AP75 are there if their thresholds are, the sizes as `measures` names them, AR at each of its caps.
+    AP50 and AP75 are given if their thresholds are measured, AR for each limit on detections. The sizes have the names
+    in `measures`.
 
     Args:
         curves: scored with these measures; every area is the first area range.
@@ -59,7 +60,7 @@ def summarize(curves: PrecisionRecall, measures: Measures, *, category: int | No
         category: index of one category, None for the mean over all.
 
     Returns:
-        Numbers by name, in the order of pycocotools; -1 where there is no ground truth to find, as there.
+        Numbers by name, in the order of pycocotools; -1, as in pycocotools, where there is no ground truth.
     """
     categories = slice(None) if category is None else [category]
     precision, recall = (

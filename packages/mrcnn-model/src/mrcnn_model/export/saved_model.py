@@ -22,7 +22,6 @@ enough. OUT is a new or empty folder; OUT/model.json names the classes.
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,19 +30,19 @@ import tensorflow as tf
 from mrcnn_model.boxes import clip_boxes
 from mrcnn_model.checkpoint import (
     CARD_FILE,
-    PARTIAL,
     CheckpointError,
     ModelCard,
+    find_checkpoint,
     load_model,
-    require_new_folder,
     resolve_checkpoint,
 )
+from mrcnn_model.command import run_command, visible
 from mrcnn_model.config import PRECISIONS
 from mrcnn_model.detection_ops import COMPILED_OPS
 from mrcnn_model.export.portable import PORTABLE_OPS
 from mrcnn_model.export.resizing import resize_images
+from mrcnn_model.folders import new_folder, require_new_folder
 from mrcnn_model.mask_rcnn import MaskRCNN
-from mrcnn_model.text import visible
 
 STRIDE = 32  # of the coarsest map of the backbone; the sides of its input are multiples of it
 
@@ -85,7 +84,7 @@ class ServedModel(tf.Module):
 
 
 def export(checkpoint: str | Path, target: str | Path, *, portable: bool = False, precision: str = "float32") -> None:
-    """Write a SavedModel of a checkpoint. It is written beside `target` and then renamed.
+    """Write a SavedModel of a checkpoint, completely or not at all.
 
     Args:
         checkpoint: a checkpoint or run directory.
@@ -94,22 +93,29 @@ def export(checkpoint: str | Path, target: str | Path, *, portable: bool = False
         precision: of the arithmetic; see `build_model`.
 
     Raises:
-        CheckpointError: there is no complete checkpoint, or the target is not empty.
+        CheckpointError: there is no complete checkpoint, or the target is not empty or cannot be written.
     """
-    target = Path(target)
-    require_new_folder(target)
-    target = target.absolute()  # the folder beside it needs a name, also if the path is "."
+    require_new_folder(Path(target))  # before the model is loaded
     directory = resolve_checkpoint(checkpoint)
     model, card = load_model(directory, precision=precision, ops=PORTABLE_OPS if portable else COMPILED_OPS)
     served = ServedModel(model, card)
-    partial = target.with_name(target.name + PARTIAL)
-    require_new_folder(partial)
-    tf.saved_model.save(served, str(partial), signatures={"serving_default": served.__call__})
-    shutil.copy(directory / CARD_FILE, partial / CARD_FILE)
-    partial.rename(target)
+    with new_folder(target) as folder:
+        tf.saved_model.save(served, str(folder), signatures={"serving_default": served.__call__})
+        shutil.copy(directory / CARD_FILE, folder / CARD_FILE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(lambda: _run(_parser().parse_args(arguments)), errors=(CheckpointError,))
+
+
+def _run(options: argparse.Namespace) -> None:
+    found = find_checkpoint(options.checkpoint)
+    print(f"Checkpoint {visible(found)}", flush=True)
+    export(found.directory, options.target, portable=options.portable, precision=options.precision)
+    print(f"SavedModel written to {visible(options.target)}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mrcnn_model.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -117,11 +123,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", metavar="OUT", help="new or empty folder for the SavedModel")
     parser.add_argument("--portable", action="store_true", help="use only TensorFlow's own ops, not mrcnn_ops")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        export(options.checkpoint, options.target, portable=options.portable, precision=options.precision)
-    except CheckpointError as error:
-        print(f"error: {visible(error)}", file=sys.stderr)
-        return 1
-    print(f"SavedModel written to {visible(options.target)}")
-    return 0
+    return parser

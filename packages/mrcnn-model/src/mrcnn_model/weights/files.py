@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mrcnn_model.checkpoint import CheckpointError
+from mrcnn_model.checkpoint import PARTIAL, CheckpointError, flush
 from mrcnn_model.weights.layout import Arrays
 
 SUFFIXES = (".npz", ".safetensors")
@@ -40,16 +40,24 @@ def _read_npz(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def write_arrays(path: str | Path, arrays: Arrays) -> None:
-    """Write named arrays; a file of that name is replaced.
+    """Write named arrays in one step; a file of that name is replaced.
 
     Raises:
         CheckpointError: the name ends neither in `.npz` nor in `.safetensors`.
+        OSError, SafetensorError: the disk refuses.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        save_file(dict(arrays), path)
-    elif path.suffix == ".npz":
-        # No allow_pickle: before NumPy 2.2 it would be stored as one more array.
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-    else:
+    if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        if path.suffix == ".safetensors":
+            save_file(dict(arrays), partial)
+        else:
+            with partial.open("wb") as file:
+                # No allow_pickle: before NumPy 2.2 it would be stored as one more array.
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+        flush(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -54,14 +54,15 @@ def load_weights(
             them as `reinitialised`.
 
     Raises:
-        CheckpointError: the file is missing, damaged or of another kind, it is for another number of classes, or a
-            shape differs; the message names the variable.
+        CheckpointError: the file is missing, damaged or of another kind, it is for another number of classes, a shape
+            differs, or a number is not finite; the message has the names of the array and of the variable.
     """
     path = Path(path)
     if path.is_dir():
         directory = resolve_checkpoint(path)
         arrays = read_weights(directory)
-        return _fill(model, arrays, source=str(directory), new_classes=new_classes)
+        labels = {key: f"{directory}: {key}" for key in arrays}
+        return _fill(model, arrays, labels=labels, new_classes=new_classes)
     return fill_model(model, read_arrays(path), layout=layout, new_classes=new_classes, source=str(path))
 
 
@@ -81,15 +82,17 @@ def fill_model(
             detectors): these rows are taken. None: class c is row c.
 
     Raises:
-        CheckpointError: no name is known, the norm is of another kind, a shape differs, or a category id has no row.
+        CheckpointError: no name is known, the norm is of another kind, a shape differs, a number is not finite, or a
+            category id has no row.
     """
     layout = layout or _detect_layout(arrays, source=source)
     keys = to_keys(arrays, layout)
     if not keys:
         raise CheckpointError(f"{source} holds no variable of a ResNet-FPN model under {layout.title}'s names")
     names = {key: name for name, key in keys.items()}
+    labels = {key: f"{source}: {name}, read as {key}," for key, name in names.items()}
     options = head_options(model.config)
-    converted = {key: read_array(key, arrays[name], layout, options, source=source) for key, name in names.items()}
+    converted = {key: read_array(key, arrays[name], layout, options, label=labels[key]) for key, name in names.items()}
     _require_same_norm(model, converted, source=source)
     unused_rows: list[int] = []
     if category_ids is not None:
@@ -101,7 +104,7 @@ def fill_model(
                 )
         unused_rows = rows_without_class(category_ids, count)
         converted = {key: take_classes(key, array, category_ids) for key, array in converted.items()}
-    report = _fill(model, converted, source=source, new_classes=new_classes)
+    report = _fill(model, converted, labels=labels, new_classes=new_classes)
     unused = [*(arrays.keys() - keys.keys()), *(names[key] for key in report.unused)]
     is_backbone = all(key.startswith("backbone.") for key in keys.values())
     unlike = unlike_conventions(model.config, layout, arrays, only=_OF_BACKBONES if is_backbone else None)
@@ -189,16 +192,16 @@ def head_options(config: ModelConfig) -> HeadOptions:
     return HeadOptions(box.box_pool_size, class_agnostic_boxes=box.cascade or box.class_agnostic_boxes)
 
 
-def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, source: str) -> np.ndarray:
+def read_array(key: str, array: np.ndarray, layout: Layout, options: HeadOptions, *, label: str) -> np.ndarray:
     """Turn an array of another project into ours, float32.
 
     Raises:
-        CheckpointError: its number of axes or its shape is wrong; the message names the variable.
+        CheckpointError: its number of axes or its shape is wrong; the message begins with `label`.
     """
     try:
         return layout.read(key, np.asarray(array, np.float32), options)
     except (ValueError, IndexError) as error:
-        raise CheckpointError(f"{source}: {key} cannot be made of an array of shape {array.shape}: {error}") from error
+        raise CheckpointError(f"{label} has shape {np.shape(array)}, which does not fit: {error}") from error
 
 
 def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
@@ -213,7 +216,8 @@ def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
             )
 
 
-def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) -> WeightsReport:
+def _fill(model: MaskRCNN, arrays: Arrays, *, labels: Mapping[str, str], new_classes: bool) -> WeightsReport:
+    """Fill the variables that have an array of the same key; `labels` begin the messages about each."""
     by_key = {variable_key(v): v for v in model.variables}
     reinitialised = []
     for key in sorted(by_key.keys() & arrays.keys()):
@@ -223,8 +227,8 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
             reinitialised.append(key)
             continue
         if same_inputs and has_class_rows(key, variable) and has_class_rows(key, array):
-            _require_same_classes(key, variable, array, source=source)
-        assign(variable, array, source=f"{source}: {key}")
+            _require_same_classes(key, variable, array, label=labels[key])
+        assign(variable, array, label=labels[key])
     return WeightsReport(
         unused=sorted([*(arrays.keys() - by_key.keys()), *reinitialised]),
         unfilled=sorted([*(by_key.keys() - arrays.keys()), *reinitialised]),
@@ -233,10 +237,10 @@ def _fill(model: MaskRCNN, arrays: Arrays, *, source: str, new_classes: bool) ->
     )
 
 
-def _require_same_classes(key: str, variable: keras.Variable, array: np.ndarray, *, source: str) -> None:
+def _require_same_classes(key: str, variable: keras.Variable, array: np.ndarray, *, label: str) -> None:
     theirs, ours = count_rows(key, array) - 1, count_rows(key, variable) - 1
     if theirs != ours:
         raise CheckpointError(
-            f"{source}: {key} is for {theirs} classes, the model has {ours}. With new_classes=True "
+            f"{label} is for {theirs} classes, the model has {ours}. With new_classes=True "
             "(training: model.new_classes=true) the layers that depend on the classes start fresh."
         )
