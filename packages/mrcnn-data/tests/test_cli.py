@@ -111,7 +111,7 @@ def test_a_fix_says_that_boxes_are_scored_differently(write_coco, capsys):
     """The second box sticks out by less than rounding, the third is removed with its category."""
     boxes = [{"bbox": [5, 1, 9, 3]}, {"bbox": [5, 1, 4.5, 3]}, {"bbox": [5, 1, 9, 3], "category_id": 99}]
     root = write_coco([np.zeros((9, 9, 3), np.uint8)], boxes)
-    main(["check", str(root), "train", "--fix", str(root / "clean.json")])
+    main(["check", str(root), "train", "--fix", str(root / "clean.json"), "--force"])
     assert (
         "    1 boxes were clipped to their image. An evaluation scores the boxes of its file: do not compare an AP on "
         "clean.json with one on instances_train.json"

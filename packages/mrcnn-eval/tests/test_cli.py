@@ -250,3 +250,20 @@ def test_results_with_a_byte_order_mark_and_numbers_as_text(files, caplog):
     warning = f"{len(results)} results have numbers written as text: read as the numbers"
     assert [record.getMessage() for record in caplog.records] == [warning]
     assert metrics(files) == {**plain, "settings": metrics(files)["settings"]}
+
+
+def test_id_0_is_mentioned_and_can_be_counted_as_pycocotools_does(files, capsys):
+    path = files / "truth.json"
+    truth = json.loads(path.read_text())
+    assert score(files) == 0
+    right = metrics(files)["bbox"]["AP"]
+    assert "id 0" not in capsys.readouterr().out
+    truth["annotations"][0]["id"] = 0
+    path.write_text(json.dumps(truth))
+    assert score(files) == 0
+    assert "An annotation has the id 0, which pycocotools counts as never found" in capsys.readouterr().out
+    assert metrics(files)["bbox"]["AP"] == right
+    assert score(files, "--pycocotools-id0") == 0
+    assert "id 0" not in capsys.readouterr().out
+    assert metrics(files)["bbox"]["AP"] < right
+    assert score(files, "--pycocotools-id0", "--backend", "hotcoco") == 2

@@ -55,6 +55,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         "pycocotools_id0": arguments.pycocotools_id0,
     }
     _write(evaluator, None, arguments, other, output=output, images=arguments.image_dir, settings=settings)
+    _say_id_0(evaluator)
     say_written(output, names)
 
 
@@ -121,8 +122,17 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     scored = list(evaluator.image_results)
     images = evaluator.ground_truth.image_dir
     _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
+    _say_id_0(evaluator)
     _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
     say_written(output, names)
+
+
+def _say_id_0(evaluator: CocoEvaluator) -> None:
+    if evaluator.ground_truth.zero_ids.size and not evaluator.pycocotools_id0:
+        print(
+            "An annotation has the id 0, which pycocotools counts as never found; here it counts like any other. "
+            "--results with --pycocotools-id0 gives the numbers of pycocotools."
+        )
 
 
 def _say_what_is_ignored(count: int, *, was_asked: bool) -> None:

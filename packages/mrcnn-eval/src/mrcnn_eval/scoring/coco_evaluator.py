@@ -34,11 +34,6 @@ Backend = Literal["hotcoco", "pycocotools"]
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 
-ID_0 = (
-    "an annotation has the id 0, which pycocotools counts as never found; here it counts like any other "
-    "(--pycocotools-id0 gives the numbers of pycocotools)"
-)
-
 
 class EvalResult(NamedTuple):
     """The numbers of one evaluation, in 0..1; -1 where there is no ground truth to find.
@@ -190,8 +185,6 @@ class CocoEvaluator:
         columns = self._joined(images)
         truth_kept = self._truth_kept(images)
         warnings = _warnings(columns, truth_kept, self.iou_types)
-        if len(self._rows_with_id_0(truth_kept)) and not self.pycocotools_id0:
-            warnings = (*warnings, ID_0)
         for warning in warnings:
             logger.warning("%s", warning)
         curves = self._curves(images, columns, truth_kept)
