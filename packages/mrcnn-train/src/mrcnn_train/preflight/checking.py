@@ -43,7 +43,7 @@ def probe_hosts(config: RunConfig) -> None:
     own = [is_local(address) for address in addresses]
     faults = complaints([host for host, local in zip(hosts, own, strict=True) if not local], ssh)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
     arguments = ["-m", "mrcnn_train.preflight.probe", output_folder(config), *data_paths(config.data)]
     folder = str(Path.cwd())
     points = meeting_points(addresses, own, interface=config.launch.interface)
@@ -92,7 +92,7 @@ def report(answers: Sequence[dict[str, Any]]) -> None:
         for name in answer.get("unreached", [])
     ]
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
 
 
 def compare_ranks(config: RunConfig, processes: Processes) -> int:
