@@ -27,10 +27,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it; this takes it back afterwards
 
-    def run_command(*arguments: str) -> Outcome:
+    def run_command(*arguments: str, preflight: bool = False) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mrcnn_train", *arguments])
         try:
-            exit_code = main()
+            exit_code = main(preflight=preflight)
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
         captured = capsys.readouterr()
@@ -348,6 +348,16 @@ def test_every_experiment_composes(compose, experiment: str) -> None:
     config = compose(f"+experiment={experiment}", "data.root=/somewhere")
     check(config)
     assert config.run.name == experiment
+
+
+def test_a_preflight_prints_a_line_for_each_fault(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrcnn_train.preflight.checking.measure_exchange", lambda processes: 1.0)
+    paths = [f"data.{split}_{what}=gone/{split}" for split in ("train", "val") for what in ("annotations", "images")]
+    outcome = command("+experiment=small", *paths, preflight=True)
+    assert outcome.exit_code == 2
+    lines = outcome.err.splitlines()
+    assert [line.rpartition("gone/")[2].partition(" ")[0] for line in lines if "gone/" in line] == ["train", "val"]
+    assert all(line.startswith("mrcnn_train: error: host ") for line in lines)
 
 
 def test_help_and_errors_do_not_load_tensorflow(tmp_path: Path) -> None:

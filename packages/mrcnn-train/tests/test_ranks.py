@@ -128,7 +128,7 @@ def test_sigterm_of_one_process_ends_all_with_a_checkpoint(two: list[str], tmp_p
     wait_for_step(process, tmp_path / "run", 3)
     os.kill(ranks_of(process)[rank], signal.SIGTERM)
     output = finish(process, exit_code=143)
-    assert output.count("Stopped by signal 15") == 1
+    assert output.count("Stopped by SIGTERM") == 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     step = int(checkpoint.name.partition("-")[2])
     output = train("resume=run", f"train.max_steps={step + 1}", "data.val=null", cwd=tmp_path)
@@ -237,7 +237,7 @@ def test_hosts_are_started_by_horovodrun(two: list[str], tmp_path: Path) -> None
     process.terminate()
     output = finish(process, exit_code=143)
     assert "4 images a step = 2 processes x 1 x 2" in output
-    assert output.count("Stopped by signal 15") == 1
+    assert output.count("Stopped by SIGTERM") == 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     step = int(checkpoint.name.partition("-")[2])
     train("resume=run", hosts, f"train.max_steps={step + 1}", "data.val=null", cwd=tmp_path)
