@@ -297,7 +297,7 @@ def test_a_file_does_not_become_a_run(command, shapes: Path, tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val"])
+@pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val", "synthetic.json"])
 def test_shapes_are_not_drawn_over_data_of_the_users(command, tmp_path: Path, name: str) -> None:
     path = tmp_path / "mine" / name
     path.parent.mkdir(parents=True)
@@ -322,6 +322,19 @@ def test_an_interrupted_drawing_is_done_again(command, monkeypatch: pytest.Monke
     outcome = command(*options)
     assert outcome.exit_code == 0, outcome.err
     assert "Drawing" in outcome.out
+
+
+def test_shapes_of_version_01_are_used_and_not_replaced(command, tmp_path: Path) -> None:
+    """It kept no list of the files that it wrote."""
+    options = ["+experiment=demo", "data.synthetic.train=2", "data.synthetic.val=1", "dry_run=true"]
+    assert command(*options).exit_code == 0
+    for ledger in (tmp_path / "outputs" / "shapes").rglob(".mrcnn-outputs.sha256"):
+        ledger.unlink()
+    outcome = command(*options, "data.synthetic.seed=1")
+    assert_refused(outcome, "data.synthetic: ", "was not written by", "another data.root")
+    outcome = command(*options)
+    assert outcome.exit_code == 0, outcome.err
+    assert "Drawing" not in outcome.out
 
 
 def test_errors_escape_names_from_files(command, small_root: Path) -> None:

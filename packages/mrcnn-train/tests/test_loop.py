@@ -60,9 +60,9 @@ def checkpoints_of(run_dir: Path) -> list[str]:
 def test_evaluations_are_recorded(hollow, tmp_path: Path, capsys, is_in_background: bool) -> None:
     saves_often = ["checkpoint.every_steps=1", "checkpoint.keep_last=1"]
     assert run(hollow(f"eval.background={is_in_background}", *saves_often)) == 0
-    saved = [line for line in capsys.readouterr().out.splitlines() if line.startswith("saved after ")]
+    saved = [line for line in capsys.readouterr().out.splitlines() if line.startswith("saved step ")]
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert saved == [f"saved after {step} steps: {checkpoints / f'step-{step:08d}'}" for step in range(1, 7)]
+    assert saved == [f"saved step {step}: {checkpoints / f'step-{step:08d}'}" for step in range(1, 7)]
     assert steps_of(tmp_path / "run", "train") == [1, 2, 3, 4, 5, 6]
     assert steps_of(tmp_path / "run", "evaluation") == [3, 6]
     # What is being scored is kept for as long as it may turn out to be the best; of equals the first is.

@@ -22,7 +22,7 @@ SECOND_OF_HASHING = 1_500_000  # iterations of PBKDF2
 
 
 def compute_deaf() -> None:
-    """Compute for about a second outside of Python, so that it calls no signal handler, as while TensorFlow compiles."""
+    """Compute for about a second outside of Python, which then calls no signal handler, as in a compilation."""
     hashlib.pbkdf2_hmac("sha256", b"", b"", SECOND_OF_HASHING)
 
 
@@ -165,9 +165,7 @@ def test_interrupts_while_the_first_step_compiles(tiny_overrides: list[str], tmp
     process.send_signal(signal.SIGINT)
     read_until(process, "Ctrl-C: stopping after this step")
     output = finish(process, 130)
-    assert re.search(
-        r"step 1/6 .*\nsaved after 1 steps: .*\n.*Stopped by Ctrl-C; resume=.*/run continues", output, re.S
-    )
+    assert re.search(r"step 1/6 .*\nsaved step 1: .*\n.*Stopped by Ctrl-C; resume=.*/run continues", output, re.S)
     process = start("-m", "mrcnn_train", "resume=run", cwd=tmp_path)
     read_until(process, "the first step compiles")
     process.send_signal(signal.SIGINT)

@@ -145,7 +145,10 @@ def number_of_processes(launch: LaunchOptions, place: Place) -> int:
     """
     asked = asked_processes(launch)
     if place.size > 1 and asked not in (1, place.size):
-        raise ConfigError(f"launch asks for {asked} processes, but a launcher has started {place.size}")
+        raise ConfigError(
+            f"launch asks for {asked} processes, but a launcher has started {place.size}: leave launch.processes and "
+            "launch.hosts out"
+        )
     return max(place.size, asked)
 
 

@@ -129,7 +129,10 @@ def measure_exchange(processes: Processes) -> float:
         value = float(mean[-1])
         seconds.append(time.perf_counter() - began)
         if abs(value - expected) > 1e-5 * expected:
-            raise ConfigError(f"the mean over {processes.size} processes is {value}, not {expected} (turn {turn})")
+            raise ConfigError(
+                f"the exchange between {processes.size} processes is wrong: their mean is {value}, expected {expected} "
+                f"(exchange {turn + 1} of {REPEATS + 1})"
+            )
     moved = 2 * (processes.size - 1) / processes.size * GRADIENT_BYTES
     return moved / float(np.median(seconds[1:])) / 1e9
 

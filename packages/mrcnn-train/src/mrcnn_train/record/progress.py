@@ -61,7 +61,7 @@ class ProgressDisplay:
 
     def saved(self, done: int, checkpoint: Path) -> None:
         """Print where the checkpoint after `done` steps is."""
-        self._print(f"saved after {done} steps: {visible(checkpoint, limit=2000)}")
+        self._print(f"saved step {done}: {visible(checkpoint, limit=2000)}")
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""

@@ -150,7 +150,10 @@ def _filled(config: RunConfig, state: TrainingState) -> TrainingState:
 def _resumed(run_dir: Path, state: TrainingState, *, accept_changes: bool) -> TrainingState:
     checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
     if not checkpoints:
-        raise ConfigError(f"resume={run_dir}: no complete checkpoint in {run_dir / CHECKPOINTS_DIR}")
+        raise ConfigError(
+            f"resume={run_dir}: no complete checkpoint in {run_dir / CHECKPOINTS_DIR}: start the run again with "
+            f"+experiment=NAME run.dir={run_dir}"
+        )
     newest, option = checkpoints[-1], f"resume={run_dir}"
     _require_classes_of(newest, state.card, option=option)
     try:
