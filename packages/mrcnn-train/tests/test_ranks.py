@@ -244,6 +244,18 @@ def test_hosts_are_started_by_horovodrun(two: list[str], tmp_path: Path) -> None
     assert (tmp_path / "run" / "checkpoints" / f"step-{step + 1:08d}").exists()
 
 
+def test_second_interrupt_ends_all_processes(two: list[str], tmp_path: Path) -> None:
+    options = ("launch.processes=2", "train.max_steps=100000", "checkpoint.every_steps=1", "run.dir=run")
+    process = start(*two, *options, cwd=tmp_path)
+    wait_for_step(process, tmp_path / "run", 3)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, exit_code=130)
+    assert output.count("mrcnn_train: Ctrl-C: stopping after this step, with a checkpoint") == 1
+    assert output.count("continues from step-") == 1
+    assert "Traceback" not in output
+
+
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun here")
 def test_under_mpirun(two: list[str]) -> None:
     bind = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"]

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 INTERRUPTED = 128 + signal.SIGINT  # exit code
-SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+CLEAR_BAR = b"\r\x1b[K\x1b[?25h"  # clears the line of a progress bar, and shows the cursor that it hides
 
 
 class StopRequested(BaseException):
@@ -42,7 +42,7 @@ def _exit_with_line(number: int, frame: FrameType | None) -> NoReturn:
 
 def _exit() -> NoReturn:
     if os.isatty(1):
-        os.write(1, SHOW_CURSOR)
+        os.write(1, CLEAR_BAR)
     os._exit(INTERRUPTED)
 
 
