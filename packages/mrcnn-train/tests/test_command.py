@@ -27,10 +27,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it; this takes it back afterwards
 
-    def run_command(*arguments: str) -> Outcome:
+    def run_command(*arguments: str, preflight: bool = False) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mrcnn_train", *arguments])
         try:
-            exit_code = main()
+            exit_code = main(preflight=preflight)
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
         captured = capsys.readouterr()
@@ -297,7 +297,7 @@ def test_a_file_does_not_become_a_run(command, shapes: Path, tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val"])
+@pytest.mark.parametrize("name", ["train/000001.png", "annotations/notes.txt", "val", "synthetic.json"])
 def test_shapes_are_not_drawn_over_data_of_the_users(command, tmp_path: Path, name: str) -> None:
     path = tmp_path / "mine" / name
     path.parent.mkdir(parents=True)
@@ -324,6 +324,19 @@ def test_an_interrupted_drawing_is_done_again(command, monkeypatch: pytest.Monke
     assert "Drawing" in outcome.out
 
 
+def test_shapes_of_version_01_are_used_and_not_replaced(command, tmp_path: Path) -> None:
+    """It kept no list of the files that it wrote."""
+    options = ["+experiment=demo", "data.synthetic.train=2", "data.synthetic.val=1", "dry_run=true"]
+    assert command(*options).exit_code == 0
+    for ledger in (tmp_path / "outputs" / "shapes").rglob(".mrcnn-outputs.sha256"):
+        ledger.unlink()
+    outcome = command(*options, "data.synthetic.seed=1")
+    assert_refused(outcome, "data.synthetic: ", "was not written by", "another data.root")
+    outcome = command(*options)
+    assert outcome.exit_code == 0, outcome.err
+    assert "Drawing" not in outcome.out
+
+
 def test_errors_escape_names_from_files(command, small_root: Path) -> None:
     path = small_root / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
@@ -348,6 +361,16 @@ def test_every_experiment_composes(compose, experiment: str) -> None:
     config = compose(f"+experiment={experiment}", "data.root=/somewhere")
     check(config)
     assert config.run.name == experiment
+
+
+def test_a_preflight_prints_a_line_for_each_fault(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrcnn_train.preflight.checking.measure_exchange", lambda processes: 1.0)
+    paths = [f"data.{split}_{what}=gone/{split}" for split in ("train", "val") for what in ("annotations", "images")]
+    outcome = command("+experiment=small", *paths, preflight=True)
+    assert outcome.exit_code == 2
+    lines = outcome.err.splitlines()
+    assert [line.rpartition("gone/")[2].partition(" ")[0] for line in lines if "gone/" in line] == ["train", "val"]
+    assert all(line.startswith("mrcnn_train: error: host ") for line in lines)
 
 
 def test_help_and_errors_do_not_load_tensorflow(tmp_path: Path) -> None:

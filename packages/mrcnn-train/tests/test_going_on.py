@@ -11,6 +11,7 @@ import pytest
 from mrcnn_train import ConfigError, run
 from mrcnn_train.app import main
 from mrcnn_train.config.going_on import End, complete_checkpoints, mark_finished, read_end
+from mrcnn_train.record.curves import draw_curves
 from mrcnn_train.record.lock import locked
 from mrcnn_train.record.metrics_log import read_rows
 
@@ -171,13 +172,104 @@ def test_a_directory_that_cannot_be_made_is_one_line(tiny, tmp_path: Path, hollo
         run(tiny("train.max_steps=2", "data.val=null", f"run.dir={tmp_path / 'file' / 'run'}"))
 
 
-def test_a_directory_in_use_is_named(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hollow_step) -> None:
+@pytest.fixture
+def in_use(monkeypatch: pytest.MonkeyPatch):
+    """Let another process hold the lock of a directory from now on."""
+
     def refuse(descriptor: int, operation: int) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").write_text("process 12 on node7 since yesterday")
-    monkeypatch.setattr("fcntl.lockf", refuse)
-    with pytest.raises(ConfigError, match="in use by process 12 on node7 since yesterday: wait for it, stop it, or"):
+    def use(run_dir: Path) -> None:
+        run_dir.mkdir(exist_ok=True)
+        (run_dir / ".lock").write_text("process 12 on node7 since yesterday")
+        monkeypatch.setattr("fcntl.lockf", refuse)
+
+    return use
+
+
+IN_USE = "in use by process 12 on node7 since yesterday: wait for it, stop it, or"
+
+
+def test_a_directory_in_use_is_named(tiny, tmp_path: Path, in_use, hollow_step) -> None:
+    in_use(tmp_path / "run")
+    with pytest.raises(ConfigError, match=IN_USE):
         run(tiny("train.max_steps=2", "data.val=null"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_run_in_use_is_refused_before_it_is_read(command, tiny, tmp_path: Path, in_use, resume, capfd, steps) -> None:
+    """Its writer may be about to write the next checkpoint, or to finish."""
+    assert command("train.max_steps=2")[0] == 0
+    in_use(tmp_path / "run")
+    for name in ("checkpoints", "checkpoints-taken-away"):
+        with pytest.raises(ConfigError, match=IN_USE):
+            run(resume(tmp_path / "run", f"train.max_steps={steps}"))
+        assert capfd.readouterr().out == ""
+        if name == "checkpoints":
+            (tmp_path / "run" / name).rename(tmp_path / "run" / "checkpoints-taken-away")
+
+
+@pytest.mark.parametrize("content", ["", "mine", "processor"])
+def test_a_lock_of_the_user_is_no_run(tiny, tmp_path: Path, hollow_step, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text(content)
+    with pytest.raises(ConfigError, match="run holds files that are not of a run"):
+        run(tiny("train.max_steps=2", "data.val=null"))
+    assert (tmp_path / "run" / ".lock").read_text() == content
+
+
+def test_a_lock_of_the_user_in_a_run_is_not_changed(command, tmp_path: Path) -> None:
+    assert command("train.max_steps=2")[0] == 0
+    lock = tmp_path / "run" / ".lock"
+    lock.write_text("mine")
+    code, output = command("train.max_steps=4")
+    assert code == 2
+    assert f"{lock} is not the lock of a run: move this file away" in output
+    assert lock.read_text() == "mine"
+
+
+FIXED_NAMES = (
+    "ap_table.txt",
+    "contact_sheet.png",
+    "curves.png",
+    "report.md",
+    "finished.json",
+    "environment.json",
+    "metrics.jsonl",
+    "evaluation/step-00000004.json",
+)
+
+
+def test_files_of_the_user_are_kept(command, tmp_path: Path) -> None:
+    """Files that have the names of the trainer's, put into the directory of a run that is resumed."""
+    assert command("train.max_steps=2")[0] == 0
+    run_dir = tmp_path / "run"
+    for name in FIXED_NAMES:
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        (run_dir / name).write_text(f"mine: {name}")
+    code, output = command("train.max_steps=4", "data.val=val")
+    assert code == 0, output
+    for name in FIXED_NAMES:
+        path = run_dir / name
+        assert b"mine" not in path.read_bytes()
+        (kept,) = path.parent.glob(f"{path.stem}-until-*{path.suffix}")
+        assert kept.read_text() == f"mine: {name}"
+        assert f"{path} was not written by this version, or was changed: kept as {kept.name}" in output
+    assert command("train.max_steps=6", "data.val=val")[0] == 0
+    for name in FIXED_NAMES:
+        path = run_dir / name
+        assert len(list(path.parent.glob(f"{path.stem}-until-*"))) == 1, "its own files are replaced"
+
+
+def test_a_file_that_the_user_changes_during_the_run_is_kept(command, tmp_path: Path, monkeypatch) -> None:
+    table = tmp_path / "run" / "ap_table.txt"
+
+    def draw_and_change(*args: object, **options: object) -> None:
+        draw_curves(*args, **options)
+        table.write_text("my notes")
+
+    monkeypatch.setattr("mrcnn_train.record.run_record.draw_curves", draw_and_change)
+    assert command("train.max_steps=4", "data.val=val", "eval.every_epochs=0.5")[0] == 0
+    (kept,) = table.parent.glob("ap_table-until-*.txt")
+    assert kept.read_text() == "my notes"

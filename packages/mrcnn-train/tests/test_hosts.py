@@ -188,6 +188,25 @@ def test_environment_file_lists_every_launch(tmp_path: Path) -> None:
     assert launches[0]["own_packages"]["mrcnn-train"]
 
 
+def test_environment_file_has_the_variables_of_every_rank(tmp_path: Path) -> None:
+    variables = [{"TF_A": "1", "CUDA_VISIBLE_DEVICES": str(r)} | ({"TF_B": "2"} if r == 1 else {}) for r in range(3)]
+    ranks = [{"rank": r, "host": "b" if r == 2 else "a", "environment": variables[r]} for r in range(3)]
+    write_environment(tmp_path, ranks)
+    (launch,) = read_launches(tmp_path / "environment.json")
+    assert launch["hosts"] == [
+        {
+            "host": "a",
+            "ranks": [0, 1],
+            "environment": {"TF_A": "1"},
+            "environment_by_rank": {
+                "0": {"CUDA_VISIBLE_DEVICES": "0"},
+                "1": {"CUDA_VISIBLE_DEVICES": "1", "TF_B": "2"},
+            },
+        },
+        {"host": "b", "ranks": [2], "environment": {"CUDA_VISIBLE_DEVICES": "2", "TF_A": "1"}},
+    ]
+
+
 LOCKER = "import sys, time\nfrom pathlib import Path\nfrom mrcnn_train.record.lock import locked\n"
 HOLD = LOCKER + "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 

@@ -57,9 +57,12 @@ def checkpoints_of(run_dir: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("is_in_background", [False, True])
-def test_evaluations_are_recorded(hollow, tmp_path: Path, is_in_background: bool) -> None:
+def test_evaluations_are_recorded(hollow, tmp_path: Path, capsys, is_in_background: bool) -> None:
     saves_often = ["checkpoint.every_steps=1", "checkpoint.keep_last=1"]
     assert run(hollow(f"eval.background={is_in_background}", *saves_often)) == 0
+    saved = [line for line in capsys.readouterr().out.splitlines() if line.startswith("saved step ")]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert saved == [f"saved step {step}: {checkpoints / f'step-{step:08d}'}" for step in range(1, 7)]
     assert steps_of(tmp_path / "run", "train") == [1, 2, 3, 4, 5, 6]
     assert steps_of(tmp_path / "run", "evaluation") == [3, 6]
     # What is being scored is kept for as long as it may turn out to be the best; of equals the first is.
@@ -217,9 +220,9 @@ def test_a_full_disk_while_scores_are_written_is_one_line(hollow, monkeypatch, i
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def score(self: Evaluation, evaluators: list, run_dir: Path, *, step: int) -> None:
+        monkeypatch.setattr("mrcnn_data.outputs.tempfile", SimpleNamespace(mkstemp=refuse))
         write_output(run_dir / AP_TABLE, b"numbers")
 
-    monkeypatch.setattr("mrcnn_data.outputs.tempfile", SimpleNamespace(mkstemp=refuse))
     monkeypatch.setattr(Evaluation, "score", score)
     with pytest.raises(
         SaveError, match=r"run cannot be written: No space left on device; resume=.* continues from step-0000000"

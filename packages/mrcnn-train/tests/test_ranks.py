@@ -128,7 +128,7 @@ def test_sigterm_of_one_process_ends_all_with_a_checkpoint(two: list[str], tmp_p
     wait_for_step(process, tmp_path / "run", 3)
     os.kill(ranks_of(process)[rank], signal.SIGTERM)
     output = finish(process, exit_code=143)
-    assert output.count("Stopped by signal 15") == 1
+    assert output.count("Stopped by SIGTERM") == 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     step = int(checkpoint.name.partition("-")[2])
     output = train("resume=run", f"train.max_steps={step + 1}", "data.val=null", cwd=tmp_path)
@@ -237,11 +237,23 @@ def test_hosts_are_started_by_horovodrun(two: list[str], tmp_path: Path) -> None
     process.terminate()
     output = finish(process, exit_code=143)
     assert "4 images a step = 2 processes x 1 x 2" in output
-    assert output.count("Stopped by signal 15") == 1
+    assert output.count("Stopped by SIGTERM") == 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     step = int(checkpoint.name.partition("-")[2])
     train("resume=run", hosts, f"train.max_steps={step + 1}", "data.val=null", cwd=tmp_path)
     assert (tmp_path / "run" / "checkpoints" / f"step-{step + 1:08d}").exists()
+
+
+def test_second_interrupt_ends_all_processes(two: list[str], tmp_path: Path) -> None:
+    options = ("launch.processes=2", "train.max_steps=100000", "checkpoint.every_steps=1", "run.dir=run")
+    process = start(*two, *options, cwd=tmp_path)
+    wait_for_step(process, tmp_path / "run", 3)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, exit_code=130)
+    assert output.count("mrcnn_train: Ctrl-C: stopping after this step, with a checkpoint") == 1
+    assert output.count("continues from step-") == 1
+    assert "Traceback" not in output
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun here")

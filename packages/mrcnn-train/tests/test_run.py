@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from mrcnn_data import DatasetError
 from mrcnn_model import load_model, variable_key
-from mrcnn_train import ConfigError, DivergedError, RunConfig, run
+from mrcnn_train import ConfigError, DivergedError, run
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.record.metrics_log import read_rows
 from mrcnn_train.record.run_dir import open_run_dir
@@ -215,6 +215,10 @@ def edit_train(root: Path, change) -> None:
             "still 12 images with .*but different ones",
         ),
         (lambda content: content["images"].reverse(), "still 12 images with .*but different ones"),
+        (
+            lambda content: content["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]),
+            "still 12 images with .*but with other segmentations",
+        ),
     ],
 )
 def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, change, words: str) -> None:
@@ -230,6 +234,31 @@ def test_data_that_changed_are_refused_or_accepted(changeable, resume, capsys, c
     assert "the training data have changed since the checkpoint" in capsys.readouterr().out
     assert "changed: refuse" in (run_dir / "config.yaml").read_text()  # accepted this time only
     assert run(resume(run_dir, "train.max_steps=4")) == 0  # the new checkpoint is of the new data
+
+
+def test_the_same_data_written_otherwise_are_the_same(changeable, resume, capsys) -> None:
+    run_dir, root = changeable
+    path = root / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=2))
+    assert run(resume(run_dir, "train.max_steps=3", f"data.cache_dir={root / 'cache'}")) == 0
+    assert "training data" not in capsys.readouterr().out.partition("resumed from")[2]
+
+
+def test_a_fingerprint_without_masks_resumes_with_a_note(changeable, resume, capsys) -> None:
+    """The first version of fingerprints had none."""
+    run_dir, root = changeable
+    path = run_dir / "checkpoints" / "step-00000002" / "trainer.json"
+    state = json.loads(path.read_text())
+    del state["data"]["masks"]
+    path.write_text(json.dumps(state))
+    assert run(resume(run_dir, "train.max_steps=3")) == 0
+    assert "without the masks; assuming that the masks are the same" in capsys.readouterr().out
+    newest = json.loads((run_dir / "checkpoints" / "step-00000003" / "trainer.json").read_text())
+    assert len(newest["data"]["masks"]) == 64
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000003")
+    edit_train(root, lambda content: content["annotations"].pop(3))
+    with pytest.raises(ConfigError, match="the training data have changed since the checkpoint"):
+        run(resume(run_dir, "train.max_steps=3"))
 
 
 def test_stop_and_resume_equal_the_straight_run(finished: Path, resume, tiny, tmp_path: Path, stop_after) -> None:
@@ -335,11 +364,11 @@ def test_every_weight_that_did_not_fit_is_listed(finished: Path, hollow_step, ti
 def test_run_directory_that_cannot_be_written(
     finished: Path, resume, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
 ) -> None:
-    def refuse(path: Path, config: RunConfig) -> None:
+    def refuse(path: Path, text: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     config = resume(finished, "train.max_steps=7") if is_resumed else tiny()
-    monkeypatch.setattr("mrcnn_train.record.run_dir.save_config", refuse)
+    monkeypatch.setattr("mrcnn_train.record.run_dir.replace_text", refuse)
     run_dir = finished if is_resumed else tmp_path / "run"
     with pytest.raises(ConfigError, match=rf"{run_dir} cannot be written: Permission denied"):
         run(config)

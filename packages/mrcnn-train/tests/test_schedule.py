@@ -220,8 +220,8 @@ def test_fractions_count_from_the_actual_end(compose) -> None:
         ),
         (
             501,
-            "0.00333 at step 0, 0.006665 at the last step: the warm-up is longer than the run "
-            "(optimizer.warmup_steps=1000)",
+            "0.00333 at step 0, at most 0.006665 at step 500, of a full rate of 0.01: the warm-up "
+            "(optimizer.warmup_steps=1000) is longer than the run",
         ),
     ],
 )

@@ -35,11 +35,11 @@ from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.launch import launch, run_job
 from mrcnn_train.job.link import follow_launcher
 from mrcnn_train.job.place import Place, launched_place
+from mrcnn_train.job.signals import INTERRUPTED
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_SIGNAL = 128  # plus the number of the signal
-EXIT_INTERRUPTED = 130
 
 
 def main(*, preflight: bool = False) -> int:
@@ -61,9 +61,9 @@ def main(*, preflight: bool = False) -> int:
         refuse_dashes(sys.argv[1:])
         run_composed()
     except ConfigError as error:
-        return _fail(str(error), EXIT_BAD_INPUT)
+        return _fail(*error.faults, exit_code=EXIT_BAD_INPUT)
     except (HydraException, OmegaConfBaseException) as error:  # while the config is composed
-        return _fail(explain(error), EXIT_BAD_INPUT)
+        return _fail(explain(error), exit_code=EXIT_BAD_INPUT)
     return max(exit_codes, default=0)
 
 
@@ -75,21 +75,23 @@ def _job(composed: DictConfig, *, preflight: bool) -> int:
         place = launched_place()
         run_or_start = _start_or_check if preflight else _start_or_run
         exit_code = run_or_start(composed, place)
-    except (ConfigError, DatasetError, GroundTruthError, ResultsError) as error:
-        exit_code = _fail(str(error), EXIT_BAD_INPUT, place)
+    except ConfigError as error:
+        exit_code = _fail(*error.faults, exit_code=EXIT_BAD_INPUT, place=place)
+    except (DatasetError, GroundTruthError, ResultsError) as error:
+        exit_code = _fail(str(error), exit_code=EXIT_BAD_INPUT, place=place)
     except DivergedError as error:  # on all processes: rank 0 prints it
-        exit_code = _fail(str(error) if place.rank == 0 else "", EXIT_FAILED, place)
+        exit_code = _fail(str(error) if place.rank == 0 else "", exit_code=EXIT_FAILED, place=place)
     except SaveError as error:
-        exit_code = _fail(str(error), EXIT_FAILED, place)
+        exit_code = _fail(str(error), exit_code=EXIT_FAILED, place=place)
     except (PeerLostError, RankError) as error:
-        exit_code = _fail(str(error), EXIT_PEER_LOST, place)
-    except KeyboardInterrupt:  # pressed twice, or before the run handles signals
-        exit_code = _fail("interrupted", EXIT_INTERRUPTED, place)
+        exit_code = _fail(str(error), exit_code=EXIT_PEER_LOST, place=place)
+    except KeyboardInterrupt:
+        exit_code = _fail("interrupted" if place.rank == 0 else "", exit_code=INTERRUPTED, place=place)
     except Exception:
         if place.size == 1:
             raise
         traceback.print_exc()
-        exit_code = _fail("the error above ended the job", EXIT_FAILED, place)
+        exit_code = _fail("the error above ended the job", exit_code=EXIT_FAILED, place=place)
     if exit_code and place.size > 1:
         # Not sys.exit, because Horovod would then wait for processes that have ended.
         sys.stdout.flush()
@@ -150,10 +152,10 @@ def _has_to_start(config: RunConfig) -> bool:
     return True
 
 
-def _fail(message: str, exit_code: int, place: Place | None = None) -> int:
-    """Print an error as one line, with the rank of this process; an empty message was printed by another process."""
-    if message:
-        who = f"process {place.rank}: " if place is not None and place.size > 1 else ""
-        line = visible(" ".join(message.split()), limit=4000)
+def _fail(*faults: str, exit_code: int, place: Place | None = None) -> int:
+    """Print each fault as one line, with the rank of this process; an empty one was printed by another process."""
+    who = f"process {place.rank}: " if place is not None and place.size > 1 else ""
+    for fault in filter(None, faults):
+        line = visible(" ".join(fault.split()), limit=4000)
         print(f"mrcnn_train: error: {who}{line}", file=sys.stderr, flush=True)
     return exit_code

@@ -4,7 +4,15 @@ EXIT_PEER_LOST = 3  # of a process that ended because another one failed
 
 
 class ConfigError(ValueError):
-    """An option that cannot work, or input that does not fit. The text names it and says what to do."""
+    """An option that cannot work, or input that does not fit. The text names it and says what to do.
+
+    Args:
+        faults: usually one. The command prints a line for each.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
 
 
 class DivergedError(RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -10,16 +11,23 @@ from pathlib import Path
 
 from mrcnn_data import visible
 from mrcnn_model import import_tensorflow_quietly
-from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, last_step, read_end
+from mrcnn_train.config.going_on import (
+    CHECKPOINTS_DIR,
+    complete_checkpoints,
+    describe_resume,
+    describe_target,
+    last_step,
+    read_end,
+)
 from mrcnn_train.config.options import LaunchOptions, RunConfig
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import Place, launched_place
-from mrcnn_train.job.signals import StopSignals
+from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
 from mrcnn_train.record.environment import process_facts, write_environment
-from mrcnn_train.record.run_dir import check_run_dir, open_run_dir
+from mrcnn_train.record.run_dir import check_run_dir, lock_resumed, open_run_dir
 from mrcnn_train.training.datasets import RunData, open_data
 from mrcnn_train.training.synthetic import draw_synthetic
 
@@ -44,27 +52,50 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
     place = launched_place() if processes is None else processes.place
     size = number_of_processes(config.launch, place)
     config = resolve(config, processes=size)
-    with StopSignals() as stop, _quiet_unless_first(place):
-        if config.dry_run:
-            if place.rank == 0:
-                _prepare_folders(config)
-                _open(config, rank=0, size=size).loader.close()
-            return 0
-        if processes is None:
-            processes = meet(place, bind_cores=config.distributed.bind_cores)
-        config = processes.broadcast(config)
-        processes.together(lambda: _prepare_folders(config) if place.rank == 0 else None)
-        data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
+    with StopSignals(speaks=place.rank == 0) as stop, _quiet_unless_first(place):
+        try:
+            if not config.dry_run:
+                return _run(config, processes or meet(place, bind_cores=config.distributed.bind_cores), stop)
+            with stop.raising():
+                if place.rank == 0:
+                    _prepare_folders(config)
+                    _open(config, rank=0, size=size).loader.close()
+                return 0
+        except StopRequested as request:
+            print(f"Stopped by {NAMES[request.number]} before the first step.", flush=True)
+            return request.exit_code
+
+
+def _run(config: RunConfig, processes: Processes, stop: StopSignals) -> int:
+    """Prepare and train.
+
+    Raises:
+        StopRequested: a signal arrived before the first step.
+    """
+    place = processes.place
+    config = processes.broadcast(config)
+    with contextlib.ExitStack() as stack:
+        # Several processes stop together, so they wait until the data are checked.
+        with stop.raising() if place.size == 1 else contextlib.nullcontext():
+            if config.resume is not None and place.rank == 0:
+                stop.describe_resume = functools.partial(describe_resume, Path(config.resume))
+            processes.together(lambda: _prepare_folders(config, stack) if place.rank == 0 else None)
+            data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
         with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
-            signals = [number for number in processes.gather(stop.received) if number is not None]
-            if signals:  # received while the data were checked
-                return 128 + signals[0]
+            _leave_together(processes, stop)
             if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
                 return 0
             exit_code = _train(config, data, processes=processes, stop=stop)
             # A launcher kills the other processes when one ends by a signal, so rank 0 must have written everything.
             processes.barrier()
         return exit_code
+
+
+def _leave_together(processes: Processes, stop: StopSignals) -> None:
+    """Raise StopRequested on all processes if one has received a signal."""
+    for number in processes.gather(stop.received):
+        if number is not None:
+            raise StopRequested(number)
 
 
 def meet(place: Place, *, bind_cores: bool = True) -> Processes:
@@ -114,7 +145,10 @@ def number_of_processes(launch: LaunchOptions, place: Place) -> int:
     """
     asked = asked_processes(launch)
     if place.size > 1 and asked not in (1, place.size):
-        raise ConfigError(f"launch asks for {asked} processes, but a launcher has started {place.size}")
+        raise ConfigError(
+            f"launch asks for {asked} processes, but a launcher has started {place.size}: leave launch.processes and "
+            "launch.hosts out"
+        )
     return max(place.size, asked)
 
 
@@ -128,9 +162,16 @@ def _quiet_unless_first(place: Place) -> Iterator[None]:
         yield
 
 
-def _prepare_folders(config: RunConfig) -> None:
+def _prepare_folders(config: RunConfig, stack: contextlib.ExitStack | None = None) -> None:
+    """Check the run directory, or lock it if the run is resumed, and draw synthetic data.
+
+    Args:
+        stack: holds the lock; None for a dry run, which takes none.
+    """
     if config.resume is None:
         check_run_dir(config)
+    elif stack is not None:
+        stack.enter_context(lock_resumed(config))
     draw_synthetic(config.data)
 
 
@@ -167,15 +208,19 @@ def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: Stop
         raise ConfigError(str(error)) from error
     state = share(processes.together(lambda: prepare(config, data.train, processes)), processes)
     facts = processes.gather(process_facts(processes.place))
+    stop.steps_begin()
+    _leave_together(processes, stop)
     with contextlib.ExitStack() as stack:
 
         def open_dir() -> Path | None:
             if processes.rank > 0:
                 return None
             run_dir = stack.enter_context(open_run_dir(config))
-            write_environment(run_dir, facts)
-            if state.weights_report is not None:
-                write_weights_report(run_dir, state.weights_report)
+            stop.describe_resume = functools.partial(describe_resume, run_dir)
+            with disk_errors(run_dir):
+                write_environment(run_dir, facts)
+                if state.weights_report is not None:
+                    write_weights_report(run_dir, state.weights_report)
             return run_dir
 
         run_dir = processes.broadcast(processes.together(open_dir))

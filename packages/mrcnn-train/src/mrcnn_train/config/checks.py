@@ -111,7 +111,7 @@ def _check_combinations(config: RunConfig) -> None:
     if config.stop_at.mask_ap is not None and not config.model.masks:
         raise ConfigError(f"stop_at.mask_ap={config.stop_at.mask_ap}: model.masks=false has no mask AP")
     if config.model.new_classes and config.model.weights is None:
-        raise ConfigError("model.new_classes=true needs model.weights, the weights of the other classes")
+        raise ConfigError("model.new_classes=true needs model.weights=FILE, with the weights of other classes")
     if train.epochs is None and train.max_steps is None:
         raise ConfigError("train.epochs and train.max_steps are both null, so training would not end: set one of them")
 
@@ -124,7 +124,9 @@ def _check_drops(optimizer: OptimizerOptions) -> None:
             "optimizer.decay=cosine takes no drops: set optimizer.drop_epochs=[] and optimizer.drop_fractions=[]"
         )
     for name, drops in (("drop_epochs", optimizer.drop_epochs), ("drop_fractions", optimizer.drop_fractions)):
-        _require(drops == sorted(drops) and all(d > 0 for d in drops), f"optimizer.{name}", drops, "rising positions")
+        _require(
+            drops == sorted(drops) and all(d > 0 for d in drops), f"optimizer.{name}", drops, "rising numbers above 0"
+        )
     _require(
         all(d <= 1 for d in optimizer.drop_fractions),
         "optimizer.drop_fractions",

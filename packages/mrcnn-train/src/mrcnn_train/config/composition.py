@@ -190,9 +190,9 @@ def _require_root_of_weights(config: DictConfig) -> None:
         )
 
 
-def save_config(path: Path, config: RunConfig) -> None:
-    """Write a config for `resumed_config`, without the options that are for this launch only."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(as_saved(config))))
+def config_text(config: RunConfig) -> str:
+    """Write a config as YAML for `resumed_config`, without the options that are for this launch only."""
+    return OmegaConf.to_yaml(OmegaConf.structured(as_saved(config)))
 
 
 def known_experiments() -> list[str]:

@@ -12,8 +12,10 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mrcnn_data import visible
 from mrcnn_train.config.options import RunConfig, StopOptions
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.record.run_files import write_run_file
 
 AUTO = "auto"
 CHECKPOINTS_DIR = "checkpoints"  # of a run directory
@@ -31,6 +33,14 @@ def last_step(run_dir: Path) -> int:
     """Return the updates done at the newest complete checkpoint of a run; 0 without one."""
     checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
     return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+
+
+def describe_resume(run_dir: Path) -> str:
+    """Say which option continues a run, and from which checkpoint."""
+    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
+    if not checkpoints:
+        return "there is no checkpoint yet"
+    return f"resume={visible(run_dir, limit=2000)} continues from {checkpoints[-1].name}"
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -106,9 +116,7 @@ class End(NamedTuple):
 
 def mark_finished(run_dir: Path, end: End) -> None:
     """Write `finished.json`, which says that a run has finished."""
-    partial = run_dir / (FINISHED_FILE + ".partial")
-    partial.write_text(json.dumps(end._asdict()))
-    partial.replace(run_dir / FINISHED_FILE)
+    write_run_file(run_dir / FINISHED_FILE, json.dumps(end._asdict()))
 
 
 def read_end(run_dir: Path) -> End | None:

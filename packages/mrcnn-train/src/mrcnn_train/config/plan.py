@@ -112,10 +112,11 @@ def describe_rates(schedule: Schedule, total_steps: int) -> str:
     """Describe the rate at the start, after warm-up, and after each drop that the run reaches."""
     text = f"{learning_rate(0, schedule):.6g} at step 0"
     if schedule.warmup_steps >= total_steps:
-        last = learning_rate(total_steps - 1, schedule)
+        ends_of_rises = [total_steps - 1, *(step - 1 for step in schedule.drop_steps if 0 < step < total_steps)]
+        highest = max(ends_of_rises, key=lambda step: learning_rate(step, schedule))
         return (
-            f"{text}, {last:.6g} at the last step: the warm-up is longer than the run "
-            f"(optimizer.warmup_steps={schedule.warmup_steps})"
+            f"{text}, at most {learning_rate(highest, schedule):.6g} at step {highest}, of a full rate of "
+            f"{schedule.peak:.6g}: the warm-up (optimizer.warmup_steps={schedule.warmup_steps}) is longer than the run"
         )
     text += f", {learning_rate(schedule.warmup_steps, schedule):.6g} from step {schedule.warmup_steps}"
     if schedule.cosine_end is not None:

@@ -2,6 +2,10 @@
 
 import sys
 
-from mrcnn_train.app import main
+from mrcnn_train.job.signals import exit_on_interrupt
 
-sys.exit(main(preflight=True))
+if __name__ == "__main__":
+    exit_on_interrupt()
+    from mrcnn_train.app import main
+
+    sys.exit(main(preflight=True))

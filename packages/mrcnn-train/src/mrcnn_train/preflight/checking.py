@@ -43,7 +43,7 @@ def probe_hosts(config: RunConfig) -> None:
     own = [is_local(address) for address in addresses]
     faults = complaints([host for host, local in zip(hosts, own, strict=True) if not local], ssh)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
     arguments = ["-m", "mrcnn_train.preflight.probe", output_folder(config), *data_paths(config.data)]
     folder = str(Path.cwd())
     points = meeting_points(addresses, own, interface=config.launch.interface)
@@ -92,7 +92,7 @@ def report(answers: Sequence[dict[str, Any]]) -> None:
         for name in answer.get("unreached", [])
     ]
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
 
 
 def compare_ranks(config: RunConfig, processes: Processes) -> int:
@@ -129,7 +129,10 @@ def measure_exchange(processes: Processes) -> float:
         value = float(mean[-1])
         seconds.append(time.perf_counter() - began)
         if abs(value - expected) > 1e-5 * expected:
-            raise ConfigError(f"the mean over {processes.size} processes is {value}, not {expected} (turn {turn})")
+            raise ConfigError(
+                f"the exchange between {processes.size} processes is wrong: their mean is {value}, expected {expected} "
+                f"(exchange {turn + 1} of {REPEATS + 1})"
+            )
     moved = 2 * (processes.size - 1) / processes.size * GRADIENT_BYTES
     return moved / float(np.median(seconds[1:])) / 1e9
 

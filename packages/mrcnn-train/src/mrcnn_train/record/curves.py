@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn_train.record.metrics_log import Row
+from mrcnn_train.record.run_files import write_run_file
 
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:
@@ -32,4 +34,6 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     below.legend()
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    write_run_file(path, png.getvalue())

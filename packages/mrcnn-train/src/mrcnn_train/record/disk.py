@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrcnn_data import OutputError
-from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
+from mrcnn_train.config.going_on import describe_resume
 from mrcnn_train.errors import SaveError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -35,6 +35,4 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
 
 
 def _message(run_dir: Path, reason: str) -> str:
-    whole = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
-    last = f"resume={run_dir} continues from {whole[-1].name}" if whole else "there is no checkpoint yet"
-    return f"{run_dir} cannot be written: {reason}; {last}"
+    return f"{run_dir} cannot be written: {reason}; {describe_resume(run_dir)}"

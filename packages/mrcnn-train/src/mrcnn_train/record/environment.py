@@ -15,6 +15,7 @@ from typing import Any
 
 from mrcnn_train.job.facts import environment_variables, host_facts, software_facts
 from mrcnn_train.job.place import Place
+from mrcnn_train.record.run_files import write_run_file
 
 ENVIRONMENT_FILE = "environment.json"
 
@@ -40,9 +41,7 @@ def write_environment(run_dir: Path, processes: Sequence[dict[str, Any]]) -> Non
         "hosts": _by_host(processes),
     }
     launches = [*read_launches(path), launch]
-    partial = path.with_name(f".{ENVIRONMENT_FILE}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(launches, indent=1))
-    partial.replace(path)
+    write_run_file(path, json.dumps(launches, indent=1))
 
 
 def read_launches(path: Path) -> list[dict[str, Any]]:
@@ -55,10 +54,23 @@ def read_launches(path: Path) -> list[dict[str, Any]]:
 
 
 def _by_host(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return an entry for each host: the facts of its first process, and the ranks of all its processes."""
-    hosts: dict[str, dict[str, Any]] = {}
+    """Return an entry for each host: the facts of its first process, and the ranks of all its processes.
+
+    `environment` has the variables that are equal in all processes of the host, `environment_by_rank` the others.
+    """
+    hosts: dict[str, list[dict[str, Any]]] = {}
     for facts in processes:
-        own = {key: value for key, value in facts.items() if key != "rank"}
-        host = hosts.setdefault(facts["host"], {**own, "ranks": []})
-        host["ranks"].append(facts["rank"])
-    return list(hosts.values())
+        hosts.setdefault(facts["host"], []).append(facts)
+    return [_describe_host(of_host) for of_host in hosts.values()]
+
+
+def _describe_host(processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    first = processes[0]
+    common = dict(sorted(set.intersection(*(set(facts["environment"].items()) for facts in processes))))
+    by_rank = {
+        str(facts["rank"]): {name: value for name, value in facts["environment"].items() if name not in common}
+        for facts in processes
+    }
+    host = {key: value for key, value in first.items() if key != "rank"}
+    host |= {"environment": common, "ranks": [facts["rank"] for facts in processes]}
+    return host | ({"environment_by_rank": by_rank} if any(by_rank.values()) else {})

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import sys
 import time
@@ -16,6 +17,17 @@ from mrcnn_data import visible
 from mrcnn_train.errors import ConfigError
 
 LOCK_FILE = ".lock"
+HOLDER = re.compile(rb"process \d+ on ")  # what the content of a lock begins with
+
+
+def is_lock(path: Path) -> bool:
+    """Return whether a file is the lock of a run, and not a file of the user that has its name."""
+    return (
+        path.name == LOCK_FILE
+        and path.is_file()
+        and not path.is_symlink()
+        and HOLDER.match(path.read_bytes()) is not None
+    )
 
 
 @contextlib.contextmanager
@@ -23,10 +35,14 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Hold the lock of a run directory inside this context. The system releases it when the process ends.
 
     Raises:
-        ConfigError: another process holds the lock; the message has its host, process id and start time.
+        ConfigError: another process holds the lock; the message has its host, process id and start time. Or a file of
+            the user has the name of the lock.
     """
     descriptor = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
+        content = os.pread(descriptor, 300, 0)
+        if content and not HOLDER.match(content):
+            raise ConfigError(f"{run_dir / LOCK_FILE} is not the lock of a run: move this file away")
         _lock(descriptor, run_dir)
         os.ftruncate(descriptor, 0)
         holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"

@@ -11,9 +11,12 @@ import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
 from mrcnn_data.images import read_header
+from mrcnn_train.record.run_files import replace_text, set_aside
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
+
+ROW_BEGINS = b'{"kind": '
 
 Row = dict[str, Any]
 
@@ -30,10 +33,10 @@ class MetricsLog:
 
     def __init__(self, run_dir: Path, *, start_step: int) -> None:
         self._path = run_dir / METRICS_FILE
+        if self._path.is_file() and not _is_of_run(self._path):
+            set_aside([self._path])
         self.rows: list[Row] = [row for row in read_rows(self._path) if row["step"] <= start_step]
-        partial = self._path.with_name(METRICS_FILE + ".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        partial.replace(self._path)
+        replace_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._writer = tf.summary.create_file_writer(str(run_dir / TENSORBOARD_DIR))
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
@@ -66,12 +69,26 @@ class MetricsLog:
         self._writer.close()
 
 
+def _is_of_run(path: Path) -> bool:
+    """Return whether a file is empty, or its first line is a row or the beginning of one."""
+    first = path.read_bytes().partition(b"\n")[0]
+    return _row(first) is not None or ROW_BEGINS.startswith(first[: len(ROW_BEGINS)])
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and row.keys() >= {"kind", "step"} else None
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read a metrics file up to a line that was cut off; no rows if the file does not exist."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        row = _row(line)
+        if row is None:
             break
+        rows.append(row)
     return rows

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from mrcnn_data import visible
 from mrcnn_eval.report import ap_tables
 from mrcnn_train.record.scores import describe_ap, logged_numbers
 from mrcnn_train.training.evaluation import Results
@@ -56,6 +58,10 @@ class ProgressDisplay:
         self._bar.update(self._task, completed=done, numbers=numbers)
         if not self._console.is_terminal:
             print(f"step {done}/{self._total_steps}  epoch {epoch:.2f}  {numbers}", flush=True)
+
+    def saved(self, done: int, checkpoint: Path) -> None:
+        """Print where the checkpoint after `done` steps is."""
+        self._print(f"saved step {done}: {visible(checkpoint, limit=2000)}")
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""

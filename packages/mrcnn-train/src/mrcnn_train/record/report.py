@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mrcnn_data import visible
 from mrcnn_train.record.metrics_log import Row
+from mrcnn_train.record.run_files import write_run_file
 from mrcnn_train.record.scores import AP_NAMES, total_ap
 from mrcnn_train.training.evaluation import EvaluationFiles
 
@@ -40,7 +41,7 @@ def write_run_report(
             parts += [f"## AP of the last evaluation{of_set}", _code(path.with_name(table).read_text())]
         if path.with_name(sheet).exists():
             parts.append(f"![ground truth{of_set}, and predictions beside it]({sheet})")
-    path.write_text("\n\n".join(parts) + "\n")
+    write_run_file(path, "\n\n".join(parts) + "\n")
 
 
 def _training_table(rows: Sequence[Row], epochs: Sequence[Row]) -> str:

@@ -8,30 +8,55 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mrcnn_train.config.composition import SAVED_CONFIG, is_saved_config, save_config
+from mrcnn_train.config.composition import SAVED_CONFIG, config_text, is_saved_config
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.errors import ConfigError
-from mrcnn_train.record.lock import LOCK_FILE, locked
+from mrcnn_train.record.lock import is_lock, locked
+from mrcnn_train.record.run_files import name_until_now, replace_text
 
 
 @contextlib.contextmanager
 def open_run_dir(config: RunConfig) -> Iterator[Path]:
-    """Make the directory of a new run, or open that of a resumed one; save the config there, and hold the lock.
+    """Make the directory of a new run and hold its lock, or open that of a resumed one; save the config there.
+
+    Args:
+        config: if it resumes a run, `lock_resumed` holds the lock already.
 
     Raises:
         ConfigError: the directory has a run or other files, another process writes to it, or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _explained(config):
             run_dir = Path(config.resume) if config.resume is not None else _make_run_dir(config)
-            stack.enter_context(locked(run_dir))
+            if config.resume is None:
+                stack.enter_context(locked(run_dir))
             _save_config(run_dir, config)
-        except OSError as error:
-            new = f"run.dir={config.run.dir or error.filename}"
-            where = new if config.resume is None else f"resume={config.resume}"
-            raise ConfigError(f"{where} cannot be written: {error.strerror}") from error
         yield run_dir
+
+
+@contextlib.contextmanager
+def lock_resumed(config: RunConfig) -> Iterator[None]:
+    """Hold the lock of the run that is resumed.
+
+    Raises:
+        ConfigError: another process writes to the directory, or it cannot be written.
+    """
+    assert config.resume is not None
+    with contextlib.ExitStack() as stack:
+        with _explained(config):
+            stack.enter_context(locked(Path(config.resume)))
+        yield
+
+
+@contextlib.contextmanager
+def _explained(config: RunConfig) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        new = f"run.dir={config.run.dir or error.filename}"
+        where = new if config.resume is None else f"resume={config.resume}"
+        raise ConfigError(f"{where} cannot be written: {error.strerror}") from error
 
 
 def check_run_dir(config: RunConfig) -> None:
@@ -47,7 +72,7 @@ def check_run_dir(config: RunConfig) -> None:
     if complete_checkpoints(run_dir / CHECKPOINTS_DIR):
         raise ConfigError(f"run.dir={run_dir} holds a run already: resume={run_dir} continues it")
     is_run = is_saved_config(run_dir / SAVED_CONFIG)
-    if run_dir.is_dir() and not is_run and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
+    if run_dir.is_dir() and not is_run and any(not is_lock(path) for path in run_dir.iterdir()):
         raise ConfigError(f"run.dir={run_dir} holds files that are not of a run: choose a new or an empty folder")
 
 
@@ -74,8 +99,7 @@ def _make_unshared(wanted: Path) -> Path:
 
 def _save_config(run_dir: Path, config: RunConfig) -> None:
     """Save the config; if a resumed run changes it, keep the old file as config-until-TIME.yaml."""
-    saved, fresh = run_dir / SAVED_CONFIG, run_dir / (SAVED_CONFIG + ".partial")
-    save_config(fresh, config)
-    if config.resume is not None and fresh.read_text() != saved.read_text():
-        saved.rename(run_dir / f"config-until-{time.strftime('%Y-%m-%d_%H-%M-%S')}.yaml")
-    fresh.replace(saved)
+    saved, text = run_dir / SAVED_CONFIG, config_text(config)
+    if config.resume is not None and text != saved.read_text():
+        saved.rename(name_until_now(saved))
+    replace_text(saved, text)

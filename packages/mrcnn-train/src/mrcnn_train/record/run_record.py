@@ -87,8 +87,8 @@ class RunRecord:
         """Log the throughput of the epoch that ended with this step."""
         self._log.write("epoch", step, {**throughput, "epoch": epoch, "minutes": self._minutes()})
 
-    def save(self, step: int, *, epoch: float, learning_rate: float) -> None:
-        """Write a checkpoint of the weights after `step` updates, and delete the oldest.
+    def save(self, step: int, *, epoch: float, learning_rate: float) -> Path:
+        """Write a checkpoint of the weights after `step` updates, delete the oldest, and return the folder.
 
         Raises:
             SaveError: the disk is full or cannot be written.
@@ -103,7 +103,7 @@ class RunRecord:
             data=self._state.data,
         )
         state = self._state
-        save_checkpoint(
+        checkpoint = save_checkpoint(
             self._checkpoints,
             model=state.model,
             card=state.card,
@@ -113,6 +113,7 @@ class RunRecord:
         )
         scoring = None if self._scoring is None else step_name(self._scoring.step)
         prune_checkpoints(self._checkpoints, keep_last=self._keep_last, also=scoring)
+        return checkpoint
 
     def score(self, evaluation: Evaluation, evaluators: Sequence[CocoEvaluator], *, step: int, epoch: float) -> None:
         """Start to score the detections of the weights after `step` updates; their checkpoint exists."""

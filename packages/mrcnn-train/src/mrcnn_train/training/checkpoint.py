@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
 from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete
 from mrcnn_train.errors import SaveError
+from mrcnn_train.record.run_files import replace_text
 from mrcnn_train.training.fingerprint import Fingerprint
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
@@ -175,10 +176,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
 
 def mark_best(checkpoints: Path, checkpoint: Path) -> None:
     """Write the name of a checkpoint to the file `best`."""
-    partial = checkpoints / (BEST + ".partial")
-    partial.write_text(checkpoint.name + "\n")
-    _flush(partial)
-    partial.replace(checkpoints / BEST)
+    replace_text(checkpoints / BEST, checkpoint.name + "\n")
 
 
 def best_name(checkpoints: Path) -> str | None:

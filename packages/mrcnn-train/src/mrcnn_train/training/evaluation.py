@@ -12,6 +12,7 @@ from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
 from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.config.options import EvalOptions
 from mrcnn_train.job.distributed import Processes
+from mrcnn_train.record.run_files import set_aside
 from mrcnn_train.training.checkpoint import step_name
 from mrcnn_train.training.datasets import ValSet
 
@@ -103,8 +104,7 @@ class Evaluation:
             settings = {"step": step, "annotations": val.dataset.name, "limit": self._options.limit}
             numbers = run_dir / EVALUATION_DIR / f"{step_name(step)}{files.numbers_suffix}.json"
             table, sheet = run_dir / files.ap_table, run_dir / files.contact_sheet
-            for path in (numbers, table, sheet):  # an earlier version did not mark its files as its output
-                path.unlink(missing_ok=True)
+            set_aside([numbers, table, sheet])
             write_metrics(numbers, result, settings=settings)
             write_ap_table(table, result)
             draw_contact_sheet(sheet, evaluator, on_error=self._on_error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ import numpy as np
 from mrcnn_data import CocoDataset
 from mrcnn_train.errors import ConfigError
 
-Fingerprint = dict[str, Any]  # "images", "objects": counts; "sha256": of ids, file names, sizes and objects
+# "images", "objects": counts. SHA-256 hashes: "sha256" of ids, file names, sizes, classes and boxes; "masks" of
+# segmentations, which the first version of fingerprints does not have.
+Fingerprint = dict[str, Any]
+WHITE_SPACE = b" \t\r\n"  # between the numbers; another program may write them with more or less of it
 
 
 def fingerprint(dataset: CocoDataset) -> Fingerprint:
-    """Return the counts of a data set and a hash: of image ids, file names and sizes, classes, boxes and flags."""
+    """Return the counts of a data set, a hash of ids, file names, sizes, classes, boxes and flags, and one of masks."""
     table = dataset.annotations
     digest = hashlib.sha256()
     names = [dataset.image_ids, dataset.file_names, dataset.category_ids, dataset.class_names]
@@ -27,15 +31,28 @@ def fingerprint(dataset: CocoDataset) -> Fingerprint:
     arrays = (dataset.image_sizes, table.offsets, table.boxes, table.classes, table.is_object, table.is_region)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
-    num_objects = int(np.count_nonzero(table.is_object))
-    return {"images": len(dataset), "objects": num_objects, "sha256": digest.hexdigest()}
+    objects = np.flatnonzero(table.is_object).tolist()
+    return {
+        "images": len(dataset),
+        "objects": len(objects),
+        "sha256": digest.hexdigest(),
+        "masks": _hash_texts(table.segmentations[row] for row in objects),
+    }
+
+
+def _hash_texts(texts: Iterable[bytes]) -> str:
+    """Hash JSON texts without their white space."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.translate(None, WHITE_SPACE) + b"\n")
+    return digest.hexdigest()
 
 
 def require_same_data(saved: Fingerprint | None, current: Fingerprint, *, accept: bool, option: str) -> None:
     """Compare the training data with those of a checkpoint; print a note if they differ and this is accepted.
 
     Args:
-        saved: fingerprint in the checkpoint; None if version 0.1 wrote it.
+        saved: fingerprint in the checkpoint; None if version 0.1 wrote it, without "masks" if an early version did.
         accept: continue although the data have changed.
         option: the option that asked for the run, for the message.
 
@@ -49,11 +66,23 @@ def require_same_data(saved: Fingerprint | None, current: Fingerprint, *, accept
         return
     if saved == current:
         return
+    if "masks" not in saved and saved == {key: current[key] for key in saved}:
+        print(
+            "note: an earlier version took the fingerprint of this checkpoint's training data, without the masks; "
+            "assuming that the masks are the same",
+            flush=True,
+        )
+        return
     then, now = (f"{one['images']} images with {one['objects']} objects" for one in (saved, current))
-    change = f"{then} at the checkpoint, {now} now" if then != now else f"still {now}, but different ones"
+    if then != now:
+        change = f"{then} at the checkpoint, {now} now"
+    elif saved["sha256"] == current["sha256"]:
+        change = f"still {now}, but with other segmentations"
+    else:
+        change = f"still {now}, but different ones"
     if not accept:
         raise ConfigError(
             f"{option}: the training data have changed since the checkpoint: {change}. Restore them, or resume with "
-            "data.changed=accept: the images then come in another order than in an uninterrupted run"
+            "data.changed=accept: the run then goes on with the new data, perhaps in another order of images"
         )
     print(f"note: the training data have changed since the checkpoint: {change} (data.changed=accept)", flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mrcnn_data import visible
 from mrcnn_model import MaskRCNN, WeightsReport, load_weights, variable_key
+from mrcnn_train.record.run_files import write_run_file
 
 WEIGHTS_FILE = "weights.txt"
 NAMES_SHOWN = 4
@@ -59,4 +60,4 @@ def write_weights_report(run_dir: Path, report: WeightsReport) -> None:
     lines = []
     for what, names in parts:
         lines += [f"{len(names)} {what}", *(f"  {visible(name)}" for name in names)]
-    (run_dir / WEIGHTS_FILE).write_text("\n".join(lines) + "\n")
+    write_run_file(run_dir / WEIGHTS_FILE, "\n".join(lines) + "\n")

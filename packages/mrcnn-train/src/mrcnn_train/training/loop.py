@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 
 from mrcnn_data import TrainLoader, visible
-from mrcnn_train.config.going_on import End, describe_target, last_step, mark_finished
+from mrcnn_train.config.going_on import End, describe_resume, describe_target, last_step, mark_finished
 from mrcnn_train.config.schedule import learning_rate
-from mrcnn_train.job.signals import StopRequested
+from mrcnn_train.job.signals import NAMES, StopRequested
 from mrcnn_train.job.votes import StopVotes
 from mrcnn_train.record.metrics_log import TENSORBOARD_DIR
 from mrcnn_train.record.profiling import StepProfile
@@ -40,10 +40,7 @@ def train_loop(job: Job) -> int:
         with _open_record(job) as record, job.processes.peer_errors():
             _train(job, record)
     except StopRequested as request:
-        print(
-            f"Stopped by signal {request.number}. resume={visible(job.run_dir, limit=2000)} continues the run.",
-            flush=True,
-        )
+        print(f"Stopped by {NAMES[request.number]}; {describe_resume(job.run_dir)}", flush=True)
         return request.exit_code
     finally:
         _print_left_out(data.loader)
@@ -137,7 +134,7 @@ def _run_steps(
         display.step(done)
         log.write(done, due, epoch=epoch, began=began)
         if due.save and record is not None:
-            record.save(done, epoch=epoch, learning_rate=rate)
+            display.saved(done, record.save(done, epoch=epoch, learning_rate=rate))
         if votes.signal is not None:
             raise StopRequested(votes.signal)
         if due.evaluate:

@@ -39,7 +39,7 @@ class TrainingState(NamedTuple):
         model, optimizer: with their variables.
         card: describes the model in a checkpoint.
         loss_scale: for float16; else None.
-        data: fingerprint of the training data.
+        data: fingerprint of the training data, on rank 0.
         start_step: number of updates done before this launch.
         elapsed_seconds: time of the run before this launch.
         weights_report: how the given weights fit the model; None without given weights.
@@ -49,7 +49,7 @@ class TrainingState(NamedTuple):
     card: ModelCard
     optimizer: Optimizer
     loss_scale: LossScale | None
-    data: Fingerprint
+    data: Fingerprint | None
     start_step: int = 0
     elapsed_seconds: float = 0.0
     weights_report: WeightsReport | None = None
@@ -76,7 +76,7 @@ def prepare(config: RunConfig, train: CocoDataset, processes: Processes) -> Trai
         card=make_card(config.data, train),
         optimizer=make_optimizer(model, config.optimizer),
         loss_scale=LossScale() if config.precision == "mixed_float16" else None,
-        data=fingerprint(train),
+        data=fingerprint(train) if processes.rank == 0 else None,
     )
     return _filled(config, state) if processes.rank == 0 else state
 
@@ -150,7 +150,10 @@ def _filled(config: RunConfig, state: TrainingState) -> TrainingState:
 def _resumed(run_dir: Path, state: TrainingState, *, accept_changes: bool) -> TrainingState:
     checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
     if not checkpoints:
-        raise ConfigError(f"resume={run_dir}: no complete checkpoint in {run_dir / CHECKPOINTS_DIR}")
+        raise ConfigError(
+            f"resume={run_dir}: no complete checkpoint in {run_dir / CHECKPOINTS_DIR}: start the run again with "
+            f"+experiment=NAME run.dir={run_dir}"
+        )
     newest, option = checkpoints[-1], f"resume={run_dir}"
     _require_classes_of(newest, state.card, option=option)
     try:
@@ -159,6 +162,7 @@ def _resumed(run_dir: Path, state: TrainingState, *, accept_changes: bool) -> Tr
     except CheckpointError as error:
         older = f"; if {newest.name} is deleted, the run resumes from {checkpoints[-2].name}" if checkpoints[1:] else ""
         raise ConfigError(f"{error}{older}") from error
+    assert state.data is not None
     require_same_data(saved.data, state.data, accept=accept_changes, option=option)
     print(f"{'resumed from:':17} {visible(newest, limit=2000)}", flush=True)
     return state._replace(start_step=saved.step, elapsed_seconds=saved.elapsed_seconds)
