@@ -9,12 +9,12 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 import yaml
 
 from infra.tests import fake_job
+from infra.tests.fake_job import log
 
 hosts = pytest.importorskip("infra.tests.hosts")
 
@@ -91,18 +91,6 @@ def pods(tmp_path, root, job):
         yield both, launch
     for process in started:
         process.wait()
-
-
-def log(tmp_path, word, count, seconds=60):
-    """Wait until so many lines of the log begin with a word."""
-    deadline = time.monotonic() + seconds
-    lines = []
-    while time.monotonic() < deadline:
-        lines = (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
-        if sum(line.startswith(word) for line in lines) >= count:
-            return lines
-        time.sleep(0.1)
-    raise AssertionError(f"not {count} x {word} in {lines}")
 
 
 def signal_launcher(both, number):
