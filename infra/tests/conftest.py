@@ -28,7 +28,7 @@ NEEDS_PACKAGES = ["test_ec2_hosts.py", "test_hosts_jobs.py", "test_real_training
 
 collect_ignore = [
     *([] if importlib.util.find_spec("moto") else NEEDS_TOOLS),
-    *([] if importlib.util.find_spec("mrcnn_train") else NEEDS_PACKAGES),
+    *([] if importlib.util.find_spec("tensorflow") else NEEDS_PACKAGES),
 ]
 
 
