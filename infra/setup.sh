@@ -13,6 +13,8 @@ mirror_plugin_version=0.6.5
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+# Without its pyvenv.cfg (half deleted), its Python would be the system's, which is not to be changed.
+is_venv() { "$1/bin/python" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; }
 is_stamped() { [ "$(cat ".venv/$1.stamp" 2>/dev/null)" = "$2" ]; }
 
 # Installs the system packages that are missing (Debian names). CMake and Ninja are installed into .venv.
@@ -39,10 +41,11 @@ check_python() {
 
 # make_venv DIR: creates the virtual environment unless DIR has a working one of the same Python.
 make_venv() {
-  "$1/bin/python" -c 'import pip' 2>/dev/null && [ "$("$1/bin/python" -V)" = "$("$python" -V)" ] && return
+  is_venv "$1" && "$1/bin/python" -c 'import pip' 2>/dev/null && [ "$("$1/bin/python" -V)" = "$("$python" -V)" ] && return
   say "creating $1"
   local choice
   choice=$(cat "$1/gpu.env" 2>/dev/null || true)
+  rm -f "$1"/*.stamp
   "$python" -m venv --clear "$1"
   [ -z "$choice" ] || printf '%s\n' "$choice" >"$1/gpu.env"
 }
@@ -123,7 +126,7 @@ packages_key=$(
       sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d' ' -f1
 )
-if .venv/bin/python -c '' 2>/dev/null && is_stamped dependencies "$dependencies_key" && is_stamped packages "$packages_key"; then
+if is_venv .venv && is_stamped dependencies "$dependencies_key" && is_stamped packages "$packages_key"; then
   exit
 fi
 make_venv .venv

@@ -1,4 +1,7 @@
-"""`make gpu`: what it says is missing, and that later builds keep its choice. Python, pip and nvcc are stand-ins."""
+"""`make gpu` says what is missing, and later builds keep its choice; `make setup` mends a half deleted environment.
+
+Python, pip and nvcc are stand-ins.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ case "$*" in
   "- key") exit 0 ;;
   *sys.prefix*) dirname "$(dirname "$0")" ;;
   *hashlib*) log horovod; echo key ;;
-  *tensorflow*|*"import pip"*|*pip._internal*) exit 0 ;;
+  *tensorflow*|*"import pip"*|*pip._internal*|*base_prefix*) exit 0 ;;
   "-m poetry "*|"-m pip install "*) log "$*" ;;
   "-m venv "*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
   *) exec {sys.executable} "$@" ;;
@@ -160,6 +163,19 @@ def test_a_toolkit_that_is_gone_is_named(run: Run, workspace: Path, toolkit: Pat
         f"setup: {toolkit}/bin/nvcc does not exist any more: run make gpu again, "
         "or delete .venv/gpu.env to build for CPUs\n"
     )
+
+
+def test_a_half_deleted_environment_is_made_again(run: Run, workspace: Path) -> None:
+    """`venv --clear` was killed: no pyvenv.cfg any more, but the stamps of the environment before it."""
+    python = str(workspace / ".poetry/bin/python")
+    assert run("setup.sh", PYTHON=python).returncode == 0
+    log(workspace)
+    (workspace / ".venv/bin/python").unlink()
+    (workspace / ".venv/bin/python").symlink_to(Path(sys.executable).resolve())
+    done = run("setup.sh", PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    assert "creating .venv" in done.stdout
+    assert any("-m poetry" in line for line in log(workspace))
 
 
 @pytest.mark.parametrize("target", ["horovod", "gpu"])
