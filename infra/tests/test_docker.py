@@ -63,7 +63,7 @@ class Buildah:
 
     def build(self, dockerfile: str, tag: str, **arguments: str) -> None:
         options = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        policy = ["--signature-policy", self._policy]
+        policy: list[str | Path] = ["--signature-policy", self._policy]
         self("bud", *policy, *options, "-f", ROOT / "docker" / dockerfile, "-t", tag, ROOT, timeout=3 * 3600)
 
     def base(self, tag: str, folders: Sequence[tuple[Path, str]]) -> None:
@@ -104,7 +104,15 @@ def debian(buildah: Buildah) -> Path:
         '--customize-hook=chroot "$1" update-ca-certificates',
     ]
     included = "--include=ca-certificates"
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", included, *hooks, release.partition("=")[2], archive]
+    command: list[str | Path] = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        included,
+        *hooks,
+        release.partition("=")[2],
+        archive,
+    ]
     subprocess.run([*command, *sources], check=True)
     return archive
 
@@ -135,8 +143,8 @@ def check_staging(buildah: Buildah, container: str, s3: dict[str, str], folder: 
     """Run the command of infra/eks/stage.yaml in an image, for a data set that is in the bucket."""
     (folder / "val2017").mkdir(parents=True)
     (folder / "val2017" / "1.jpg").write_bytes(b"image")
-    tool = [ROOT / ".infra" / "bin" / "python", "-m", "infra.data.stage", "up", folder, "s3://our-bucket/coco"]
-    subprocess.run(tool, cwd=ROOT, env={**os.environ, **s3}, check=True)
+    tool: list[str | Path] = [ROOT / ".infra/bin/python", "-m", "infra.data.stage"]
+    subprocess.run([*tool, "up", folder, "s3://our-bucket/coco"], cwd=ROOT, env={**os.environ, **s3}, check=True)
     text = (ROOT / "infra/eks/stage.yaml").read_text().replace("${BUCKET}/${DATA_PREFIX}", "our-bucket/coco")
     (job,) = yaml.safe_load(re.sub(r"\$\{\w+\}", "x", text))["spec"]["template"]["spec"]["containers"]
     *command, target = job["command"]
