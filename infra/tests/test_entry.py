@@ -205,7 +205,7 @@ def test_a_leading_host_that_is_lost_ends_the_others(monkeypatch, ports):
 
     thread = threading.Thread(target=accept_and_die)
     thread.start()
-    with pytest.raises((EntryError, ConnectionError), match=r"lost|reset"):
+    with pytest.raises((EntryError, ConnectionError), match=r"connection to another host ended|reset"):
         hosts.follow(Cluster("other", ["localhost", "other"], "lo"), NotStopped())
     thread.join()
 
