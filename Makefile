@@ -1,6 +1,8 @@
 # Most targets set the workspace up first (infra/setup.sh), which takes a moment if nothing has changed.
 PYTHON ?= python3
 PY := .venv/bin/python
+# PYTHON may be in the environment too, where these scripts would take it for the environment to build for.
+BUILD_HOROVOD := PYTHON=$(CURDIR)/$(PY) infra/horovod/build.sh
 PACKAGES := $(wildcard packages/*)
 CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
@@ -13,10 +15,10 @@ setup: ## Create .venv with the locked dependencies and the five packages
 	@PYTHON=$(PYTHON) infra/setup.sh
 
 horovod: setup ## Build Horovod for the TensorFlow of .venv and install it there (minutes the first time)
-	@infra/horovod/build.sh
+	@$(BUILD_HOROVOD)
 
-gpu: setup ## Make .venv a GPU environment: CUDA libraries, ops and Horovod for GPUs; tells what is missing
-	@infra/gpu.sh
+gpu: ## Make .venv a GPU environment: CUDA libraries, ops and Horovod for GPUs; tells what is missing
+	@PYTHON=$(PYTHON) infra/gpu.sh
 
 lock: ## Renew poetry.lock from the pyproject files
 	@PYTHON=$(PYTHON) infra/setup.sh lock
@@ -28,14 +30,14 @@ test: setup ## The fast tests of every package and of the workspace, two package
 	$(PY) tests/run_suites.py --jobs 2 -m "not slow"
 
 test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several processes, faults, fuzzing, torchvision, C++, packages alone
-	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
+	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and with sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py
 
 test-infra: setup .infra/ready ## Tests of infra/: chart, SageMaker, S3, and jobs on hosts and on Slurm made here (root, half an hour)
-	@infra/horovod/build.sh || echo "Horovod could not be built: the tests of jobs are skipped"
+	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the tests of jobs are skipped"
 	.infra/bin/python -m pytest infra/tests -m "not slow"
 	$(PY) -m pytest infra/tests -m slow --ignore infra/tests/test_docker.py
 

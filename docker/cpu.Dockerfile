@@ -16,7 +16,7 @@ WORKDIR /src
 COPY poetry.lock ./
 COPY infra/locked.py infra/
 RUN python3 -m venv /opt/mrcnn \
- && python infra/locked.py >/tmp/main.txt \
+ && python infra/locked.py --group s3 >/tmp/main.txt \
  && python infra/locked.py --group dev --only pathspec poetry-core scikit-build-core >/tmp/build.txt \
  && pip install -q --no-deps --require-hashes -r /tmp/main.txt \
  && pip install -q --no-deps --require-hashes --target /opt/build-tools -r /tmp/build.txt
@@ -34,6 +34,8 @@ RUN apt-get update \
  && { userdel -r ubuntu 2>/dev/null || true; } \
  && useradd --uid 1000 --create-home --shell /bin/bash mrcnn
 COPY --from=build /opt/mrcnn /opt/mrcnn
+# The staging job (infra/eks/stage.yaml) runs infra.data.stage from there.
+COPY infra /opt/mrcnn/infra
 ENV PATH=/opt/mrcnn/bin:$PATH
 USER 1000:1000
 WORKDIR /home/mrcnn

@@ -23,7 +23,7 @@ WORKDIR /src
 COPY poetry.lock ./
 COPY infra/locked.py infra/
 RUN python3 -m venv /opt/mrcnn \
- && python infra/locked.py --group gpu >/tmp/main.txt \
+ && python infra/locked.py --group gpu --group s3 >/tmp/main.txt \
  && python infra/locked.py --group dev --only pathspec poetry-core scikit-build-core >/tmp/build.txt \
  && pip install -q --no-deps --require-hashes -r /tmp/main.txt \
  && pip install -q --no-deps --require-hashes --target /opt/build-tools -r /tmp/build.txt
@@ -52,6 +52,8 @@ RUN apt-get update \
 COPY docker/efa.sh /tmp/
 RUN /tmp/efa.sh "${EFA_VERSION}"
 COPY --from=build /opt/mrcnn /opt/mrcnn
+# The staging job (infra/eks/stage.yaml) runs infra.data.stage from there.
+COPY infra /opt/mrcnn/infra
 # NVIDIA_*: what NVIDIA's container runtime shows the container. LD_LIBRARY_PATH: where NCCL looks for the EFA plugin.
 ENV PATH=/opt/mrcnn/bin:/opt/amazon/openmpi/bin:$PATH \
     LD_LIBRARY_PATH=/opt/amazon/ofi-nccl/lib:/opt/amazon/efa/lib:/opt/amazon/openmpi/lib \

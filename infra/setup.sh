@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up the workspace: Poetry in .poetry/, the locked dependencies and the five packages (editable) in .venv/.
 # Most `make` targets call it. If nothing has changed since the last call, it only compares two checksums.
+# After `make gpu` (.venv/gpu.env), it installs the CUDA libraries and builds mrcnn-ops with CUDA kernels.
 #
 # Environment: PYTHON, the interpreter to build on (default python3; 3.10 to 3.13).
 set -euo pipefail
@@ -12,6 +13,8 @@ mirror_plugin_version=0.6.5
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+# Without its pyvenv.cfg (half deleted), its Python would be the system's, which is not to be changed.
+is_venv() { "$1/bin/python" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; }
 is_stamped() { [ "$(cat ".venv/$1.stamp" 2>/dev/null)" = "$2" ]; }
 
 # Installs the system packages that are missing (Debian names). CMake and Ninja are installed into .venv.
@@ -38,9 +41,13 @@ check_python() {
 
 # make_venv DIR: creates the virtual environment unless DIR has a working one of the same Python.
 make_venv() {
-  "$1/bin/python" -c 'import pip' 2>/dev/null && [ "$("$1/bin/python" -V)" = "$("$python" -V)" ] && return
+  is_venv "$1" && "$1/bin/python" -c 'import pip' 2>/dev/null && [ "$("$1/bin/python" -V)" = "$("$python" -V)" ] && return
   say "creating $1"
+  local choice
+  choice=$(cat "$1/gpu.env" 2>/dev/null || true)
+  rm -f "$1"/*.stamp
   "$python" -m venv --clear "$1"
+  [ -z "$choice" ] || printf '%s\n' "$choice" >"$1/gpu.env"
 }
 
 install_poetry() {
@@ -80,18 +87,28 @@ install_locked_dependencies() {
   install_poetry
   say "installing the locked dependencies (TensorFlow alone is 600 MB)"
   # --compile: without it and with PYTHONDONTWRITEBYTECODE, every import would compile TensorFlow's Python files again.
-  run_poetry install --no-directory --compile
+  run_poetry install --no-directory --compile ${for_gpus:+--with gpu}
 }
 
 # Without build isolation, mrcnn-ops is compiled against the TensorFlow in .venv.
 install_packages() {
   say "building mrcnn-ops, installing the five packages"
+  # Given each time: CMake keeps what it was once told.
   .venv/bin/python -m pip install -qq --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+    "--config-settings=cmake.define.MRCNN_OPS_CUDA=${for_gpus:-AUTO}" \
+    "--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=${ARCHITECTURES:-OFF}" \
     -e packages/mrcnn-ops -e packages/mrcnn-data -e packages/mrcnn-model -e packages/mrcnn-eval -e packages/mrcnn-train
 }
 
 install_system_packages
 check_python
+for_gpus=
+if [ -f .venv/gpu.env ]; then
+  for_gpus=ON
+  # shellcheck source=/dev/null
+  . .venv/gpu.env
+  [ -x "$CUDACXX" ] || fail "$CUDACXX does not exist any more: run make gpu again, or delete .venv/gpu.env to build for CPUs"
+fi
 if [ "${1:-}" = lock ]; then
   make_venv .venv  # otherwise Poetry makes one with another Python
   install_poetry
@@ -99,17 +116,17 @@ if [ "${1:-}" = lock ]; then
   exit
 fi
 
-dependencies_key=$({ "$python" -V; cat poetry.lock pyproject.toml infra/setup.sh; } | sha256sum | cut -d' ' -f1)
+dependencies_key=$({ "$python" -V; echo "$for_gpus"; cat poetry.lock pyproject.toml infra/setup.sh; } | sha256sum | cut -d' ' -f1)
 # Editable packages are installed again when their metadata or C++ has changed, or the working copy has moved.
 packages_key=$(
-  { printf '%s\n' "$dependencies_key" "$PWD"
+  { printf '%s\n' "$dependencies_key" "$PWD" "${ARCHITECTURES:-}" "${CUDACXX:-}"
     sha256sum packages/*/pyproject.toml
     find packages/mrcnn-ops -path '*/build' -prune -o -type f \
       \( -path '*/csrc/*' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' \) -print0 |
       sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d' ' -f1
 )
-if .venv/bin/python -c '' 2>/dev/null && is_stamped dependencies "$dependencies_key" && is_stamped packages "$packages_key"; then
+if is_venv .venv && is_stamped dependencies "$dependencies_key" && is_stamped packages "$packages_key"; then
   exit
 fi
 make_venv .venv

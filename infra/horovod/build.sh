@@ -21,6 +21,11 @@ fail() { printf 'horovod: %s\n' "$*" >&2; exit 1; }
 "$python" -c 'from importlib.metadata import version; version("tensorflow")' 2>/dev/null ||
   fail "$python has no TensorFlow: run make setup, or set PYTHON to a Python that has it"
 
+# What `make gpu` chose for this environment.
+choice=$("$python" -c 'import sys; print(sys.prefix)')/gpu.env
+# shellcheck source=/dev/null
+[ ! -f "$choice" ] || . "$choice"
+
 with_mpi=0
 command -v mpicxx >/dev/null && command -v mpirun >/dev/null && with_mpi=1
 

@@ -1,7 +1,7 @@
 """Tests of the cloud paths.
 
-Those that need tools of `.infra` (helm, moto, SageMaker's SDK, ...) are there for `make test-infra` only; `make test`
-runs the rest, tests of Python modules and scripts.
+Some need the tools of `.infra` (helm, moto, SageMaker's SDK, ...), some the five packages in `.venv`: each environment
+collects what it can run. `make test-infra` uses both, `make test` only `.venv`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ NEEDS_TOOLS = [
     "test_sagemaker_hosts.py",
     "test_stage.py",
 ]
+NEEDS_PACKAGES = ["test_ec2_hosts.py", "test_hosts_jobs.py", "test_real_training.py", "test_slurm.py"]
 
-collect_ignore = [] if importlib.util.find_spec("moto") else NEEDS_TOOLS
+collect_ignore = [
+    *([] if importlib.util.find_spec("moto") else NEEDS_TOOLS),
+    *([] if importlib.util.find_spec("tensorflow") else NEEDS_PACKAGES),
+]
 
 
 @pytest.fixture
@@ -44,8 +48,9 @@ def schemas() -> Path:
 
 @pytest.fixture(scope="session")
 def helm():
-    """Return a function that runs helm, installed beside this Python, and returns (exit code, stdout, stderr)."""
-    program = Path(sys.executable).with_name("helm")
+    """Return a function that runs helm, which lies in `.infra`, and returns (exit code, stdout, stderr)."""
+    beside = Path(sys.executable).with_name("helm")
+    program = beside if beside.exists() else ROOT / ".infra" / "bin" / "helm"
 
     def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         done = subprocess.run([program, *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 # Runs the program, once, in place of all ranks. Options with one value: those that the launchers use.
@@ -78,3 +79,16 @@ def install(folder: Path, *, hook: str = "") -> dict[str, str]:
         "PYTHONPATH": f"{folder / 'lib'}:{Path(__file__).parents[2]}",
         "FAKE_LOG": str(folder / "log"),
     }
+
+
+def log(folder: Path, word: str = "", count: int = 1, *, seconds: float = 60) -> list[str]:
+    """Wait until `count` lines of the stand-ins' log begin with a word; return all lines."""
+    path = folder / "log"
+    deadline = time.monotonic() + seconds
+    lines: list[str] = []
+    while time.monotonic() < deadline:
+        lines = path.read_text().splitlines() if path.exists() else []
+        if sum(line.startswith(word) for line in lines) >= count:
+            return lines
+        time.sleep(0.05)
+    raise AssertionError(f"not {count} x {word!r} in {lines}")

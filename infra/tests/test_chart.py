@@ -239,6 +239,7 @@ def test_every_value_is_in_the_table(root):
     values = yaml.safe_load((root / CHART / "values.yaml").read_text())
     names = {f"tensorboard.{name}" for name in values.pop("tensorboard")} | set(values)
     assert names == set(CHANGES)
+    assert names == {*WRONG, "overrides"}, "overrides have a test of their wrong values below"
     schema = json.loads((root / CHART / "values.schema.json").read_text())
     assert set(schema["properties"]) - {"global"} == {*values, "tensorboard"}
 

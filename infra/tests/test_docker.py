@@ -10,11 +10,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -60,7 +63,7 @@ class Buildah:
 
     def build(self, dockerfile: str, tag: str, **arguments: str) -> None:
         options = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        policy = ["--signature-policy", self._policy]
+        policy: list[str | Path] = ["--signature-policy", self._policy]
         self("bud", *policy, *options, "-f", ROOT / "docker" / dockerfile, "-t", tag, ROOT, timeout=3 * 3600)
 
     def base(self, tag: str, folders: Sequence[tuple[Path, str]]) -> None:
@@ -101,9 +104,55 @@ def debian(buildah: Buildah) -> Path:
         '--customize-hook=chroot "$1" update-ca-certificates',
     ]
     included = "--include=ca-certificates"
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", included, *hooks, release.partition("=")[2], archive]
+    command: list[str | Path] = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        included,
+        *hooks,
+        release.partition("=")[2],
+        archive,
+    ]
     subprocess.run([*command, *sources], check=True)
     return archive
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """The environment of clients of a local S3 (moto) whose bucket `our-bucket` is empty."""
+    tools = ROOT / ".infra" / "bin"
+    if not (tools / "moto_server").exists():
+        pytest.skip("no moto: make test-docker installs it in .infra")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    environment = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}", **dict.fromkeys(names, "us-east-1")}
+    server = subprocess.Popen([tools / "moto_server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
+    try:
+        make_bucket = "import boto3; boto3.client('s3').create_bucket(Bucket='our-bucket')"
+        deadline = time.monotonic() + 60
+        while subprocess.run([tools / "python", "-c", make_bucket], env=environment, capture_output=True).returncode:
+            assert time.monotonic() < deadline, "moto's server does not start"
+        yield environment
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def check_staging(buildah: Buildah, container: str, s3: dict[str, str], folder: Path) -> None:
+    """Run the command of infra/eks/stage.yaml in an image, for a data set that is in the bucket."""
+    (folder / "val2017").mkdir(parents=True)
+    (folder / "val2017" / "1.jpg").write_bytes(b"image")
+    tool: list[str | Path] = [ROOT / ".infra/bin/python", "-m", "infra.data.stage"]
+    subprocess.run([*tool, "up", folder, "s3://our-bucket/coco"], cwd=ROOT, env={**os.environ, **s3}, check=True)
+    text = (ROOT / "infra/eks/stage.yaml").read_text().replace("${BUCKET}/${DATA_PREFIX}", "our-bucket/coco")
+    (job,) = yaml.safe_load(re.sub(r"\$\{\w+\}", "x", text))["spec"]["template"]["spec"]["containers"]
+    *command, target = job["command"]
+    assert target == "/fsx/coco"
+    variables = [f"--env={name}={value}" for name, value in s3.items()]
+    home = "/home/mrcnn/coco"
+    buildah("run", *variables, "--workingdir", job["workingDir"], container, "--", *command, home)
+    assert buildah.run(container, "cat", f"{home}/val2017/1.jpg").endswith("image")
 
 
 def cannot(what: str, why: str) -> None:
@@ -119,7 +168,9 @@ def test_hadolint(dockerfile: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_cpu_image_trains_goes_on_and_evaluates(buildah: Buildah, debian: Path) -> None:
+def test_cpu_image_trains_goes_on_and_evaluates(
+    buildah: Buildah, debian: Path, s3: dict[str, str], tmp_path: Path
+) -> None:
     buildah.base("localhost/debian", [(debian, "/")])
     buildah.build("cpu.Dockerfile", "localhost/mrcnn:cpu", BASE="localhost/debian")
     container = buildah.container("localhost/mrcnn:cpu")
@@ -137,13 +188,16 @@ def test_cpu_image_trains_goes_on_and_evaluates(buildah: Buildah, debian: Path) 
     assert (
         buildah.run(container, "bash", "-c", "command -v mpirun && ls /usr/sbin/sshd").split()[-1] == "/usr/sbin/sshd"
     )
+    check_staging(buildah, container, s3, tmp_path / "data")
     buildah("push", "localhost/mrcnn:cpu", f"oci:{buildah.folder / 'oci'}:cpu")
     assert (buildah.folder / "oci" / "index.json").exists()
     shutil.rmtree(buildah.folder / "oci")
 
 
 @pytest.mark.skipif(not (CUDA / "bin" / "nvcc").exists(), reason="no nvcc at /usr/local/cuda: the ops need it")
-def test_train_image_builds_as_far_as_it_can_here(buildah: Buildah, debian: Path) -> None:
+def test_train_image_builds_as_far_as_it_can_here(
+    buildah: Buildah, debian: Path, s3: dict[str, str], tmp_path: Path
+) -> None:
     version = subprocess.run([CUDA / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=True).stdout
     major = int(re.search(r"release (\d+)", version)[1])  # type: ignore[index]
     buildah.base("localhost/debian-cuda", [(debian, "/"), (CUDA.resolve(), "/usr/local/cuda")])
@@ -161,6 +215,7 @@ def test_train_image_builds_as_far_as_it_can_here(buildah: Buildah, debian: Path
     assert (has_nccl, has_mpi) == (True, True)
     for capability in ("75", "80", "90", "100", "120"):
         assert re.search(rf"\b{capability}\b", kernels), kernels
+    check_staging(buildah, container, s3, tmp_path / "data")
     if major >= 13:
         cannot("CUDA kernels for compute capability 7.0 (V100)", f"nvcc {major} has dropped it; CUDA 12.9 builds it")
         assert not re.search(r"\b70\b", kernels)

@@ -128,11 +128,13 @@ def test_preflight_names_another_package_version(hosts: Hosts, data: Path, tmp_p
 
 def test_preflight_names_another_data_set(hosts: Hosts, data: Path, tmp_path: Path) -> None:
     generate_shapes(tmp_path / "other", train=12, val=3, size=64, seed=1)
-    hosts["two"].show_instead(data, tmp_path / "other")
+    changed = "annotations/instances_train.json"
+    hosts["two"].show_instead(data / changed, tmp_path / "other" / changed)
     code, output = run(hosts["one"], command(data, HOSTS, module="mrcnn_train.preflight"), tmp_path)
     assert code == 2
-    assert "instances_train.json is " in error_lines(output)[0]
-    assert "host two: " in error_lines(output)[0]
+    (line,) = error_lines(output)
+    assert "host two: " in line
+    assert "instances_train.json is " in line
 
 
 def test_preflight_names_closed_ports(hosts: Hosts, data: Path, tmp_path: Path) -> None:
@@ -140,7 +142,8 @@ def test_preflight_names_closed_ports(hosts: Hosts, data: Path, tmp_path: Path) 
     began = time.monotonic()
     code, output = run(hosts["one"], command(data, HOSTS, module="mrcnn_train.preflight"), tmp_path)
     assert code == 2
-    assert "host one: no connection to two: are the ports between the hosts open?" in error_lines(output)[0]
+    (line,) = error_lines(output)
+    assert "host one: no connection to two: are the ports between the hosts open?" in line
     assert time.monotonic() - began < 60
 
 

@@ -1,8 +1,7 @@
-"""What pip installs from poetry.lock, and what `make gpu` says is missing."""
+"""What pip installs from poetry.lock."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,29 +64,3 @@ def test_what_the_lock_has_not(arguments: tuple[str, str]) -> None:
     done = run_locked(*arguments)
     assert done.returncode == 1
     assert "nothing" in done.stderr
-
-
-def check_gpu(tmp_path: Path, **variables: str) -> tuple[int, str]:
-    environment = {**os.environ, "PYTHON": sys.executable, "CHECK_ONLY": "yes", **variables}
-    done = subprocess.run([ROOT / "infra" / "gpu.sh"], env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout
-
-
-def test_make_gpu_tells_what_is_missing(tmp_path: Path) -> None:
-    code, output = check_gpu(tmp_path, CUDA_HOME=str(tmp_path))
-    assert code == 1
-    assert "gpu: no nvcc: install the CUDA toolkit 12.9" in output
-    assert all(line.startswith("gpu: ") for line in output.splitlines())
-
-
-def test_make_gpu_with_all_it_needs(tmp_path: Path) -> None:
-    for path, text in (("bin/nvcc", "echo 'release 13.1, V13.1.0'"), ("include/nccl.h", "")):
-        file = tmp_path / path
-        file.parent.mkdir()
-        file.write_text(f"#!/bin/sh\n{text}\n")
-        file.chmod(0o755)
-    code, output = check_gpu(tmp_path, CUDA_HOME=str(tmp_path), HOROVOD_NCCL_HOME=str(tmp_path))
-    assert code == 0, output
-    assert f"gpu: nvcc: 13.1 at {tmp_path}/bin/nvcc" in output
-    assert "no code for compute capability 7.0" in output
-    assert f"gpu: NCCL headers: {tmp_path}/include" in output

@@ -6,12 +6,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from infra.tests import fake_job
+from infra.tests.fake_job import log
 
 SCRIPTS = Path(__file__).parents[1] / "eks" / "chart" / "files"
 
@@ -53,24 +53,12 @@ def launch(pod):
         process.wait()
 
 
-def lines(tmp_path, word=None, seconds=20):
-    """The lines of the log; with a word, as soon as one begins with it."""
-    log = tmp_path / "log"
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = log.read_text().splitlines() if log.exists() else []
-        if word is None or any(line.startswith(word) for line in found):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"no {word} in the log")
-
-
 def test_the_launcher_checks_and_starts_all_ranks(launch, tmp_path, pod):
     process = launch(FAKE_CODE="0")
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
     options = f"+experiment=demo run.dir={pod['RUN_DIR']} resume=auto a=b c"
-    assert lines(tmp_path)[:2] == [f"preflight {options}", f"train {options}"]
+    assert log(tmp_path)[:2] == [f"preflight {options}", f"train {options}"]
     preflight, train = map(json.loads, (tmp_path / "log.mpirun").read_text().splitlines())
     assert preflight[: preflight.index("-m")] == train[: train.index("-m")]
     assert train[train.index("-np") + 1] == "4"
@@ -90,11 +78,11 @@ def test_the_exit_code_is_the_jobs(launch):
 
 def test_sigterm_lets_the_ranks_save(launch, tmp_path, pod):
     process = launch()
-    lines(tmp_path, "ready")
+    log(tmp_path, "ready")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
-    assert lines(tmp_path)[-1] == "stopped"
+    assert log(tmp_path)[-1] == "stopped"
     assert (Path(pod["RUN_DIR"]) / "checkpoints" / "step-00000003" / "trainer.json").exists()
 
 
@@ -103,12 +91,12 @@ def test_a_failed_preflight_starts_no_training(launch, tmp_path):
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "launch.sh: preflight failed" in errors
-    assert [line.split()[0] for line in lines(tmp_path)] == ["preflight"]
+    assert [line.split()[0] for line in log(tmp_path)] == ["preflight"]
 
 
 def test_the_preflight_may_be_left_out(launch, tmp_path):
     launch(PREFLIGHT="false", FAKE_CODE="0").communicate(timeout=30)
-    assert lines(tmp_path)[0].startswith("train")
+    assert log(tmp_path)[0].startswith("train")
 
 
 def test_a_host_without_an_address_is_named(launch, pod):
@@ -142,9 +130,9 @@ def test_a_folder_that_cannot_be_made_is_named(launch, tmp_path):
 
 def test_a_worker_that_is_stopped_waits_for_its_ranks(launch, tmp_path, pod):
     process = launch()
-    lines(tmp_path, "ready")
+    log(tmp_path, "ready")
     subprocess.run([SCRIPTS / "stop.sh", "--wait"], env=pod, check=True, timeout=20)
-    assert lines(tmp_path)[-1] == "stopped"
+    assert log(tmp_path)[-1] == "stopped"
     process.communicate(timeout=30)
 
 
@@ -154,11 +142,11 @@ def test_stopping_where_nothing_runs_is_no_error(pod):
 
 def test_ranks_of_other_runs_are_not_stopped(launch, tmp_path, pod):
     process = launch()
-    lines(tmp_path, "ready")
+    log(tmp_path, "ready")
     for other in (f"{pod['RUN_DIR']}2", pod["RUN_DIR"][:-1]):
         subprocess.run([SCRIPTS / "stop.sh"], env={**pod, "RUN_DIR": other}, check=True, timeout=20)
     assert process.poll() is None
-    assert lines(tmp_path)[-1] == "ready"
+    assert log(tmp_path)[-1] == "ready"
 
 
 @pytest.mark.skipif(not shutil.which("sshd", path="/usr/sbin"), reason="no ssh server here")
