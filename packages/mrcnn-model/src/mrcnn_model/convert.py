@@ -100,7 +100,7 @@ def export(source: Path, target: Path, layout: Layout, *, by_category_id: bool =
     """
     if os.path.lexists(target):
         raise CheckpointError(f"{target} exists already: choose a new name")
-    model, card = load_model(source)
+    model, card = load_model(source, precision="float32")
     ids = card.category_ids if by_category_id else None
     if ids is not None and (min(ids) < 1 or len(set(ids)) < len(ids)):
         raise ConvertError(f"--by-category-id: the category ids of {source} are not different numbers from 1: {ids}")

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset
 from mrcnn_eval.command.options import UsageError
 from mrcnn_eval.scoring import class_difference
-from mrcnn_model import import_tensorflow_quietly
+from mrcnn_model import AUTO_PRECISION, choose_precision, import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction
     from mrcnn_model import MaskRCNN, ModelCard
 
 
-def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
-    """Load the model of a checkpoint or run directory, and its card.
+class Loaded(NamedTuple):
+    """The model of a checkpoint, its card, and the precision in which it computes here."""
+
+    model: MaskRCNN
+    card: ModelCard
+    precision: str
+
+
+def load_checkpoint(checkpoint: Path, *, precision: str | None = None) -> Loaded:
+    """Load the model of a checkpoint or run directory; print the precision that is chosen for it.
+
+    Args:
+        checkpoint: the directory.
+        precision: one of `mrcnn_model.PRECISIONS`; by default, or "auto", the fastest of this machine.
 
     Raises:
         UsageError: it does not exist or cannot be loaded.
@@ -26,13 +38,19 @@ def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
         raise UsageError(f"checkpoint {checkpoint} does not exist")
     import_tensorflow_quietly()
     try:
-        from mrcnn_model import CheckpointError, load_model
+        from mrcnn_model import CheckpointError, load_model, resolve_checkpoint
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
         raise UsageError(str(error)) from error
     try:
-        return load_model(checkpoint)
+        resolve_checkpoint(checkpoint)  # before anything is measured
+        if precision in (None, AUTO_PRECISION):
+            choice = choose_precision()
+            precision = choice.precision
+            print(f"precision: {choice}", flush=True)
+        model, card = load_model(checkpoint, precision=precision)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
+    return Loaded(model, card, precision)
 
 
 def apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     pictures = find_pictures(arguments.images)
     names = [DETECTIONS, *drawing_names(pictures)]
     prepare_output(output, names, inputs=pictures)
-    model, card = load_checkpoint(arguments.checkpoint)
+    model, card, _ = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset
 
