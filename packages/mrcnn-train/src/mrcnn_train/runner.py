@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrcnn_data import visible
-from mrcnn_model import import_tensorflow_quietly
+from mrcnn_model import choose_precision, import_tensorflow_quietly
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints, describe_target, last_step, read_end
 from mrcnn_train.config.options import LaunchOptions, RunConfig
+from mrcnn_train.config.plan import plan_line
+from mrcnn_train.config.precision import needs_choice, settle_precision
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
@@ -48,7 +50,9 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
         if config.dry_run:
             if place.rank == 0:
                 _prepare_folders(config)
-                _open(config, rank=0, size=size).loader.close()
+                data = _open(config, rank=0, size=size)
+                data.loader.close()
+                _settle_precision(config, data, Processes(place))
             return 0
         if processes is None:
             processes = meet(place, bind_cores=config.distributed.bind_cores)
@@ -61,6 +65,7 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
                 return 128 + signals[0]
             if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
                 return 0
+            config, data = _settle_precision(config, data, processes)
             exit_code = _train(config, data, processes=processes, stop=stop)
             # A launcher kills the other processes when one ends by a signal, so rank 0 must have written everything.
             processes.barrier()
@@ -153,6 +158,22 @@ def _check_weights(config: RunConfig, *, warn: bool) -> None:
             )
     elif not Path(weights).exists():
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
+
+
+def _settle_precision(config: RunConfig, data: RunData, processes: Processes) -> tuple[RunConfig, RunData]:
+    """Replace `precision=auto`, and add the line about the precision to the plan and print it.
+
+    Raises:
+        ConfigError: the machines of the job would choose different precisions.
+    """
+    choices = []
+    if needs_choice(config):
+        import_tensorflow_quietly()
+        choices = processes.gather(processes.together(choose_precision))
+    config, text = processes.together(lambda: settle_precision(config, choices))
+    line = plan_line("precision", text)
+    print(line, flush=True)
+    return config, data._replace(described=f"{data.described}\n{line}")
 
 
 def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals) -> int:
