@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_data import Batch
-from mrcnn_model import MaskRCNN, build_model
-from mrcnn_train import RunConfig
+from mrcnn_model import MaskRCNN, PrecisionChoice, build_model
+from mrcnn_train import RunConfig, runner
 from mrcnn_train.app import main
 from mrcnn_train.config.composition import typed_config
 from mrcnn_train.config.values import model_config
@@ -38,7 +38,9 @@ class Contestant:
     def __init__(self, config: RunConfig, processes: Processes, *, micro_batches: int, wire: str | None = None) -> None:
         keras.utils.set_random_seed(3)
         self.model: MaskRCNN = build_model(
-            model_config(config.model, num_classes=7), mean_over_processes=processes.mean_in_order
+            model_config(config.model, num_classes=7),
+            precision=config.precision,
+            mean_over_processes=processes.mean_in_order,
         )
         self.optimizer = Optimizer(
             self.model.trainable_variables,
@@ -166,8 +168,13 @@ def oversleep() -> None:
     time.sleep(3600)
 
 
+def change_machine() -> None:
+    runner.choose_precision = lambda: PrecisionChoice("mixed_float16", "a GPU of this test")
+
+
 FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
     "gradients": (1, spoil_gradients),
+    "machine": (1, change_machine),
     "scores": (0, spoil_scores),
     "target": (0, reach_target),
     "frozen": (1, stop_moving(lambda: os.kill(os.getpid(), signal.SIGSTOP))),
