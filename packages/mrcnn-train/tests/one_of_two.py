@@ -83,6 +83,8 @@ def require_equal_on_all(processes: Processes, arrays: Sequence[np.ndarray]) -> 
 def compare(overrides: Sequence[str]) -> None:
     processes, config = connect(launched_place()), composed(overrides)
     has_shared_statistics = config.model.norm == "sync_bn"
+    # A batch of four sums in another order than two of two, which half precision rounds to other numbers.
+    batched_tolerance = 1e-5 if config.precision == "float32" else 0.1
     exchanging = Contestant(config, processes, micro_batches=1)
     batched = Contestant(config, Processes(), micro_batches=1)
     accumulating = batched if has_shared_statistics else Contestant(config, Processes(), micro_batches=2)
@@ -97,10 +99,11 @@ def compare(overrides: Sequence[str]) -> None:
             if step == 0:  # momentum is the gradient then
                 print("gradients:", furthest(exchanging.momenta(), accumulating.momenta()), flush=True)
                 assert furthest(exchanging.momenta(), accumulating.momenta()) < 1e-5
-                assert furthest(exchanging.momenta(), batched.momenta()) < 1e-5
+                assert furthest(exchanging.momenta(), batched.momenta()) < batched_tolerance
     apart = furthest(exchanging.weights(), accumulating.weights()), furthest(exchanging.weights(), batched.weights())
     print(f"weights: {apart[0]:.2e} from accumulated, {apart[1]:.2e} from batched", flush=True)
-    assert max(apart) < 1e-5
+    assert apart[0] < 1e-5
+    assert apart[1] < batched_tolerance
     require_equal_on_all(processes, exchanging.weights())
     assert furthest(exchanging.weights(), Contestant(config, Processes(), micro_batches=1).weights()) > 1e-3
 

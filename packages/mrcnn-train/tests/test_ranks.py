@@ -91,9 +91,12 @@ def furthest(one: Path, other: Path) -> float:
     return max(float(np.abs(ours[key] - theirs[key]).max()) for ours, theirs in pairs for key in ours)
 
 
-@pytest.mark.parametrize("norm", ["gn", "sync_bn"])
-def test_two_processes_equal_one(two: list[str], norm: str, capfd) -> None:
-    exit_code = run_here([ONE_OF_TWO, "compare", *two, f"model.norm={norm}"], count=2)
+@pytest.mark.parametrize(
+    ("norm", "precision"),
+    [("gn", "float32"), ("sync_bn", "float32"), ("gn", "mixed_bfloat16"), ("gn", "mixed_float16")],
+)
+def test_two_processes_equal_one(two: list[str], norm: str, precision: str, capfd) -> None:
+    exit_code = run_here([ONE_OF_TWO, "compare", *two, f"model.norm={norm}", f"precision={precision}"], count=2)
     assert exit_code == 0, capfd.readouterr()
 
 

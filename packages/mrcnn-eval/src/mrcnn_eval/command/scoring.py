@@ -83,12 +83,8 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
 
-    evaluator = new_evaluator(
-        model,
-        dataset,
-        max_dets=arguments.max_dets,
-        backend=arguments.backend or "hotcoco",
-    )
+    backend = arguments.backend or "hotcoco"
+    evaluator = new_evaluator(model, dataset, max_dets=arguments.max_dets, backend=backend)
     with progress_bar() as progress:
         detect_dataset(
             model,
