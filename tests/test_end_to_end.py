@@ -64,7 +64,7 @@ import runpy, sys
 sys.modules["mrcnn_train"] = sys.modules["hydra"] = None
 runpy.run_module("mrcnn_eval", run_name="__main__", alter_sys=True)
 """
-    options = ["--precision", "float32", "--output", tmp_path / "out"]
+    options = ["--precision", "float32", "--output", str(tmp_path / "out")]
     result = python("-c", code, "--checkpoint", run_dir, *options, cwd=run_dir.parent)
     assert result.returncode == 0, result.stdout + result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

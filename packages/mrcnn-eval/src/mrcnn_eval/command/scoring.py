@@ -83,8 +83,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
 
-    backend = arguments.backend or "hotcoco"
-    evaluator = new_evaluator(model, dataset, max_dets=arguments.max_dets, backend=backend)
+    evaluator = new_evaluator(model, dataset, max_dets=arguments.max_dets, backend=arguments.backend or "hotcoco")
     with progress_bar() as progress:
         detect_dataset(
             model,

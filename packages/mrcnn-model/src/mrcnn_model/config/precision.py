@@ -131,9 +131,9 @@ def _bfloat16_gain() -> float:
     """Measure how many times as fast as in float32 a convolution is in bfloat16, forward and backward, on this CPU.
 
     CPU time is compared, and the fastest of several passes in turns counts, so that other programs on the machine and
-    the CPU limit of a container matter little: on two Zen 5 cores with a load of 20, fifteen such measurements gave 1.73
-    to 2.09, where wall-clock time gives 0.9 to 4. It is measured once per process, so that all models of a process have
-    the same precision.
+    the CPU limit of a container matter little: on two Zen 5 cores with a load of 20, fifteen measurements gave 1.73 to
+    2.09; wall-clock time, with a load of 6, gave 0.9 to 4. It is measured once per process, so that all models of a
+    process have the same precision.
     """
     import tensorflow as tf
 
