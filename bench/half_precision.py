@@ -1,8 +1,9 @@
-"""Compare AP, speed and skipped steps of an experiment at each precision: for a GPU, where half precision is fast.
+"""Compare AP, speed and skipped steps of an experiment at each precision.
 
     make bench-half_precision        or        python bench/half_precision.py nuclei data.root=DIR train.max_steps=1500
 
-Without arguments it trains the demo for 20 steps. On a CPU that only shows that the script works.
+Without arguments it trains the demo for 20 steps, which shows speed only. Precisions that the machine has no
+instructions for are slow.
 """
 
 from __future__ import annotations

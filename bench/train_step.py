@@ -1,4 +1,4 @@
-"""Measure seconds per step and peak memory of training ResNet-50: 80 classes, short edge 800, one image, float32.
+"""Measure seconds per step and peak memory of training ResNet-50: 80 classes, short edge 800, one image.
 
 Runs the trainer as a user would, without evaluation, on `coco_open` (or --data-root):
 
@@ -26,12 +26,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=shared_data("coco_open"))
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--precision", default="float32", help="(%(default)s) as the trainer takes it; or auto")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as run_dir:
         overrides = [
             *(f"data.root={options.data_root}", "data.train=train", "data.val=null", "model.weights=null"),
             *("train.images_per_gpu=1", "train.global_batch=1", f"train.max_steps={options.steps}"),
-            *("log.every=1", f"run.dir={run_dir}"),
+            *("log.every=1", f"run.dir={run_dir}", f"precision={options.precision}"),
         ]
         command = [sys.executable, "-m", "mrcnn_train", "+experiment=8x4_12ep", *overrides]
         subprocess.run(command, check=True, stdout=sys.stderr)

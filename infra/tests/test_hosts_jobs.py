@@ -39,6 +39,7 @@ TINY = """
     model.detect_pre_nms_top_k=64 model.detect_post_nms_top_k=64 model.detect_proposals=16 model.roi_samples=16
     model.box_head_channels=16 model.mask_head_convs=1 model.mask_head_channels=8 model.detections_per_image=10
     train.images_per_gpu=1 train.global_batch=2 train.deterministic=true log.every=1 data.cache_dir=null
+    precision=float32
 """.split()  # noqa: SIM905
 HOSTS = "launch.hosts=[one:1,two:1]"
 

@@ -119,6 +119,8 @@ def test_nothing_detected_is_ap_0_a_warning_and_exit_code_0(files, capfd):
         (["--results", "a", "--annotations", "b", "--limit", "3"], "--limit does not go with --results"),
         (["--results", "a", "--annotations", "b", "--batch-size", "3"], "--batch-size does not go with --results"),
         (["--results", "a", "--annotations", "b", "--tta", "flip"], "--tta does not go with --results"),
+        (["--results", "a", "--annotations", "b", "--precision", "auto"], "--precision does not go with --results"),
+        (["--checkpoint", "a", "--precision", "half"], "argument --precision: invalid choice: 'half'"),
         (["--checkpoint", "a", "--tta", "flop"], "argument --tta: expected flip or a scale, got 'flop'"),
         (["--results", "a", "--annotations", "b", "--data-root", "c"], "--data-root does not go with --results"),
         (["--results", "a", "--annotations", "b", "--images", "c"], "the folder of scored images is --image-dir"),

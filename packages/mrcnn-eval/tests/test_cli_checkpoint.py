@@ -18,7 +18,7 @@ pytest.importorskip("tensorflow")
 
 from mrcnn_data import default_buckets
 from mrcnn_eval.cli import main
-from mrcnn_model import ModelCard, ModelConfig, build_model, save_model
+from mrcnn_model import ModelCard, ModelConfig, PrecisionChoice, build_model, save_model
 
 CARD = ModelCard(
     class_names=["class 3", "class 8"],
@@ -141,6 +141,47 @@ def test_an_untrained_model_says_how_to_see_what_it_finds(checkpoint, root, caps
     out = capsys.readouterr().out
     assert "No object" not in out
     assert json.loads((run / "predictions/detections.json").read_text())
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Make the machine one that computes in bfloat16."""
+    choice = PrecisionChoice("mixed_bfloat16", "CPU with AMX, 4.9 times float32 here")
+    monkeypatch.setattr("mrcnn_eval.command.checkpoint.choose_precision", lambda: choice)
+    return choice
+
+
+def test_the_precision_is_this_machine_s_and_printed(checkpoint, root, chosen, capsys):
+    run = checkpoint()
+    assert main(["--checkpoint", str(run), "--limit", "1"]) == 0
+    line = "precision: mixed_bfloat16 (auto: CPU with AMX, 4.9 times float32 here)"
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert metrics(run)["settings"]["precision"] == "mixed_bfloat16"
+    assert main(["--checkpoint", str(run), "--images", str(root / "val/1.png"), "--precision", "auto"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == line
+
+
+def test_a_given_precision_is_used_and_a_difference_is_named(checkpoint, chosen, capsys):
+    run = checkpoint()
+    assert main(["--checkpoint", str(run), "--output", str(run / "half")]) == 0
+    capsys.readouterr()
+    assert main(["--checkpoint", str(run), "--precision", "float32", "--compare", str(run / "half")]) == 0
+    out = capsys.readouterr().out
+    assert "(auto" not in out
+    assert "precision: float32 here, mixed_bfloat16 there" in out
+    assert metrics(run)["settings"]["precision"] == "float32"
+
+
+def test_half_precision_finds_what_float32_finds(checkpoint):
+    run, scores = checkpoint(), {}
+    for name in ("float32", "mixed_bfloat16", "mixed_float16"):
+        command = ["--checkpoint", str(run), "--precision", name, "--score-threshold", "0", "--output", str(run / name)]
+        assert main(command) == 0
+        entries = json.loads((run / name / "detections.json").read_text())
+        scores[name] = sorted(entry["score"] for entry in entries)
+    assert scores["mixed_bfloat16"] != scores["float32"]
+    for name in ("mixed_bfloat16", "mixed_float16"):
+        assert scores[name] == pytest.approx(scores["float32"], abs=0.02)
 
 
 def test_written_results_score_the_same_without_the_model(checkpoint, root):

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_data import Batch
-from mrcnn_model import MaskRCNN, build_model
-from mrcnn_train import RunConfig
+from mrcnn_model import MaskRCNN, PrecisionChoice, build_model
+from mrcnn_train import RunConfig, runner
 from mrcnn_train.app import main
 from mrcnn_train.config.composition import typed_config
 from mrcnn_train.config.values import model_config
@@ -38,7 +38,9 @@ class Contestant:
     def __init__(self, config: RunConfig, processes: Processes, *, micro_batches: int, wire: str | None = None) -> None:
         keras.utils.set_random_seed(3)
         self.model: MaskRCNN = build_model(
-            model_config(config.model, num_classes=7), mean_over_processes=processes.mean_in_order
+            model_config(config.model, num_classes=7),
+            precision=config.precision,
+            mean_over_processes=processes.mean_in_order,
         )
         self.optimizer = Optimizer(
             self.model.trainable_variables,
@@ -81,6 +83,8 @@ def require_equal_on_all(processes: Processes, arrays: Sequence[np.ndarray]) -> 
 def compare(overrides: Sequence[str]) -> None:
     processes, config = connect(launched_place()), composed(overrides)
     has_shared_statistics = config.model.norm == "sync_bn"
+    # A batch of four sums in another order than two of two, which half precision rounds to other numbers.
+    batched_tolerance = 1e-5 if config.precision == "float32" else 0.1
     exchanging = Contestant(config, processes, micro_batches=1)
     batched = Contestant(config, Processes(), micro_batches=1)
     accumulating = batched if has_shared_statistics else Contestant(config, Processes(), micro_batches=2)
@@ -95,10 +99,11 @@ def compare(overrides: Sequence[str]) -> None:
             if step == 0:  # momentum is the gradient then
                 print("gradients:", furthest(exchanging.momenta(), accumulating.momenta()), flush=True)
                 assert furthest(exchanging.momenta(), accumulating.momenta()) < 1e-5
-                assert furthest(exchanging.momenta(), batched.momenta()) < 1e-5
+                assert furthest(exchanging.momenta(), batched.momenta()) < batched_tolerance
     apart = furthest(exchanging.weights(), accumulating.weights()), furthest(exchanging.weights(), batched.weights())
     print(f"weights: {apart[0]:.2e} from accumulated, {apart[1]:.2e} from batched", flush=True)
-    assert max(apart) < 1e-5
+    assert apart[0] < 1e-5
+    assert apart[1] < batched_tolerance
     require_equal_on_all(processes, exchanging.weights())
     assert furthest(exchanging.weights(), Contestant(config, Processes(), micro_batches=1).weights()) > 1e-3
 
@@ -166,8 +171,13 @@ def oversleep() -> None:
     time.sleep(3600)
 
 
+def change_machine() -> None:
+    runner.choose_precision = lambda: PrecisionChoice("mixed_float16", "a GPU of this test")
+
+
 FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
     "gradients": (1, spoil_gradients),
+    "machine": (1, change_machine),
     "scores": (0, spoil_scores),
     "target": (0, reach_target),
     "frozen": (1, stop_moving(lambda: os.kill(os.getpid(), signal.SIGSTOP))),

@@ -33,6 +33,7 @@ def test_it_resumes_to_the_same_losses_and_scores(saved_run: Path, shapes: Path,
     out = capsys.readouterr().out
     assert "no fingerprint of its training data" in out
     assert "optimizer.lars_trust=0.001 is ignored" in out
+    assert "\nprecision:        float32" in out
     expected = [json.loads(line) for line in (SAVED / "steps_4_to_6.jsonl").read_text().splitlines()]
     rows = [row for row in read_rows(saved_run / "metrics.jsonl") if row["kind"] == "train" and row["step"] > 3]
     assert [row["step"] for row in rows] == [row["step"] for row in expected] == [4, 5, 6]
@@ -45,7 +46,7 @@ def test_it_resumes_to_the_same_losses_and_scores(saved_run: Path, shapes: Path,
 
 
 def test_mrcnn_eval_scores_it(saved_run: Path, shapes: Path, tmp_path: Path) -> None:
-    arguments = ["--checkpoint", str(saved_run), "--data-root", str(shapes), "--split", "val"]
+    arguments = ["--checkpoint", str(saved_run), "--data-root", str(shapes), "--split", "val", "--precision", "float32"]
     command = [sys.executable, "-m", "mrcnn_eval", *arguments, "--output", str(tmp_path / "out")]
     subprocess.run(command, check=True)
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())

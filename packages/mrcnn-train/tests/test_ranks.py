@@ -91,9 +91,12 @@ def furthest(one: Path, other: Path) -> float:
     return max(float(np.abs(ours[key] - theirs[key]).max()) for ours, theirs in pairs for key in ours)
 
 
-@pytest.mark.parametrize("norm", ["gn", "sync_bn"])
-def test_two_processes_equal_one(two: list[str], norm: str, capfd) -> None:
-    exit_code = run_here([ONE_OF_TWO, "compare", *two, f"model.norm={norm}"], count=2)
+@pytest.mark.parametrize(
+    ("norm", "precision"),
+    [("gn", "float32"), ("sync_bn", "float32"), ("gn", "mixed_bfloat16"), ("gn", "mixed_float16")],
+)
+def test_two_processes_equal_one(two: list[str], norm: str, precision: str, capfd) -> None:
+    exit_code = run_here([ONE_OF_TWO, "compare", *two, f"model.norm={norm}", f"precision={precision}"], count=2)
     assert exit_code == 0, capfd.readouterr()
 
 
@@ -173,6 +176,24 @@ def test_infinite_gradient_in_one_process_is_skipped_with_a_loss_scale(two: list
     assert run_here([*command, *options], count=2) == 0
     rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
     assert [(row["skipped_steps"], row["loss_scale"]) for row in rows] == [(1, 2**15), (2, 2**14), (3, 2**13)]
+
+
+def test_machines_that_differ_end_the_job_with_one_line(two: list[str], tmp_path: Path, capfd) -> None:
+    command = [ONE_OF_TWO, "machine", *two, f"run.dir={tmp_path / 'run'}", "precision=auto"]
+    assert run_here(command, count=2) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "precision=auto" in line]
+    assert "process 0: precision=auto: the machines of this job differ: rank 0: " in line
+    assert "rank 1: mixed_float16 (a GPU of this test): give one precision=NAME for all" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_on_one_machine_choose_alike(two: list[str], tmp_path: Path) -> None:
+    options = ["precision=auto", "launch.processes=2", "train.max_steps=2", "data.val=null", "run.dir=run"]
+    output = train(*two, *options, cwd=tmp_path)
+    (line,) = [line for line in output.splitlines() if line.startswith("precision:")]
+    precision = line.split()[1]
+    assert "(auto: " in line
+    assert f"\nprecision: {precision}\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_evaluator_that_raises(two: list[str], tmp_path: Path, capfd) -> None:

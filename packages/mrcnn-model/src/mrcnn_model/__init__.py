@@ -5,7 +5,7 @@ Importing this package does not import TensorFlow; the first use of a name that 
 
 from typing import TYPE_CHECKING
 
-from mrcnn_model.config import PRECISIONS, ModelConfig, OptionError
+from mrcnn_model.config import AUTO_PRECISION, PRECISIONS, ModelConfig, OptionError, PrecisionChoice, choose_precision
 from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AUTO_PRECISION",
     "COMPILED_OPS",
     "PORTABLE_OPS",
     "PRECISIONS",
@@ -60,9 +61,11 @@ __all__ = [
     "ModelCard",
     "ModelConfig",
     "OptionError",
+    "PrecisionChoice",
     "Proposals",
     "WeightsReport",
     "build_model",
+    "choose_precision",
     "count_flops",
     "fill_model",
     "find_checkpoint",

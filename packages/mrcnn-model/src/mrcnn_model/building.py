@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_model.box_stage import BoxStage, RoiPool
-from mrcnn_model.config import PRECISIONS, ModelConfig
+from mrcnn_model.config import AUTO_PRECISION, PRECISIONS, ModelConfig, choose_precision
 from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
 from mrcnn_model.layers.fpn import Fpn
 from mrcnn_model.layers.heads import BoxHead, MaskHead
@@ -29,17 +29,20 @@ def build_model(
 
     Args:
         config: the options of the network.
-        precision: one of `PRECISIONS`, the type of convolutions and matrix products. Variables, coordinates and losses
-            are always float32.
+        precision: one of `PRECISIONS`, the type of convolutions and matrix products, or "auto": what `choose_precision`
+            chooses. Variables, coordinates and losses are always float32. The default is float32, so that a network
+            built from code computes the same on every machine.
         mean_over_processes: takes a float32 tensor of this process and returns its mean over all processes, by which
             `norm="sync_bn"` shares its statistics. For one process, the identity.
         ops: the ops that pool RoIs, make proposals and choose detections.
 
     Raises:
-        ValueError: the precision is not one of `PRECISIONS`.
+        ValueError: the precision is neither "auto" nor one of `PRECISIONS`.
     """
+    if precision == AUTO_PRECISION:
+        precision = choose_precision().precision
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join((AUTO_PRECISION, *PRECISIONS))}")
     dtype = keras.DTypePolicy(precision)
     backbone = _backbone(config, mean_over_processes, dtype)
     pyramid = config.pyramid

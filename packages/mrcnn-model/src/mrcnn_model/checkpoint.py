@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model.building import build_model
-from mrcnn_model.config import ModelConfig, OptionError
+from mrcnn_model.config import AUTO_PRECISION, ModelConfig, OptionError
 from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
 from mrcnn_model.mask_rcnn import MaskRCNN
 
@@ -128,12 +128,15 @@ def _header(path: Path) -> dict[str, str] | None:
 
 
 def load_model(
-    path: str | Path, *, precision: str = "float32", ops: DetectionOps = COMPILED_OPS
+    path: str | Path, *, precision: str = AUTO_PRECISION, ops: DetectionOps = COMPILED_OPS
 ) -> tuple[MaskRCNN, ModelCard]:
     """Read a model from a checkpoint directory or from a run directory (see `find_checkpoint`).
 
     Args:
-        precision, ops: see `build_model`.
+        precision: see `build_model`. The weights are float32 whatever the training's precision was, so by default the
+            model computes in the fastest precision of this machine, as `mrcnn-eval` does; "float32" computes the same
+            on every machine.
+        ops: see `build_model`.
 
     Raises:
         CheckpointError: there is no complete checkpoint.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrcnn_data import visible
-from mrcnn_model import import_tensorflow_quietly
+from mrcnn_model import choose_precision, import_tensorflow_quietly
 from mrcnn_train.config.going_on import (
     CHECKPOINTS_DIR,
     complete_checkpoints,
@@ -20,6 +20,8 @@ from mrcnn_train.config.going_on import (
     read_end,
 )
 from mrcnn_train.config.options import LaunchOptions, RunConfig
+from mrcnn_train.config.plan import plan_line
+from mrcnn_train.config.precision import needs_choice, settle_precision
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
@@ -59,7 +61,9 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
             with stop.raising():
                 if place.rank == 0:
                     _prepare_folders(config)
-                    _open(config, rank=0, size=size).loader.close()
+                    data = _open(config, rank=0, size=size)
+                    data.loader.close()
+                    _settle_precision(config, data, Processes(place))
                 return 0
         except StopRequested as request:
             print(f"Stopped by {NAMES[request.number]} before the first step.", flush=True)
@@ -85,6 +89,7 @@ def _run(config: RunConfig, processes: Processes, stop: StopSignals) -> int:
             _leave_together(processes, stop)
             if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
                 return 0
+            config, data = _settle_precision(config, data, processes)
             exit_code = _train(config, data, processes=processes, stop=stop)
             # A launcher kills the other processes when one ends by a signal, so rank 0 must have written everything.
             processes.barrier()
@@ -194,6 +199,22 @@ def _check_weights(config: RunConfig, *, warn: bool) -> None:
             )
     elif not Path(weights).exists():
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
+
+
+def _settle_precision(config: RunConfig, data: RunData, processes: Processes) -> tuple[RunConfig, RunData]:
+    """Replace `precision=auto`, and add the line about the precision to the plan and print it.
+
+    Raises:
+        ConfigError: the machines of the job would choose different precisions.
+    """
+    choices = []
+    if needs_choice(config):
+        import_tensorflow_quietly()
+        choices = processes.gather(processes.together(choose_precision))
+    config, text = processes.together(lambda: settle_precision(config, choices))
+    line = plan_line("precision", text)
+    print(line, flush=True)
+    return config, data._replace(described=f"{data.described}\n{line}")
 
 
 def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals) -> int:

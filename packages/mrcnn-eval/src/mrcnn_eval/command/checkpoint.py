@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, visible
 from mrcnn_eval.command.options import MAX_MESSAGE, UsageError
-from mrcnn_model import import_tensorflow_quietly
+from mrcnn_model import AUTO_PRECISION, choose_precision, import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction
     from mrcnn_model import MaskRCNN, ModelCard
 
 
-def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
-    """Load the model of a checkpoint or run directory, and its card; print which checkpoint it is.
+class Loaded(NamedTuple):
+    """The model of a checkpoint, its card, and the precision in which it computes here."""
+
+    model: MaskRCNN
+    card: ModelCard
+    precision: str
+
+
+def load_checkpoint(checkpoint: Path, *, precision: str | None = None) -> Loaded:
+    """Load the model of a checkpoint or run directory; print which checkpoint it is, and a precision that is chosen.
+
+    Args:
+        checkpoint: the directory.
+        precision: one of `mrcnn_model.PRECISIONS`; by default, or "auto", the fastest of this machine.
 
     Raises:
         UsageError: it does not exist or cannot be loaded.
@@ -29,11 +41,16 @@ def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
     except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
         raise UsageError(str(error)) from error
     try:
-        found = find_checkpoint(checkpoint)
+        found = find_checkpoint(checkpoint)  # before anything is measured
         print(f"Checkpoint {visible(found, limit=MAX_MESSAGE)}", flush=True)
-        return load_model(found.directory)
+        if precision in (None, AUTO_PRECISION):
+            choice = choose_precision()
+            precision = choice.precision
+            print(f"precision: {choice}", flush=True)
+        model, card = load_model(found.directory, precision=precision)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
+    return Loaded(model, card, precision)
 
 
 def apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from mrcnn_data import visible
+from mrcnn_model import AUTO_PRECISION, PRECISIONS
 
-NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
+NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precision")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
@@ -72,6 +73,12 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add("--annotations", type=Path, metavar="FILE", help="COCO instances file, in place of root and split")
     add("--image-dir", type=Path, metavar="DIR", help="folder of the images that --annotations names")
     add("--images", type=Path, nargs="+", metavar="PATH", help="pictures, or folders of pictures, to find objects in")
+    add(
+        "--precision",
+        choices=(AUTO_PRECISION, *PRECISIONS),
+        metavar="NAME",
+        help=f"of the arithmetic: {', '.join(PRECISIONS)}, or auto (default), the fastest here",
+    )
     add(
         "--output",
         type=Path,

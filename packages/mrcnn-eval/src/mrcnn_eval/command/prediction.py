@@ -33,7 +33,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     _say_left_out(list(left_out.values()))
     names = [DETECTIONS, *drawing_names(pictures)]
     prepare_output(output, names, inputs=pictures)
-    model, card = load_checkpoint(arguments.checkpoint)
+    model, card, _ = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset
 

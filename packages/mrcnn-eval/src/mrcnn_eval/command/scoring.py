@@ -81,7 +81,7 @@ def _scores_below(entry: Mapping[str, Any], threshold: float) -> bool:
 
 def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
-    model, card = load_checkpoint(arguments.checkpoint)
+    model, card, precision = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
     dataset = open_dataset(arguments, card)
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output, names = arguments.output or arguments.checkpoint / "evaluation", _output_names(arguments, with_images=True)
@@ -89,12 +89,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
 
-    evaluator = new_evaluator(
-        model,
-        dataset,
-        max_dets=arguments.max_dets,
-        backend=arguments.backend or "hotcoco",
-    )
+    evaluator = new_evaluator(model, dataset, max_dets=arguments.max_dets, backend=arguments.backend or "hotcoco")
     with progress_bar() as progress:
         detect_dataset(
             model,
@@ -116,6 +111,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "short_edge": card.short_edge,
         "max_size": card.max_size,
         "tta": arguments.tta,
+        "precision": precision,
         "backend": evaluator.backend,
         "honor_ignore": evaluator.honor_ignore,
     }

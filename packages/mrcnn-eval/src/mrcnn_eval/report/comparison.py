@@ -151,8 +151,9 @@ def compare(evaluator: CocoEvaluator, metrics: Mapping[str, Any], other: OtherRu
 def _notes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     pairs = [(name, ours[name], theirs[name]) for name in CONDITIONS if name in theirs]
     here, there = ours["settings"], theirs.get("settings", {})
-    if "score_threshold" in here and "score_threshold" in there:
-        pairs.append(("score_threshold", here["score_threshold"], there["score_threshold"]))
+    for name in ("score_threshold", "precision"):
+        if name in here and name in there:
+            pairs.append((name, here[name], there[name]))
     return [
         f"{name.replace('_', ' ')}: {'none' if a is None else a} here, {'none' if b is None else b} there"
         for name, a, b in pairs

@@ -1,7 +1,18 @@
-"""The options of a network. No TensorFlow here: a program can read and check options in milliseconds."""
+"""The options of a network, and its precision. A program can read and check options without importing TensorFlow."""
 
 from mrcnn_model.config.checks import OptionError
-from mrcnn_model.config.model import PRECISIONS, ModelConfig
+from mrcnn_model.config.model import ModelConfig
 from mrcnn_model.config.parts import BACKBONES, ROI_STRIDES, STRIDES
+from mrcnn_model.config.precision import AUTO_PRECISION, PRECISIONS, PrecisionChoice, choose_precision
 
-__all__ = ["BACKBONES", "PRECISIONS", "ROI_STRIDES", "STRIDES", "ModelConfig", "OptionError"]
+__all__ = [
+    "AUTO_PRECISION",
+    "BACKBONES",
+    "PRECISIONS",
+    "ROI_STRIDES",
+    "STRIDES",
+    "ModelConfig",
+    "OptionError",
+    "PrecisionChoice",
+    "choose_precision",
+]

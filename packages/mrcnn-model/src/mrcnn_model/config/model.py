@@ -25,8 +25,6 @@ from mrcnn_model.config.parts import (
     RpnConfig,
 )
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # types of the arithmetic; see `build_model`
-
 
 @dataclass(init=False)
 class ModelConfig:

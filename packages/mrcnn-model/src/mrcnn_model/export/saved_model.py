@@ -37,7 +37,7 @@ from mrcnn_model.checkpoint import (
     resolve_checkpoint,
 )
 from mrcnn_model.command import run_command, visible
-from mrcnn_model.config import PRECISIONS
+from mrcnn_model.config import AUTO_PRECISION, PRECISIONS, choose_precision
 from mrcnn_model.detection_ops import COMPILED_OPS
 from mrcnn_model.export.portable import PORTABLE_OPS
 from mrcnn_model.export.resizing import resize_images
@@ -90,7 +90,8 @@ def export(checkpoint: str | Path, target: str | Path, *, portable: bool = False
         checkpoint: a checkpoint or run directory.
         target: a new or empty folder.
         portable: use only TensorFlow's own ops.
-        precision: of the arithmetic; see `build_model`.
+        precision: of the arithmetic; see `build_model`. The default is float32: a SavedModel runs on other machines
+            than the one that writes it, and half precision is slow on those without instructions for it.
 
     Raises:
         CheckpointError: there is no complete checkpoint, or the target is not empty or cannot be written.
@@ -111,7 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     found = find_checkpoint(options.checkpoint)
     print(f"Checkpoint {visible(found)}", flush=True)
-    export(found.directory, options.target, portable=options.portable, precision=options.precision)
+    precision = options.precision
+    if precision == AUTO_PRECISION:
+        choice = choose_precision()
+        precision = choice.precision
+        print(f"precision: {choice}", flush=True)
+    export(found.directory, options.target, portable=options.portable, precision=precision)
     print(f"SavedModel written to {visible(options.target)}")
 
 
@@ -122,5 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint or run directory")
     parser.add_argument("target", metavar="OUT", help="new or empty folder for the SavedModel")
     parser.add_argument("--portable", action="store_true", help="use only TensorFlow's own ops, not mrcnn_ops")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=(*PRECISIONS, AUTO_PRECISION),
+        default="float32",
+        help="of the arithmetic (default: %(default)s; auto: the fastest of this machine)",
+    )
     return parser

@@ -58,7 +58,7 @@ def export(source: Path, target: Path, layout: Layout, *, by_category_id: bool =
     if os.path.lexists(target):
         raise CheckpointError(f"{target} exists already: choose a new name")
     found = find_checkpoint(source)
-    model, card = load_model(found.directory)
+    model, card = load_model(found.directory, precision="float32")
     ids = card.category_ids if by_category_id else None
     if ids is not None and (min(ids) < 1 or len(set(ids)) < len(ids)):
         raise ConvertError(f"--by-category-id: the category ids of {source} are not different numbers from 1: {ids}")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mrcnn_data import visible
+from mrcnn_model import AUTO_PRECISION
 from mrcnn_train.config.going_on import AUTO, start_or_go_on
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
@@ -115,7 +116,8 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
             )
     config = read_config(path)
     for key in overridden:
-        OmegaConf.update(config, key, OmegaConf.select(composed, key))
+        if (key, composed.precision) != ("precision", AUTO_PRECISION):  # auto: the run's, as with resume=auto
+            OmegaConf.update(config, key, OmegaConf.select(composed, key))
     config.resume = composed.resume
     return typed_config(config)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrcnn_data import visible
+from mrcnn_model import AUTO_PRECISION
 from mrcnn_train.config.options import RunConfig, StopOptions
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.record.run_files import write_run_file
@@ -72,6 +73,8 @@ def _has_full_length(path: Path) -> bool:
 def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[str, ...]) -> RunConfig:
     """Replace `resume="auto"`: by None for a new run, or by `run.dir` if that has a complete checkpoint.
 
+    A run that goes on keeps its precision, unless another one than `auto` is asked for.
+
     Args:
         config: that of this launch, with resume="auto" and absolute paths.
         saved: config in the run directory; None if there is none.
@@ -87,7 +90,8 @@ def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[s
         return dataclasses.replace(config, resume=None)
     for name in fixed:
         require_equal(name, _option(saved, name), _option(config, name), run_dir)
-    return dataclasses.replace(config, resume=str(run_dir))
+    precision = saved.precision if config.precision == AUTO_PRECISION else config.precision
+    return dataclasses.replace(config, resume=str(run_dir), precision=precision)
 
 
 def require_equal(name: str, then: Any, now: Any, run_dir: Path) -> None:

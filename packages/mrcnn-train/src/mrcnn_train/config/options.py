@@ -197,6 +197,6 @@ class RunConfig(Options):
     distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
     launch: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
-    precision: str = "float32"  # of convolutions and matrix products; or "mixed_float16", "mixed_bfloat16"
+    precision: str = "auto"  # or "float32", "mixed_float16", "mixed_bfloat16"; auto: the fastest of the machine
     resume: str | None = None  # run directory to continue; or "auto": start the run in run.dir, or continue it
     dry_run: bool = False  # print the plan and stop

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mrcnn_data import CocoDataset, visible
-from mrcnn_train.config.options import RunConfig
+from mrcnn_train.config.options import OptimizerOptions, RunConfig
 from mrcnn_train.config.schedule import Schedule, learning_rate, make_schedule, steps_of_epochs
 from mrcnn_train.config.values import Bucket
 
@@ -82,13 +82,18 @@ def describe_plan(
         "batch shapes": ", ".join(f"{height} x {width}" for height, width in buckets),
         "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
         f" of {plan.steps_per_epoch:.2f} steps",
-        "optimizer": _describe_optimizer(config),
+        "optimizer": _describe_optimizer(config.optimizer),
         "learning rate": describe_rates(plan.schedule, plan.total_steps),
         "weights": f"of {config.resume}, which continues from its last checkpoint"
         if config.resume
         else str(config.model.weights or "none, training from scratch"),
     }
-    return "\n".join(f"{what + ':':17} {visible(text, limit=2000)}" for what, text in lines.items())
+    return "\n".join(plan_line(what, text) for what, text in lines.items())
+
+
+def plan_line(what: str, text: str) -> str:
+    """Write one line of a plan."""
+    return f"{what + ':':17} {visible(text, limit=2000)}"
 
 
 def _describe_training(plan: Plan, train: CocoDataset) -> str:
@@ -130,8 +135,7 @@ def describe_rates(schedule: Schedule, total_steps: int) -> str:
     return text + (", changing only when an epoch begins" if schedule.epoch_steps is not None else "")
 
 
-def _describe_optimizer(config: RunConfig) -> str:
-    options = config.optimizer
+def _describe_optimizer(options: OptimizerOptions) -> str:
     clip = f", gradients clipped at norm {options.clip_norm:g}" if options.clip_norm is not None else ""
     average = f", weights averaged with decay {options.ema_decay:g}" if options.ema_decay is not None else ""
-    return f"{options.name}{clip}{average}, {config.precision}"
+    return f"{options.name}{clip}{average}"

@@ -32,6 +32,7 @@ from mrcnn_train.training.optimizer import Optimizer
 
 TRAINER_ARRAYS = "trainer.safetensors"
 BEST = "best"
+LOSS_SCALE = "loss_scale/"  # begins the keys of the loss scale in trainer.safetensors
 PARTIAL = "partial-"  # begins the name of a folder that is being written
 
 
@@ -125,21 +126,24 @@ def remove_leftovers(checkpoints: Path) -> None:
 def restore_checkpoint(
     checkpoint: Path, *, model: MaskRCNN, optimizer: Optimizer, loss_scale: LossScale | None = None
 ) -> None:
-    """Fill model, optimizer and loss scale.
+    """Fill model, optimizer and loss scale. If the precision has changed, a loss scale starts anew or is dropped.
 
     Raises:
-        CheckpointError: a file is missing, torn, or of another model, optimizer or precision.
+        CheckpointError: a file is missing, torn, or of another model or optimizer.
     """
     report = load_weights(model, checkpoint)
     arrays = _read_arrays(checkpoint / TRAINER_ARRAYS)
     expected = _trainer_variables(optimizer, loss_scale)
-    differences = [*report.unused, *report.unfilled, *sorted(arrays.keys() ^ expected.keys())]
+    unlike = sorted(key for key in arrays.keys() ^ expected.keys() if not key.startswith(LOSS_SCALE))
+    differences = [*report.unused, *report.unfilled, *unlike]
     if differences:
         raise CheckpointError(
-            f"{checkpoint} was saved with another model, optimizer or precision: only one of the checkpoint and this "
-            f"run has {differences[0]}"
+            f"{checkpoint} was saved with another model or optimizer: only one of the checkpoint and this run has "
+            f"{differences[0]}"
         )
     for key, variable in expected.items():
+        if key not in arrays:
+            continue
         if arrays[key].shape != tuple(variable.shape):
             raise CheckpointError(
                 f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}; expected {tuple(variable.shape)}"
@@ -157,7 +161,7 @@ def _trainer_variables(optimizer: Optimizer, loss_scale: LossScale | None) -> di
         for key, variable in zip(keys, of_slot, strict=True)
     }
     if loss_scale is not None:
-        variables |= {f"loss_scale/{name}": variable for name, variable in loss_scale.variables.items()}
+        variables |= {LOSS_SCALE + name: variable for name, variable in loss_scale.variables.items()}
     return variables
 
 

@@ -186,7 +186,7 @@ class TrainStep:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             losses, stats = self._model.losses(**inputs)
-            total = tf.add_n(list(losses))
+            total = tf.reduce_sum(tf.stack(losses))  # in a fixed order: add_n begins with any input that is free
             scaled = total if self._loss_scale is None else total * self._loss_scale.scale
         gradients = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(g) for g in gradients], Measured(losses, total, stats)
