@@ -157,10 +157,11 @@ def test_annotations_that_are_not_coco(command, small_root: Path) -> None:
 def test_classes_of_the_splits_differ(command, small_root: Path) -> None:
     path = small_root / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
-    content["categories"][0]["name"] = "moon"
+    used = content["annotations"][0]["category_id"]
+    next(entry for entry in content["categories"] if entry["id"] == used)["name"] = "moon"
     path.write_text(json.dumps(content))
     outcome = command("+experiment=small", f"data.root={small_root}")
-    assert_refused(outcome, "instances_val.json", "'moon'", "'crescent'")
+    assert_refused(outcome, "instances_val.json", "'moon'", "which the training data does not have")
 
 
 def test_missing_weights(command, shapes: Path) -> None:
@@ -340,7 +341,8 @@ def test_shapes_of_version_01_are_used_and_not_replaced(command, tmp_path: Path)
 def test_errors_escape_names_from_files(command, small_root: Path) -> None:
     path = small_root / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
-    content["categories"][0]["name"] = "a\x1b[2J\u202eb"
+    used = content["annotations"][0]["category_id"]
+    next(entry for entry in content["categories"] if entry["id"] == used)["name"] = "a\x1b[2J\u202eb"
     path.write_text(json.dumps(content))
     outcome = command("+experiment=small", f"data.root={small_root}")
     assert_refused(outcome, "a\\x1b[2J\\u202eb")

@@ -66,6 +66,8 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
                     _settle_precision(config, data, Processes(place))
                 return 0
         except StopRequested as request:
+            if stop.received is not None:  # otherwise another process received it
+                stop.wait_for_first_line()
             print(f"Stopped by {NAMES[request.number]} before the first step.", flush=True)
             return request.exit_code
 

@@ -68,6 +68,11 @@ class StopSignals:
         self._plan = "stopping before the first step"
         self._raises = False
         self._previous: dict[int, object] = {}
+        self._has_spoken = threading.Event()
+
+    def wait_for_first_line(self) -> None:
+        """Wait until the first signal is acknowledged, so that later lines come after that one."""
+        self._has_spoken.wait(timeout=10)
 
     def raise_if_received(self) -> None:
         if self.received is not None:
@@ -132,6 +137,7 @@ class StopSignals:
                 if self._is_command:
                     _exit()
             is_first = False
+            self._has_spoken.set()
 
     def _say(self, line: str) -> None:
         if self._speaks:
