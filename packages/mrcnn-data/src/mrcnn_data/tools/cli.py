@@ -127,7 +127,22 @@ def _add_from_masks(masks: argparse.ArgumentParser) -> None:
         help="pixel values are classes; each connected region is an object",
     )
     masks.add_argument("--split-regions", action="store_true", help="each connected region is an object")
+    masks.add_argument(
+        "--class-factor",
+        type=int,
+        metavar="N",
+        help="values are class x N + number (1000 in Cityscapes): each is an object, --classes names the classes",
+    )
+    masks.add_argument(
+        "--names",
+        metavar="PATTERN",
+        help="how masks are named, without suffix, such as '{image}_{class}' or '{class}/{image}_{number}'",
+    )
+    masks.add_argument("--background", default="0", metavar="VALUE", help="value that is no object (default: 0)")
     masks.add_argument("--ignore", nargs="+", default=[], metavar="VALUE", help="values that are background too")
+    masks.add_argument(
+        "--threshold", type=int, metavar="VALUE", help="pixels of at least this are one value: for smooth edges"
+    )
 
 
 def _add_subset(subset: argparse.ArgumentParser) -> None:
@@ -191,8 +206,8 @@ COMMANDS = (
         _add_from_masks,
         "make an annotation file from mask pictures",
         "The objects of the image a/b.jpg are in MASKS/a/b.png, where each pixel value is one object, or in the "
-        "folder MASKS/a/b/, which has one picture per object. 0 is background. A value is a grey value, a palette "
-        "index, or #rrggbb.",
+        "folder MASKS/a/b/, which has one picture per object; --names says how masks are named otherwise. A value is a "
+        "grey value, a palette index, or #rrggbb.",
     ),
     (
         "subset",

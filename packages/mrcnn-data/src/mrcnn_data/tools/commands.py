@@ -201,17 +201,24 @@ def from_masks(options: argparse.Namespace) -> int:
         options.mask_dir,
         class_name="object" if options.class_name is None else options.class_name,
         classes=None if options.classes is None else _class_values(options.classes),
+        class_factor=options.class_factor,
+        names=options.names,
         split_regions=options.split_regions,
+        background=_pixel_value(options.background, "background"),
+        threshold=options.threshold,
         ignored={_pixel_value(value, "ignore") for value in options.ignore},
     )
     write_imported(options.out, imported)
-    content, without = imported
+    content = imported.content
     _say(
-        f"{options.out}: {len(content['images'])} images ({len(without)} without a mask), "
+        f"{options.out}: {len(content['images'])} images ({len(imported.without_mask)} without a mask), "
         f"{len(content['annotations'])} objects, {len(content['categories'])} classes"
     )
-    if without:
-        _say(f"without a mask, so background: {', '.join(without[:5])}{', ...' if without[5:] else ''}")
+    for what, names in (("without a mask, so background", imported.without_mask), ("left out", imported.left_out)):
+        if names:
+            _say(f"{what}: {', '.join(names[:5])}{', ...' if names[5:] else ''}")
+    for note in imported.notes:
+        _say(f"note: {note}")
     return 0
 
 
