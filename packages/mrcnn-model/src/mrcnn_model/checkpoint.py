@@ -164,7 +164,7 @@ def read_card(directory: Path) -> tuple[ModelConfig, ModelCard]:
         content: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: not a checkpoint directory") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists in lists, nested too deep
         raise CheckpointError(f"{path} is not a model card: {type(error).__name__}: {error}") from error
     parts = [content.get(name) for name in ("model", "card")] if isinstance(content, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):
