@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     An error of data, options or files is one line on stderr and exit code 2; 130: interrupted; 141: the program that
     reads the output has ended.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names may have characters that a terminal lacks
     return run_piped(lambda: _run(argv))
 
 
