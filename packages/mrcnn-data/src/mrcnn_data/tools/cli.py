@@ -75,6 +75,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
         help="with --fix: take boxes from the masks, or read them as corners (x1, y1, x2, y2), as fractions of the "
         "image, or as percentages",
     )
+    check.add_argument("--crowds-are-objects", action="store_true", help="with --fix: write iscrowd 0 everywhere")
     check.add_argument("--force", action="store_true", help="with --fix: also if a tenth of the objects is removed")
     check.add_argument("--no-images", action="store_true", help="do not read the image files")
 

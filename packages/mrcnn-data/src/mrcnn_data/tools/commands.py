@@ -52,8 +52,8 @@ def check(options: argparse.Namespace) -> int:
     """Print what is wrong in each split, and write the findings and a clean file where asked to."""
     if options.fix is not None and len(options.splits) > 1:
         raise OptionError("--fix takes one split at a time")
-    if options.fix is None and (options.one_class is not None or options.boxes is not None or options.force):
-        raise OptionError("--one-class, --boxes and --force belong to --fix OUT.json")
+    if options.fix is None and any((options.one_class, options.boxes, options.crowds_are_objects, options.force)):
+        raise OptionError("--one-class, --boxes, --crowds-are-objects and --force belong to --fix OUT.json")
     _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
@@ -79,7 +79,14 @@ def check(options: argparse.Namespace) -> int:
         _write_json(options.json, results)
     if options.fix is not None:
         source = find_split(options.root, options.splits[0])
-        fixed = write_fixed(source, options.fix, one_class=options.one_class, boxes=options.boxes, force=options.force)
+        fixed = write_fixed(
+            source,
+            options.fix,
+            one_class=options.one_class,
+            boxes=options.boxes,
+            crowds_are_objects=options.crowds_are_objects,
+            force=options.force,
+        )
         listed = f"{len(fixed.changes)} changes, listed in {changes_path(options.fix)}"
         _say(f"{options.fix}: for the images of {source.image_dir}; {listed}")
         if fixed.clipped:
