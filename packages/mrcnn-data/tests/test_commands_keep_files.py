@@ -55,10 +55,13 @@ def content_of(root):
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("target", ["annotations/instances_train.json", "train/1.png", "masks/1.png", "link.json"])
+@pytest.mark.parametrize("target", ["annotations/instances_train.json", "train/1.png", "link.json"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_input_is_an_output(root, masks, name, target):
     (root / "link.json").symlink_to(root / "annotations" / "instances_train.json")
+    if target == "train/1.png":  # also if this product wrote it
+        (root / target).unlink()
+        write_png(root / target, IMAGE)
     before = content_of(root)
     assert main(command(name, root, root / target)) == 2
     assert content_of(root) == before

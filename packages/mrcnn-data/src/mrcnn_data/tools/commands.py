@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -20,7 +21,7 @@ from mrcnn_data.checks.checking import check_datasets
 from mrcnn_data.checks.fixing import changes_path, write_fixed
 from mrcnn_data.drawing.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.errors import DatasetError, OptionError
-from mrcnn_data.outputs import check_outputs, write_output
+from mrcnn_data.outputs import OutputError, check_outputs, write_output
 from mrcnn_data.pipes import open_console
 from mrcnn_data.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.statistics.counting import dataset_statistics
@@ -54,7 +55,7 @@ def check(options: argparse.Namespace) -> int:
         raise OptionError("--fix takes one split at a time")
     if options.fix is None and any((options.one_class, options.boxes, options.crowds_are_objects, options.force)):
         raise OptionError("--one-class, --boxes, --crowds-are-objects and --force belong to --fix OUT.json")
-    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix))
+    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix), inputs=_inputs(options))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
     for split in options.splits:
@@ -125,7 +126,7 @@ def _print_findings(report: Report, *, advises_json: bool) -> None:
 def stats(options: argparse.Namespace) -> int:
     """Print tables of a dataset and suggested options; draw and write them where asked to."""
     _check_at_least(options, 1, "short_edge", "max_size", "aspect_classes")
-    _check_outputs(options.json, options.png)
+    _check_outputs(options.json, options.png, inputs=_inputs(options))
     dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
     statistics = dataset_statistics(dataset)
     suggestions = suggestions_for(
@@ -154,7 +155,7 @@ def show(options: argparse.Namespace) -> int:
     given = [name for name in ("short_edge", "max_size") if getattr(options, name) is not None]
     _check_at_least(options, 1, *given, "images")
     _check_at_least(options, 0, "samples")
-    _check_outputs(options.out)
+    _check_outputs(options.out, inputs=_inputs(options))
     dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
     _print_faults(dataset, options)
     indices = (
@@ -202,7 +203,7 @@ def from_masks(options: argparse.Namespace) -> int:
     """Make an annotation file from mask pictures."""
     if options.classes is not None and options.class_name is not None:
         raise OptionError("--class-name names all objects, --classes names them by value: give only one of the two")
-    _check_outputs(options.out)
+    _check_outputs(options.out, inputs=[options.image_dir, options.mask_dir])
     imported = import_masks(
         options.image_dir,
         options.mask_dir,
@@ -281,8 +282,22 @@ def _check_at_least(options: argparse.Namespace, least: int, *names: str) -> Non
             raise OptionError(f"--{name.replace('_', '-')}={value} must be at least {least}")
 
 
-def _check_outputs(*paths: Path | None) -> None:
-    check_outputs(path for path in paths if path is not None)
+def _check_outputs(*paths: Path | None, inputs: Sequence[Path]) -> None:
+    """Raise OutputError for a path that exists, and lies in `inputs` (files and folders) or is a user's file."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if path.exists() and any(path.resolve().is_relative_to(one.resolve()) for one in inputs):
+            raise OutputError(f"{visible(path)} exists and is an input of this command: choose another output")
+    check_outputs(given)
+
+
+def _inputs(options: argparse.Namespace) -> list[Path]:
+    """Return the annotation files and image folders of the splits; those that do not exist are reported later."""
+    found: list[Path] = []
+    for split in options.splits:
+        with contextlib.suppress(DatasetError):
+            found += find_split(options.root, split)
+    return found
 
 
 def _write_json(path: Path, content: Any) -> None:
