@@ -6,7 +6,7 @@ BUILD_HOROVOD := PYTHON=$(CURDIR)/$(PY) infra/horovod/build.sh
 PACKAGES := $(wildcard packages/*)
 CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: help setup horovod lock demo test test-slow test-kernels test-infra test-docker lint format bench gpu gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow fuzz test-kernels test-infra test-docker lint format bench gpu gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,10 @@ test: setup ## The fast tests of every package and of the workspace, two package
 test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several processes, faults, fuzzing, torchvision, C++, packages alone
 	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
+
+FUZZ_MINUTES ?= 20
+fuzz: setup ## Random files for every parser, FUZZ_MINUTES=20 for each; a file that breaks one is kept in tests/fuzz/found
+	$(PY) tests/fuzz/run.py --minutes $(FUZZ_MINUTES)
 
 test-kernels: setup ## C++ tests of the op kernels, without TensorFlow: plain, and with sanitizers
 	$(PY) -m pytest packages/mrcnn-ops/tests/test_kernels.py

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import pytest
 from workspace import PACKAGES, ROOT, import_name
 
-# Benchmarks that time or replace parts inside a package: (file, package) and why.
+# Benchmarks and tests that time, feed or replace parts inside a package: (file, package) and why.
 INNER_PARTS = {
     ("bench/background_evaluation.py", "mrcnn_train"): "wraps the step and the evaluation to time them apart",
     ("bench/data_masks.py", "mrcnn_data"): "compares the loader's mask crops with exact coverage",
+    ("tests/fuzz/parsers.py", "mrcnn_data"): "repairs random annotation files as `check --fix` does",
+    ("tests/fuzz/parsers.py", "mrcnn_train"): "reads random configs as `resume=RUN` does, without a run",
     ("bench/loop_overhead.py", "mrcnn_train"): "times the step without the loop, replaces the display and the record",
 }
 

@@ -51,6 +51,48 @@ def test_a_file_of_the_users_stays(root, masks, capsys, name):
     assert printed.out == "", "nothing is done before the outputs are looked at"
 
 
+def content_of(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("target", ["annotations/instances_train.json", "train/1.png", "link.json"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_input_is_an_output(root, masks, name, target):
+    (root / "link.json").symlink_to(root / "annotations" / "instances_train.json")
+    if target == "train/1.png":  # also if this product wrote it
+        (root / target).unlink()
+        write_png(root / target, IMAGE)
+    before = content_of(root)
+    assert main(command(name, root, root / target)) == 2
+    assert content_of(root) == before
+    assert (root / "link.json").is_symlink()
+
+
+@pytest.mark.parametrize("out", [".", "train", "annotations"])
+def test_a_subset_does_not_go_into_its_own_data(root, out):
+    before = content_of(root)
+    assert main(["subset", str(root), "train", str(root / out), "--images", "1"]) in (0, 2)
+    after = content_of(root)
+    assert {path: after[path] for path in before} == before
+
+
+def test_an_output_that_was_changed_since_stays(root, masks):
+    out = root / "out.json"
+    assert main(command("from-masks", root, out)) == 0
+    out.write_bytes(out.read_bytes() + b" ")
+    before = content_of(root)
+    assert main(command("from-masks", root, out)) == 2
+    assert content_of(root) == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_is_no_output(root, masks, name):
+    (root / "out.json").mkdir()
+    before = content_of(root)
+    assert main(command(name, root, root / "out.json")) == 2
+    assert content_of(root) == before
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_may_be_run_again(root, masks, name):
     out = root / "out.json"

@@ -113,15 +113,36 @@ def test_one_box_in_twenty_that_differs_is_only_noted(write_coco):
 @pytest.mark.parametrize("annotations", [[], [{"bbox": [5, 5, 9, 9], "iscrowd": 1}], [{"bbox": [5, 5, 0, 9]}]])
 def test_nothing_to_learn(write_coco, annotations):
     root = write_coco([NOISE], annotations)
-    (finding,) = checked(root).by_severity("warning")
+    finding = checked(root).by_severity("warning")[0]
     assert finding.kind == "data set without an object"
     assert f"({len(annotations)} annotations, " in finding.examples[0]
     assert main(["check", str(root), "train"]) == 1
 
 
+@pytest.mark.parametrize("flag", [1, "1", True])
+def test_many_crowds(write_coco, tmp_path, capsys, flag):
+    boxes = squares(8)
+    objects = [{"bbox": box, "segmentation": polygon(box)} for box in boxes]
+    root = write_coco([NOISE], [*objects[:5], *({**one, "iscrowd": flag} for one in objects[5:])])
+    (finding,) = checked(root).by_severity("warning")
+    assert finding.kind == "data set with many crowds"
+    assert finding.examples[0].endswith("(3 of 8 annotations)")
+    assert "--crowds-are-objects" in finding.action
+    out = tmp_path / "fixed.json"
+    assert main(["check", str(root), "train", "--no-images", "--fix", str(out), "--crowds-are-objects"]) == 1
+    assert "3 changes" in capsys.readouterr().out
+    assert CocoDataset.open(out, root / "train").num_objects().tolist() == [8]
+
+
+def test_few_crowds_are_only_noted(write_coco):
+    objects = [{"bbox": box, "segmentation": polygon(box)} for box in squares(20)]
+    root = write_coco([NOISE], [*objects[:17], *({**one, "iscrowd": 1} for one in objects[17:])])
+    assert not checked(root).by_severity("warning")
+
+
 def test_options_of_a_fix_need_a_fix(write_coco, capsys):
     root = write_coco([NOISE], [])
-    for options in (["--boxes", "masks"], ["--one-class", "a"], ["--force"]):
+    for options in (["--boxes", "masks"], ["--one-class", "a"], ["--crowds-are-objects"], ["--force"]):
         assert main(["check", str(root), "train", *options]) == 2
         assert "belong to --fix" in capsys.readouterr().err
 

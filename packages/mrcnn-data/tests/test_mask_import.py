@@ -222,7 +222,10 @@ def test_command(folders, tmp_path, capsys):
     write_colours(folders[1] / "sub" / "a.png", VALUES)
     classes = ["--classes", "#0000fa=blue", "#fa0000=red"]
     assert main(["from-masks", images, masks, str(out), *classes]) == 0
-    assert capsys.readouterr().out == f"{out}: 1 images (0 without a mask), 4 objects, 2 classes\n"
+    assert capsys.readouterr().out == (
+        f"{out}: 1 images (0 without a mask), 4 objects, 2 classes\n"
+        "note: each connected region is one object, so objects of a class that touch are one\n"
+    )
     assert main(["from-masks", images, masks, str(out), "--classes", "#0000fa=blue", "--ignore", "#fa0000"]) == 0
     assert "1 objects, 1 classes" in capsys.readouterr().out
     assert main(["from-masks", images, masks, str(out), "--classes", "x=cat"]) == 2
@@ -249,3 +252,273 @@ def test_options_that_contradict_each_other(folders, tmp_path, capsys, options, 
     assert main(["from-masks", *map(str, folders), str(tmp_path / "out.json"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+# Masks that are not what they seem
+
+
+def disc(smooth, *, size=(64, 96), centre=(48, 32), radius=20, dtype=np.uint8):
+    """A white disc on black: all values between 0 and 255 lie at its edge, if it is smooth."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    distance = np.hypot(x - centre[0] + 0.3, y - centre[1] + 0.1)
+    values = np.clip((radius - distance) * 60 + 128, 0, 255) if smooth else (distance < radius) * 255.0
+    return values.astype(dtype)
+
+
+@pytest.fixture
+def large(folders):
+    """An image whose mask has room for a disc."""
+    cv2.imwrite(str(folders[0] / "sub" / "a.jpg"), np.full((64, 96, 3), 100, np.uint8))
+    return folders
+
+
+@pytest.mark.parametrize("as_colours", [False, True])
+@pytest.mark.parametrize("options", [{}, {"split_regions": True}, {"classes": {255: "disc"}}])
+def test_smooth_edges_are_no_objects(large, as_colours, options):
+    smooth = disc(True)
+    write_mask(large, "a.png", np.stack([smooth] * 3, axis=-1) if as_colours else smooth)
+    with pytest.raises(DatasetError, match=r"a\.png: \d+ of its values are only at edges.*give --threshold 128"):
+        import_masks(*large, **options)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("as_colours", [False, True])
+def test_a_threshold_makes_one_object_of_a_smooth_disc(large, tmp_path, as_colours, invert):
+    smooth = 255 - disc(True) if invert else disc(True)
+    write_mask(large, "a.png", np.stack([smooth] * 3, axis=-1) if as_colours else smooth)
+    dataset = opened(large, tmp_path, threshold=128, background=255 if invert else 0)
+    np.testing.assert_array_equal(instance_masks(dataset, 0), [(smooth >= 128) != invert])
+
+
+def test_smooth_edges_in_colour_have_no_threshold(large):
+    red = np.stack([np.zeros_like(disc(True)), np.zeros_like(disc(True)), disc(True)], axis=-1)
+    write_mask(large, "a.png", red)
+    with pytest.raises(DatasetError, match=r"edges were smoothed: save masks without smoothing \([^)]*\)$"):
+        import_masks(*large)
+
+
+def test_a_disc_of_opencv_and_one_of_four_samples(large):
+    drawn = cv2.circle(np.zeros((64, 96), np.uint8), (48, 32), 20, 255, -1, cv2.LINE_AA)
+    sharp = disc(False, size=(128, 192), centre=(96.3, 64.7), radius=40)
+    for mask in (drawn, cv2.resize(sharp, (96, 64), interpolation=cv2.INTER_AREA)):
+        write_mask(large, "a.png", mask)
+        with pytest.raises(DatasetError, match="edges were smoothed"):
+            import_masks(*large)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_small_objects_are_not_smooth_edges(large, size):
+    cells = np.zeros((64, 96), np.uint16)
+    for number in range(60):
+        y, x = divmod(number, 12)
+        cells[10 * y : 10 * y + size, 8 * x : 8 * x + size] = number + 1
+    write_mask(large, "a.png", cells)
+    assert len(import_masks(*large).content["annotations"]) == 60
+
+
+def test_touching_cells_are_not_smooth_edges(large):
+    cells = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24).repeat(4, axis=0).repeat(4, axis=1)
+    write_mask(large, "a.png", cells)
+    assert len(import_masks(*large).content["annotations"]) == 16 * 24 - 1
+
+
+@pytest.mark.parametrize("factor", [1000, 256])
+def test_values_of_class_times_factor_plus_number(large, tmp_path, factor):
+    values = np.zeros((64, 96), np.uint16)
+    values[:, :30] = 7  # a class alone, without a name: background
+    values[0:9, 40:50] = 24  # a class alone, with a name: a group
+    values[20:30, 40:50] = values[20:30, 70:80] = 24 * factor  # one object in two parts, number 0
+    values[40:50, 40:50] = 24 * factor + 1
+    values[40:50, 50:60] = 26 * factor + 3
+    write_mask(large, "a.png", values)
+    dataset = opened_with_notes(large, tmp_path, class_factor=factor, classes={24: "person", 26: "car"})
+    assert dataset.class_names == ("person", "car")
+    table = dataset.annotations
+    assert sorted(table.areas[table.is_object].tolist()) == [100, 100, 200]
+    assert table.areas[table.is_crowd].tolist() == [90]
+    assert table.classes[table.is_object].tolist() == [1, 1, 2]
+    with pytest.raises(DatasetError, match=f"value {26 * factor + 3} is object 3 of class 26, which is neither"):
+        import_masks(*large, class_factor=factor, classes={24: "person"})
+    one = import_masks(*large, class_factor=factor, classes={24: "person"}, ignored=[26])
+    assert len(one.content["annotations"]) == 3
+
+
+def opened_with_notes(folders, tmp_path, **options):
+    write_imported(tmp_path / "out.json", import_masks(*folders, **options))
+    return CocoDataset.open(tmp_path / "out.json", folders[0])
+
+
+@pytest.mark.parametrize("factor", [1000, 256])
+def test_a_factor_that_is_not_given(large, factor):
+    values = np.zeros((64, 96), np.uint16)
+    values[20:30, 40:50] = 26 * factor + 1
+    values[40:50, 40:50] = 26 * factor + 2
+    write_mask(large, "a.png", values)
+    (note,) = import_masks(*large).notes
+    assert f"is {26 * factor + 2} class 26 x {factor} + 2? Then give --class-factor {factor} --classes 26=NAME" in note
+    with pytest.raises(DatasetError, match=f"is {26 * factor + 1} class 26 x {factor}"):
+        import_masks(*large, classes={26: "car"})
+
+
+def test_numbers_in_turn_have_no_factor(folders):
+    cv2.imwrite(str(folders[0] / "sub" / "a.jpg"), np.full((120, 120, 3), 100, np.uint8))
+    cells = np.arange(1600, dtype=np.uint16).reshape(40, 40).repeat(3, axis=0).repeat(3, axis=1)
+    write_mask(folders, "a.png", cells)
+    assert import_masks(*folders).notes == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{image}_{class}", ["sub/a_dog", "sub/a_traffic light"]),
+        ("{image}_{class}_{number}", ["sub/a_dog_1", "sub/a_traffic light_12"]),
+        ("{class}/{image}", ["dog/sub/a", "traffic light/sub/a"]),
+        ("{image}/{class}-{number}", ["sub/a/dog-1", "sub/a/traffic light-1"]),
+        ("{image}/{number}.{class}", ["sub/a/1.dog", "sub/a/2.traffic light"]),
+        ("gt/{class}_{image}", ["gt/dog_sub/a", "gt/traffic light_sub/a"]),
+    ],
+)
+def test_names_that_carry_the_class(folders, tmp_path, pattern, names):
+    for number, name in enumerate(names, start=1):
+        path = folders[1] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.uint8(number == VALUES) * 255)
+    dataset = opened(folders, tmp_path, names=pattern)
+    assert dataset.class_names == ("dog", "traffic light")
+    assert dataset.annotations.areas.tolist() == [10, 22]
+    assert dataset.annotations.classes.tolist() == [1, 2]
+
+
+def test_the_longest_name_of_an_image_counts(folders):
+    cv2.imwrite(str(folders[0] / "sub" / "a_b.jpg"), np.full((8, 12, 3), 100, np.uint8))
+    write_mask(folders, "a_b_dog.png", VALUES)
+    write_mask(folders, "a_c_dog.png", VALUES)
+    content = import_masks(*folders, names="{image}_{class}").content
+    assert [category["name"] for category in content["categories"]] == ["c_dog", "dog"]
+    assert [entry["image_id"] for entry in content["annotations"]] == [1, 1, 2, 2]
+
+
+def test_names_with_more_than_the_image(folders):
+    write_mask(folders, "a_dog.png", VALUES)
+    with pytest.raises(DatasetError, match=r"no image belongs to this mask; .*--names '\{image\}_dog' with \{class\}"):
+        import_masks(*folders)
+    with pytest.raises(DatasetError, match=r"a_dog.png: its name is not \{image\}-\{class\} with the name of an image"):
+        import_masks(*folders, names="{image}-{class}")
+
+
+@pytest.mark.parametrize("pattern", ["{class}", "{image}_{image}", "{image}_{kind}", "a"])
+def test_patterns_that_cannot_be_used(folders, pattern):
+    with pytest.raises(ValueError, match=r"expected \{image\} once, and perhaps \{class\}"):
+        import_masks(*folders, names=pattern)
+
+
+def test_words_in_names_of_masks_may_be_classes(folders):
+    (folders[1] / "sub" / "a").mkdir()
+    for name in ("dog_1", "dog_2", "cat_1", "cat_2"):
+        write_mask(folders, f"a/{name}.png", VALUES)
+    assert "names of masks have few words (cat, dog)" in import_masks(*folders).notes[0]
+
+
+@pytest.mark.parametrize("names", [["mask_1", "mask_2", "mask_3"], ["3f9ab", "c03de", "77aa0"], ["1", "2", "3"]])
+def test_words_that_are_no_classes(folders, names):
+    (folders[1] / "sub" / "a").mkdir()
+    for name in names:
+        write_mask(folders, f"a/{name}.png", VALUES)
+    assert import_masks(*folders).notes == []
+
+
+@pytest.mark.parametrize("background", [255, 7])
+def test_a_background_that_is_not_0(large, tmp_path, background):
+    values = np.full((64, 96), background, np.uint8)
+    values[10:20, 10:20] = 1
+    values[30:40, 30:40] = 0
+    write_mask(large, "a.png", values)
+    imported = import_masks(*large)
+    assert f"in 1 of 1 masks the value {background} covers most" in imported.notes[0]
+    assert imported.notes[0].endswith(f"give --background {background}")
+    dataset = opened(large, tmp_path, background=background)
+    assert dataset.annotations.areas.tolist() == [100, 100]
+
+
+def test_a_background_colour(large, tmp_path, capsys):
+    white = np.full((64, 96, 3), 255, np.uint8)
+    white[10:20, 10:20] = (0, 0, 250)
+    write_mask(large, "a.png", white)
+    out = tmp_path / "out.json"
+    assert main(["from-masks", *map(str, large), str(out)]) == 0
+    assert "note: in 1 of 1 masks the value 16777215 covers most of the picture" in capsys.readouterr().out
+    assert main(["from-masks", *map(str, large), str(out), "--background", "#ffffff"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 objects" in printed
+    assert "note" not in printed
+
+
+def test_files_of_desktops_are_left_out_and_named(folders, tmp_path, capsys):
+    write_mask(folders, "a.png", VALUES)
+    junk = [
+        "Thumbs.db",
+        "sub/Thumbs.db",
+        "desktop.ini",
+        "sub/._a.png",
+        ".DS_Store",
+        "@eaDir/a.png",
+        "__MACOSX/sub/a.png",
+    ]
+    for name in junk:
+        for folder in folders:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"no picture")
+    imported = import_masks(*folders)
+    assert sorted(imported.left_out) == sorted(junk)
+    assert len(imported.content["images"]) == 1
+    assert main(["from-masks", *map(str, folders), str(tmp_path / "out.json")]) == 0
+    assert "\nleft out: .DS_Store, @eaDir/a.png," in capsys.readouterr().out
+
+
+def test_two_images_that_would_share_a_mask(folders):
+    cv2.imwrite(str(folders[0] / "sub" / "a.png"), np.full((8, 12, 3), 100, np.uint8))
+    write_mask(folders, "a.png", VALUES)
+    with pytest.raises(DatasetError, match=r"a.png: could be the mask of .*a.jpg and of .*a.png: name it a.jpg.png or"):
+        import_masks(*folders)
+    (folders[1] / "sub" / "a.png").rename(folders[1] / "sub" / "a.jpg.png")
+    imported = import_masks(*folders)
+    assert {entry["image_id"] for entry in imported.content["annotations"]} == {1}
+    assert imported.without_mask == ["sub/a.png"]
+
+
+def test_dots_in_names(folders):
+    for name in ("a.b", "a.c"):
+        cv2.imwrite(str(folders[0] / "sub" / f"{name}.png"), np.full((8, 12, 3), 100, np.uint8))
+        write_mask(folders, f"{name}.png", VALUES)
+    assert {entry["image_id"] for entry in import_masks(*folders).content["annotations"]} == {1, 2}
+
+
+def test_touching_objects_of_a_class_are_said(large):
+    two = (disc(False, centre=(30, 32), radius=15) | disc(False, centre=(58, 32), radius=15)) // 255
+    write_mask(large, "a.png", two)
+    (note,) = import_masks(*large, classes={1: "disc"}).notes
+    assert "so objects of a class that touch are one; 1 of them have a narrow place" in note
+    write_mask(large, "a.png", disc(False) // 255)
+    (note,) = import_masks(*large, classes={1: "disc"}).notes
+    assert note.endswith("objects of a class that touch are one")
+
+
+def test_masks_of_fractions(large):
+    assert cv2.imwrite(str(large[1] / "sub" / "a.tif"), disc(True).astype(np.float32) / 255)
+    with pytest.raises(DatasetError, match="its values are not whole numbers"):
+        import_masks(*large)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_factor": 1000}, "--class-factor=1000: must be at least 2, and needs --classes"),
+        ({"class_factor": 1, "classes": {1: "a"}}, "--class-factor=1: must be at least 2"),
+        ({"threshold": 5, "classes": {1: "a"}}, "--threshold=5 leaves only one value"),
+        ({"names": "{image}_{class}", "classes": {1: "a"}}, "classes come from names or from --classes"),
+        ({"classes": {255: "bg"}, "background": 255}, "255=bg: 255 is the background"),
+    ],
+)
+def test_options_that_do_not_go_together(folders, options, message):
+    with pytest.raises(ValueError, match=message):
+        import_masks(*folders, **options)

@@ -15,7 +15,7 @@ from mrcnn_data.json_file import read_json
 from mrcnn_data.loading import Batch, EvalLoader, TrainLoader, default_buckets, repeat_factors, to_tf_dataset
 from mrcnn_data.masks.rasterising import MASK_SIZE, paste_masks
 from mrcnn_data.outputs import OutputError, check_outputs, write_output
-from mrcnn_data.pipes import open_console, run_piped
+from mrcnn_data.pipes import open_console, print_any_text, run_piped
 from mrcnn_data.report import Finding, Report
 from mrcnn_data.statistics import dataset_statistics
 from mrcnn_data.text import visible
@@ -49,6 +49,7 @@ __all__ = [
     "load_image",
     "open_console",
     "paste_masks",
+    "print_any_text",
     "read_json",
     "repeat_factors",
     "run_piped",

@@ -1,7 +1,10 @@
-"""Commands whose output goes into a pipe that may be closed early, as in `mrcnn-data stats ROOT train | head -1`."""
+"""Output of commands: into a pipe that may be closed early, as in `mrcnn-data stats ROOT train | head -1`, or to a
+terminal with few characters.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,8 +16,17 @@ if TYPE_CHECKING:
 CLOSED_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that writes to a closed pipe
 
 
+def print_any_text() -> None:
+    """Make stdout and stderr replace characters that they cannot encode by their codes, instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_piped(run: Callable[[], int]) -> int:
     """Run a command; if the program that reads its output ends first, end the command without a message.
+
+    Characters that a terminal lacks are replaced (`print_any_text`).
 
     Args:
         run: the command; it lets BrokenPipeError pass.
@@ -22,6 +34,7 @@ def run_piped(run: Callable[[], int]) -> int:
     Returns:
         The exit code of `run`, or 141 if the reader has ended.
     """
+    print_any_text()
     try:
         try:
             return run()

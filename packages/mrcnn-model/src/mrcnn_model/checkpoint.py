@@ -83,7 +83,7 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
     content = {"format": FORMAT, "model": dataclasses.asdict(model.config), "card": dataclasses.asdict(card)}
     new_weights, new_card = (file.with_name(file.name + PARTIAL) for file in (weights_file, card_file))
     save_file(arrays, new_weights, metadata=OURS)
-    new_card.write_text(json.dumps(content, indent=1))
+    new_card.write_text(json.dumps(content, indent=1), encoding="utf-8")
     flush(new_weights)
     flush(new_card)
     card_file.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def _require_replaceable(weights_file: Path, card_file: Path) -> None:
 
 def _is_card(path: Path) -> bool:
     try:
-        return json.loads(path.read_text()).keys() >= {"format", "model", "card"}
+        return json.loads(path.read_text(encoding="utf-8")).keys() >= {"format", "model", "card"}
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -164,10 +164,10 @@ def read_card(directory: Path) -> tuple[ModelConfig, ModelCard]:
     """
     path = Path(directory) / CARD_FILE
     try:
-        content: Any = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: not a checkpoint directory") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists in lists, nested too deep
         raise CheckpointError(f"{path} is not a model card: {type(error).__name__}: {error}") from error
     parts = [content.get(name) for name in ("model", "card")] if isinstance(content, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):
@@ -223,7 +223,7 @@ def find_checkpoint(path: str | Path) -> FoundCheckpoint:
     checkpoints = path / "checkpoints"
     best, why = checkpoints / "best", "the newest of the run"
     if best.is_file():
-        chosen = checkpoints / best.read_text().strip()
+        chosen = checkpoints / best.read_text(encoding="utf-8").strip()
         if (chosen / CARD_FILE).is_file():
             return FoundCheckpoint(chosen, "the best of the run")
         why = f"the newest of the run; the best, {chosen.name}, is not there"

@@ -1,5 +1,6 @@
 """How the commands of this package print and end. Not shared with mrcnn_data, which this package does not need."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,9 @@ def run_command(work: Callable[[], None], *, errors: tuple[type[Exception], ...]
     Returns:
         0; 1 after one of `errors`; 130 if interrupted; 141, without a message, if the reader of the output has left.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have characters that a terminal lacks
     try:
         try:
             work()

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mrcnn_data import DatasetError, visible
+from mrcnn_data import DatasetError, print_any_text, visible
 from mrcnn_eval import GroundTruthError, RankError, ResultsError
 from mrcnn_train.config.checks import check
 from mrcnn_train.config.composition import (
@@ -48,6 +48,7 @@ def main(*, preflight: bool = False) -> int:
     Args:
         preflight: check the hosts and processes of the job instead of training.
     """
+    print_any_text()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing long texts
     exit_codes: list[int] = []  # of the jobs: one, or several with --multirun
 

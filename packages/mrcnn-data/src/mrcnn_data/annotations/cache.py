@@ -127,7 +127,7 @@ def _columns_path(cache_dir: Path, content: str) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks: each process reads the file
                 fcntl.flock(file, fcntl.LOCK_EX)

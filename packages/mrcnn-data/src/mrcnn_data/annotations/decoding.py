@@ -204,7 +204,7 @@ def _report_unreadable(path: Path, what: str, place: int, error: Exception, repo
         where=[place],
         what=f"{what} number",
         message=f"{path} is not a COCO instances file: {reason} in {where}"
-        + (f": {ONE_CLASS_ADVICE}" if "field `category_id`" in reason else ""),
+        + (f": {ONE_CLASS_ADVICE}" if "field `category_id`" in reason or "`null` - at `category_id`" in reason else ""),
     )
 
 

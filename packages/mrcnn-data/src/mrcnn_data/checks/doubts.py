@@ -10,6 +10,7 @@ from mrcnn_data.report import STOPS_TRAINING, Report
 
 MOST = 0.5  # part of the boxes
 MANY = 0.1  # part of the objects whose box and mask disagree, above which the boxes are in doubt
+MANY_CROWDS = 0.2  # part of the annotations; 1 % in COCO
 FEWEST = 5  # boxes: what holds for fewer may be chance
 FEWEST_PERCENTAGES = 20  # fewer small objects may all lie in a corner
 _FIX = "`mrcnn-data check ROOT SPLIT --fix OUT.json --boxes {}` rewrites them"
@@ -19,6 +20,7 @@ def report_doubts(dataset: CocoDataset, report: Report) -> None:
     """Add findings about a dataset as a whole; `report` already has those of single annotations."""
     _report_no_objects(dataset, report)
     _report_units(dataset, report)
+    _report_crowds(dataset, report)
     num_differing = report.count(OTHER_BOX)
     num_objects = int(dataset.annotations.is_object.sum())
     if num_objects >= FEWEST and num_differing > MANY * num_objects:
@@ -42,6 +44,21 @@ def _report_no_objects(dataset: CocoDataset, report: Report) -> None:
         severity="warning",
         action="there is nothing to learn, and AP is undefined",
         where=[f"{dataset.name} ({reason})"],
+        what="in",
+    )
+
+
+def _report_crowds(dataset: CocoDataset, report: Report) -> None:
+    table = dataset.annotations
+    num_crowds = int(table.is_crowd.sum())
+    if num_crowds <= MANY_CROWDS * len(table.classes):
+        return
+    report.add(
+        "data set with many crowds",
+        severity="warning",
+        action="they are not trained; if they are objects, as in files of tools that write iscrowd: 1 for every mask "
+        "(CVAT, V7), `mrcnn-data check ROOT SPLIT --fix OUT.json --crowds-are-objects` makes them objects",
+        where=[f"{dataset.name} ({num_crowds} of {len(table.classes)} annotations)"],
         what="in",
     )
 

@@ -22,7 +22,7 @@ from mrcnn_data.annotations.ids import as_id, whole_number
 from mrcnn_data.annotations.opening import Source, open_columns
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
-from mrcnn_data.checks.rewriting import make_ids_text_if_mixed, make_one_class, rewrite_boxes
+from mrcnn_data.checks.rewriting import make_crowds_objects, make_ids_text_if_mixed, make_one_class, rewrite_boxes
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.files import found_elsewhere, missing_files
 from mrcnn_data.json_file import decode_json, other_layout
@@ -64,6 +64,7 @@ def write_fixed(
     *,
     one_class: str | None = None,
     boxes: str | None = None,
+    crowds_are_objects: bool = False,
     force: bool = False,
 ) -> Fixed:
     """Write the clean file, and beside it OUT.changes.txt with one line for every change.
@@ -74,6 +75,7 @@ def write_fixed(
         out: the file to write.
         one_class: the name of the one class that all objects get, whatever their categories are.
         boxes: one of `BOX_KINDS`: what the boxes are, or "masks" to take them from the masks.
+        crowds_are_objects: write iscrowd 0 everywhere: some tools write 1 for every mask.
         force: write also if more than a tenth of the annotations would be removed.
     Raises:
         DatasetError: the file is not JSON or not COCO, too little is left of it, or `out` is the file itself.
@@ -82,7 +84,7 @@ def write_fixed(
     out = Path(out)
     if out.exists() and out.samefile(source.annotation_path):
         raise DatasetError(f"{out} is the file to be repaired: give another name")
-    fixed = fix_annotations(source, one_class=one_class, boxes=boxes)
+    fixed = fix_annotations(source, one_class=one_class, boxes=boxes, crowds_are_objects=crowds_are_objects)
     if not force:
         _require_few_removed(fixed, source.annotation_path)
     changes = changes_path(out)
@@ -104,8 +106,10 @@ def _require_few_removed(fixed: Fixed, path: Path) -> None:
     )
 
 
-def fix_annotations(source: Source, *, one_class: str | None = None, boxes: str | None = None) -> Fixed:
-    """Remove the entries that cannot be used, and repair the others; `one_class` and `boxes` as of `write_fixed`.
+def fix_annotations(
+    source: Source, *, one_class: str | None = None, boxes: str | None = None, crowds_are_objects: bool = False
+) -> Fixed:
+    """Remove the entries that cannot be used, and repair the others; the options are those of `write_fixed`.
 
     Raises:
         DatasetError: the file is not JSON or not COCO, nothing is left of it, or two categories of different names have
@@ -116,6 +120,8 @@ def fix_annotations(source: Source, *, one_class: str | None = None, boxes: str 
     num_annotations = len(content["annotations"])
     if one_class is not None:
         make_one_class(content, one_class, changes)
+    if crowds_are_objects:
+        make_crowds_objects(content, changes)
     if boxes is not None:
         rewrite_boxes(content, boxes, source.annotation_path, changes)
     make_ids_text_if_mixed(content, source.annotation_path, changes)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_data.annotations.ids import as_id, as_numbers
+from mrcnn_data.annotations.repairs import as_flag
 from mrcnn_data.errors import DatasetError
 
 BOX_KINDS = ("masks", "corners", "fractions", "percentages")
@@ -19,6 +20,14 @@ def make_one_class(content: dict[str, Any], name: str, changes: list[str]) -> No
         {**entry, "category_id": 1} if isinstance(entry, dict) else entry for entry in content["annotations"]
     ]
     changes.append(f"all annotations: category 1 ({name})")
+
+
+def make_crowds_objects(content: dict[str, Any], changes: list[str]) -> None:
+    """Make objects of all annotations that say `iscrowd`."""
+    crowds = [entry for entry in _objects(content["annotations"]) if as_flag(entry.get("iscrowd"))]
+    for entry in crowds:
+        entry["iscrowd"] = 0
+        changes.append(f"annotation {entry.get('id')}: iscrowd 0")
 
 
 def make_ids_text_if_mixed(content: dict[str, Any], path: Path, changes: list[str]) -> None:

@@ -15,10 +15,18 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_data.json_file import lenient_decode
 from mrcnn_data.masks.run_lengths import decode_counts, is_filling, whole_numbers
+from mrcnn_data.masks.simplifying import (
+    MANY_PARTS,
+    MANY_POINTS,
+    is_tangled,
+    is_too_long,
+    simplified,
+)
 
 # Beyond this many image sizes a coordinate is a mistake (pixels of another image, overflow), not an object that
 # sticks out. A rasteriser's cost grows with the perimeter, so such a part must never reach one.
 MAX_IMAGE_SIZES_AWAY = 10.0
+_MERGED_AT_ONCE = 64  # parts
 
 
 class Polygons(NamedTuple):
@@ -54,6 +62,8 @@ _ODD_COUNTS = "RLE size or counts that are not integers"
 _WRAPPED_COUNTS = "RLE text that was escaped or encoded once more"
 _BAD_RLE = "RLE that cannot be decoded"
 _NO_PIXEL = "polygon without any pixel in the image"
+_MANY_POINTS = f"polygon part with more than {MANY_POINTS} points"
+_TOO_LONG = "polygon whose outline is longer than those of all pixels of its image"
 
 # Kinds of faults, and what training does about them: severity (see `mrcnn_data.report`) and action.
 FAULTS = {
@@ -67,10 +77,12 @@ FAULTS = {
     "no polygon part is usable": ("repaired", BOX_ONLY),
     "polygon lies outside the image": ("repaired", BOX_ONLY),
     _NO_PIXEL: ("repaired", BOX_ONLY),
+    _TOO_LONG: ("repaired", BOX_ONLY),
     "flat polygon": ("repaired", "read as one part"),
     _TEXT: ("repaired", "read as the number"),
     _ODD_COUNTS: ("repaired", "read as whole numbers"),
     _WRAPPED_COUNTS: ("repaired", "backslashes halved, b'...' or base64 undone"),
+    _MANY_POINTS: ("repaired", "simplified; the outline moves by less than a tenth of a pixel"),
     "polygon part with fewer than 6 numbers": ("dropped", _PART_DROPPED),
     "polygon part with an odd count of numbers": ("dropped", _PART_DROPPED),
     _NO_NUMBER: ("dropped", _PART_DROPPED),
@@ -115,13 +127,16 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
     is_seen = False  # whether a part surely has pixels
     for part in value:
         checked = _check_part(part, height=height, width=width)
-        if checked.fault:
-            faults.append(checked.fault)
+        faults += checked.faults
         if checked.vertices is not None:
             usable.append(checked.vertices)
             is_seen |= checked.has_pixels
     if usable:
         polygons = Polygons(tuple(usable))
+        if is_too_long(usable, height=height, width=width):
+            return Decoded(None, (*faults, _TOO_LONG))
+        if len(usable) > MANY_PARTS or any(map(is_tangled, usable)):
+            return _as_pixels(polygons, faults, height=height, width=width)
         if is_seen or coco_mask.area(polygon_rle(polygons, height=height, width=width)):
             return Decoded(polygons, tuple(faults))
         return Decoded(None, (*faults, _NO_PIXEL))
@@ -130,9 +145,21 @@ def _decode_polygons(value: list[Any], *, height: int, width: int) -> Decoded:
     return Decoded(None, (*others, "polygon lies outside the image" if is_outside else "no polygon part is usable"))
 
 
+def _as_pixels(polygons: Polygons, faults: list[str], *, height: int, width: int) -> Decoded:
+    """Return polygons that would take long to crop as run lengths of the same pixels."""
+    counts = polygon_rle(polygons, height=height, width=width)["counts"].decode("ascii")
+    runs, _ = decode_counts(counts, total=height * width)
+    if runs is None or runs[1::2].sum() == 0:
+        return Decoded(None, (*faults, _NO_PIXEL))
+    return Decoded(RunLengths(height, width, runs), tuple(faults))
+
+
 def polygon_rle(polygons: Polygons, *, height: int, width: int) -> dict[str, Any]:
     """Rasterise checked polygons over their image: pycocotools' RLE, with counts as bytes."""
     rles = coco_mask.frPyObjects([part.ravel().tolist() for part in polygons.parts], height, width)
+    while len(rles) > _MERGED_AT_ONCE:  # one by one into a growing whole, thousands would take minutes
+        starts = range(0, len(rles), _MERGED_AT_ONCE)
+        rles = [coco_mask.merge(rles[start : start + _MERGED_AT_ONCE]) for start in starts]
     return dict(rles[0] if len(rles) == 1 else coco_mask.merge(rles))
 
 
@@ -140,36 +167,40 @@ class _Part(NamedTuple):
     """A polygon part: `vertices` float64 [V, 2] or None, what is wrong, and whether it surely has pixels."""
 
     vertices: np.ndarray | None
-    fault: str = ""
+    faults: tuple[str, ...] = ()
     has_pixels: bool = False
 
 
 def _check_part(part: Any, *, height: int, width: int) -> _Part:
     if not isinstance(part, list) or len(part) < 6:
-        return _Part(None, "polygon part with fewer than 6 numbers")
+        return _Part(None, ("polygon part with fewer than 6 numbers",))
     if len(part) % 2:
-        return _Part(None, "polygon part with an odd count of numbers")
+        return _Part(None, ("polygon part with an odd count of numbers",))
     try:
         vertices = np.array(part, np.float64).reshape(-1, 2)  # null becomes NaN, "5" becomes 5
     except (TypeError, ValueError, OverflowError):
-        return _Part(None, _NO_NUMBER)
+        return _Part(None, (_NO_NUMBER,))
     (x1, y1, x2, y2), is_odd = _extremes(part, vertices)
     if not all(map(math.isfinite, (x1, y1, x2, y2))):  # a NaN anywhere comes through
-        return _Part(None, _NO_NUMBER)
+        return _Part(None, (_NO_NUMBER,))
     if max(-x1, -y1, x2, y2) > MAX_IMAGE_SIZES_AWAY * max(height, width):
-        return _Part(None, "polygon part more than 10 image sizes away")
+        return _Part(None, ("polygon part more than 10 image sizes away",))
     twice_area = _twice_area(vertices)
     if not _has_area(twice_area, vertices, max(x2 - x1, y2 - y1)) and _is_collinear(vertices):
-        return _Part(None, "polygon part without area")
+        return _Part(None, ("polygon part without area",))
     if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
-        return _Part(None, _OUTSIDE)
+        return _Part(None, (_OUTSIDE,))
+    faults: tuple[str, ...] = (_TEXT,) if is_odd and any(isinstance(value, str) for value in part) else ()
+    num_points = len(vertices)
+    if num_points > MANY_POINTS:
+        vertices, faults = simplified(vertices), (*faults, _MANY_POINTS)
     is_inside = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
     # Thinner ones may lie between the centres of pixels, and outlines drawn twice cancel out: these are rasterised.
     is_wide = twice_area > 2 * (x2 - x1 + y2 - y1 + 2)
-    if is_odd or not (is_inside and is_wide):
-        return _Part(vertices, _TEXT if is_odd and any(isinstance(value, str) for value in part) else "")
+    if faults or is_odd or not (is_inside and is_wide):
+        return _Part(vertices, faults)
     xs = part[::2]
-    is_drawn_once = xs.count(xs[0]) == 1 or len(set(zip(xs, part[1::2], strict=True))) >= len(vertices) - 1
+    is_drawn_once = xs.count(xs[0]) == 1 or len(set(zip(xs, part[1::2], strict=True))) >= num_points - 1
     return _Part(vertices, has_pixels=is_drawn_once)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     An error of data, options or files is one line on stderr and exit code 2; 130: interrupted; 141: the program that
     reads the output has ended.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names may have characters that a terminal lacks
     return run_piped(lambda: _run(argv))
 
 
@@ -79,6 +75,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
         help="with --fix: take boxes from the masks, or read them as corners (x1, y1, x2, y2), as fractions of the "
         "image, or as percentages",
     )
+    check.add_argument("--crowds-are-objects", action="store_true", help="with --fix: write iscrowd 0 everywhere")
     check.add_argument("--force", action="store_true", help="with --fix: also if a tenth of the objects is removed")
     check.add_argument("--no-images", action="store_true", help="do not read the image files")
 
@@ -127,7 +124,22 @@ def _add_from_masks(masks: argparse.ArgumentParser) -> None:
         help="pixel values are classes; each connected region is an object",
     )
     masks.add_argument("--split-regions", action="store_true", help="each connected region is an object")
+    masks.add_argument(
+        "--class-factor",
+        type=int,
+        metavar="N",
+        help="values are class x N + number (1000 in Cityscapes): each is an object, --classes names the classes",
+    )
+    masks.add_argument(
+        "--names",
+        metavar="PATTERN",
+        help="how masks are named, without suffix, such as '{image}_{class}' or '{class}/{image}_{number}'",
+    )
+    masks.add_argument("--background", default="0", metavar="VALUE", help="value that is no object (default: 0)")
     masks.add_argument("--ignore", nargs="+", default=[], metavar="VALUE", help="values that are background too")
+    masks.add_argument(
+        "--threshold", type=int, metavar="VALUE", help="pixels of at least this are one value: for smooth edges"
+    )
 
 
 def _add_subset(subset: argparse.ArgumentParser) -> None:
@@ -191,8 +203,8 @@ COMMANDS = (
         _add_from_masks,
         "make an annotation file from mask pictures",
         "The objects of the image a/b.jpg are in MASKS/a/b.png, where each pixel value is one object, or in the "
-        "folder MASKS/a/b/, which has one picture per object. 0 is background. A value is a grey value, a palette "
-        "index, or #rrggbb.",
+        "folder MASKS/a/b/, which has one picture per object; --names says how masks are named otherwise. A value is a "
+        "grey value, a palette index, or #rrggbb.",
     ),
     (
         "subset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -20,7 +21,7 @@ from mrcnn_data.checks.checking import check_datasets
 from mrcnn_data.checks.fixing import changes_path, write_fixed
 from mrcnn_data.drawing.contact_sheet import choose_images, draw_contact_sheet
 from mrcnn_data.errors import DatasetError, OptionError
-from mrcnn_data.outputs import check_outputs, write_output
+from mrcnn_data.outputs import OutputError, check_outputs, write_output
 from mrcnn_data.pipes import open_console
 from mrcnn_data.report import EXAMPLES_KEPT, EXAMPLES_SHOWN, Report
 from mrcnn_data.statistics.counting import dataset_statistics
@@ -52,9 +53,9 @@ def check(options: argparse.Namespace) -> int:
     """Print what is wrong in each split, and write the findings and a clean file where asked to."""
     if options.fix is not None and len(options.splits) > 1:
         raise OptionError("--fix takes one split at a time")
-    if options.fix is None and (options.one_class is not None or options.boxes is not None or options.force):
-        raise OptionError("--one-class, --boxes and --force belong to --fix OUT.json")
-    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix))
+    if options.fix is None and any((options.one_class, options.boxes, options.crowds_are_objects, options.force)):
+        raise OptionError("--one-class, --boxes, --crowds-are-objects and --force belong to --fix OUT.json")
+    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix), inputs=_inputs(options))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
     for split in options.splits:
@@ -79,7 +80,14 @@ def check(options: argparse.Namespace) -> int:
         _write_json(options.json, results)
     if options.fix is not None:
         source = find_split(options.root, options.splits[0])
-        fixed = write_fixed(source, options.fix, one_class=options.one_class, boxes=options.boxes, force=options.force)
+        fixed = write_fixed(
+            source,
+            options.fix,
+            one_class=options.one_class,
+            boxes=options.boxes,
+            crowds_are_objects=options.crowds_are_objects,
+            force=options.force,
+        )
         listed = f"{len(fixed.changes)} changes, listed in {changes_path(options.fix)}"
         _say(f"{options.fix}: for the images of {source.image_dir}; {listed}")
         if fixed.clipped:
@@ -118,7 +126,7 @@ def _print_findings(report: Report, *, advises_json: bool) -> None:
 def stats(options: argparse.Namespace) -> int:
     """Print tables of a dataset and suggested options; draw and write them where asked to."""
     _check_at_least(options, 1, "short_edge", "max_size", "aspect_classes")
-    _check_outputs(options.json, options.png)
+    _check_outputs(options.json, options.png, inputs=_inputs(options))
     dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
     statistics = dataset_statistics(dataset)
     suggestions = suggestions_for(
@@ -147,7 +155,7 @@ def show(options: argparse.Namespace) -> int:
     given = [name for name in ("short_edge", "max_size") if getattr(options, name) is not None]
     _check_at_least(options, 1, *given, "images")
     _check_at_least(options, 0, "samples")
-    _check_outputs(options.out)
+    _check_outputs(options.out, inputs=_inputs(options))
     dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
     _print_faults(dataset, options)
     indices = (
@@ -195,23 +203,30 @@ def from_masks(options: argparse.Namespace) -> int:
     """Make an annotation file from mask pictures."""
     if options.classes is not None and options.class_name is not None:
         raise OptionError("--class-name names all objects, --classes names them by value: give only one of the two")
-    _check_outputs(options.out)
+    _check_outputs(options.out, inputs=[options.image_dir, options.mask_dir])
     imported = import_masks(
         options.image_dir,
         options.mask_dir,
         class_name="object" if options.class_name is None else options.class_name,
         classes=None if options.classes is None else _class_values(options.classes),
+        class_factor=options.class_factor,
+        names=options.names,
         split_regions=options.split_regions,
+        background=_pixel_value(options.background, "background"),
+        threshold=options.threshold,
         ignored={_pixel_value(value, "ignore") for value in options.ignore},
     )
     write_imported(options.out, imported)
-    content, without = imported
+    content = imported.content
     _say(
-        f"{options.out}: {len(content['images'])} images ({len(without)} without a mask), "
+        f"{options.out}: {len(content['images'])} images ({len(imported.without_mask)} without a mask), "
         f"{len(content['annotations'])} objects, {len(content['categories'])} classes"
     )
-    if without:
-        _say(f"without a mask, so background: {', '.join(without[:5])}{', ...' if without[5:] else ''}")
+    for what, names in (("without a mask, so background", imported.without_mask), ("left out", imported.left_out)):
+        if names:
+            _say(f"{what}: {', '.join(names[:5])}{', ...' if names[5:] else ''}")
+    for note in imported.notes:
+        _say(f"note: {note}")
     return 0
 
 
@@ -267,8 +282,22 @@ def _check_at_least(options: argparse.Namespace, least: int, *names: str) -> Non
             raise OptionError(f"--{name.replace('_', '-')}={value} must be at least {least}")
 
 
-def _check_outputs(*paths: Path | None) -> None:
-    check_outputs(path for path in paths if path is not None)
+def _check_outputs(*paths: Path | None, inputs: Sequence[Path]) -> None:
+    """Raise OutputError for a path that exists, and lies in `inputs` (files and folders) or is a user's file."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if path.exists() and any(path.resolve().is_relative_to(one.resolve()) for one in inputs):
+            raise OutputError(f"{visible(path)} exists and is an input of this command: choose another output")
+    check_outputs(given)
+
+
+def _inputs(options: argparse.Namespace) -> list[Path]:
+    """Return the annotation files and image folders of the splits; those that do not exist are reported later."""
+    found: list[Path] = []
+    for split in options.splits:
+        with contextlib.suppress(DatasetError):
+            found += find_split(options.root, split)
+    return found
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -209,7 +209,7 @@ def _read_categories(annotations: Path) -> list[tuple[int, str]]:
         ConvertError: the file is not of COCO's format, or an id occurs twice.
     """
     try:
-        content = json.loads(annotations.read_text())
+        content = json.loads(annotations.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConvertError(f"{annotations} is not a JSON file: {type(error).__name__}: {error}") from error
     listed = content.get("categories") if isinstance(content, dict) else None

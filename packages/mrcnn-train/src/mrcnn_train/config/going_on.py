@@ -126,7 +126,7 @@ def mark_finished(run_dir: Path, end: End) -> None:
 def read_end(run_dir: Path) -> End | None:
     """Read how a run ended; None if it has not finished."""
     try:
-        content = json.loads((run_dir / FINISHED_FILE).read_text())
+        content = json.loads((run_dir / FINISHED_FILE).read_text(encoding="utf-8"))
         return End(int(content["step"]), str(content["target"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

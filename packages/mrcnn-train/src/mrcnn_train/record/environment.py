@@ -47,7 +47,7 @@ def write_environment(run_dir: Path, processes: Sequence[dict[str, Any]]) -> Non
 def read_launches(path: Path) -> list[dict[str, Any]]:
     """Read the launches in `environment.json`; an empty list if the file is missing or damaged."""
     try:
-        launches = json.loads(path.read_text())
+        launches = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     return launches if isinstance(launches, list) else []

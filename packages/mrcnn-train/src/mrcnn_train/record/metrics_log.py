@@ -43,7 +43,7 @@ class MetricsLog:
         """Append one row."""
         row = {"kind": kind, "step": step, **values}
         self.rows.append(row)
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         with self._writer.as_default(step=step):
             for name, value in values.items():

@@ -38,7 +38,7 @@ def write_run_report(
     for val, (table, sheet, _) in files.items():
         of_set = f" on {val}" if len(files) > 1 else ""
         if path.with_name(table).exists():
-            parts += [f"## AP of the last evaluation{of_set}", _code(path.with_name(table).read_text())]
+            parts += [f"## AP of the last evaluation{of_set}", _code(path.with_name(table).read_text(encoding="utf-8"))]
         if path.with_name(sheet).exists():
             parts.append(f"![ground truth{of_set}, and predictions beside it]({sheet})")
     write_run_file(path, "\n\n".join(parts) + "\n")

@@ -100,6 +100,6 @@ def _make_unshared(wanted: Path) -> Path:
 def _save_config(run_dir: Path, config: RunConfig) -> None:
     """Save the config; if a resumed run changes it, keep the old file as config-until-TIME.yaml."""
     saved, text = run_dir / SAVED_CONFIG, config_text(config)
-    if config.resume is not None and text != saved.read_text():
+    if config.resume is not None and text != saved.read_text(encoding="utf-8"):
         saved.rename(name_until_now(saved))
     replace_text(saved, text)

@@ -24,7 +24,7 @@ def replace_text(path: Path, text: str) -> None:
     """Replace a file that the run continues to write: completely or not at all, also if the power fails."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -96,7 +96,7 @@ def save_checkpoint(
         finally:
             optimizer.swap_average()
         save_file(arrays, partial / TRAINER_ARRAYS)
-        (partial / TRAINER_FILE).write_text(json.dumps(dataclasses.asdict(state), indent=1))
+        (partial / TRAINER_FILE).write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
         for file in partial.iterdir():
             _flush(file)
         _flush(partial)
@@ -173,7 +173,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
     """
     path = checkpoint / TRAINER_FILE
     try:
-        return CheckpointState(**json.loads(path.read_text()))
+        return CheckpointState(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
@@ -186,7 +186,7 @@ def mark_best(checkpoints: Path, checkpoint: Path) -> None:
 def best_name(checkpoints: Path) -> str | None:
     """Return the name in the file `best`; None if there is no such file."""
     path = checkpoints / BEST
-    return path.read_text().strip() if path.is_file() else None
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def prune_checkpoints(checkpoints: Path, *, keep_last: int, also: str | None = None) -> None:
