@@ -13,9 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from fuzz.values import damaged, json_files, yaml_files
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+
+from fuzz.values import damaged, json_files, yaml_files
 
 IMAGE_SIZE = (40, 50)  # (h, w)
 
