@@ -1,6 +1,6 @@
 """Feature pyramid (Lin et al. 2017). Shapes: N images, F channels; level l has stride 2^l."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -41,10 +41,17 @@ class Fpn(keras.layers.Layer):
 def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
     """Double [N, H, W, C] to [N, 2H, 2W, C]; pixel (y, x) becomes the four pixels (2y..2y+1, 2x..2x+1).
 
-    It broadcasts instead of calling `tf.image.resize`: the backward pass is then a plain sum, and the type stays.
+    Its gradient sums four pixels by average pooling: 2 ms for 200 x 304 x 256 in bfloat16 on two Zen 5 cores, where the
+    gradient of the broadcast takes 57. In float32 the bits are the same. oneDNN and cuDNN add the four in float32.
     """
-    _, height, width, channels = x.shape
-    n, h, w = tf.shape(x)[0], height or tf.shape(x)[1], width or tf.shape(x)[2]
-    doubled = tf.broadcast_to(x[:, :, tf.newaxis, :, tf.newaxis, :], [n, h, 2, w, 2, channels])
-    doubled = tf.reshape(doubled, [n, 2 * h, 2 * w, channels])
-    return tf.ensure_shape(doubled, [x.shape[0], height and 2 * height, width and 2 * width, channels])
+
+    @tf.custom_gradient
+    def double(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        _, height, width, channels = x.shape
+        n, h, w = tf.shape(x)[0], height or tf.shape(x)[1], width or tf.shape(x)[2]
+        doubled = tf.broadcast_to(x[:, :, tf.newaxis, :, tf.newaxis, :], [n, h, 2, w, 2, channels])
+        doubled = tf.reshape(doubled, [n, 2 * h, 2 * w, channels])
+        doubled = tf.ensure_shape(doubled, [x.shape[0], height and 2 * height, width and 2 * width, channels])
+        return doubled, lambda dy: 4 * tf.nn.avg_pool2d(dy, ksize=2, strides=2, padding="VALID")
+
+    return double(x)
