@@ -75,7 +75,7 @@ def _forward(linear: Linear, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | 
 
 
 def sum_positions(x: tf.Tensor) -> tf.Tensor:
-    """Sum [..., C] over all axes but the last: [C], in float32 (float64 for float64).
+    """Sum [..., C] over all axes but the last: float32 [C].
 
     This is the gradient of a bias. In TensorFlow 2.21 neither BiasAddGrad nor Sum will do. BiasAddGrad adds bfloat16
     numbers in bfloat16 on a CPU, where a sum stops growing at 256 times a number, and in 16-bit atomics on a GPU; Sum
@@ -88,7 +88,7 @@ def sum_positions(x: tf.Tensor) -> tf.Tensor:
         if block:
             x = tf.matmul(tf.ones([1, block], x.dtype), tf.reshape(x, [-1, block, x.shape[-1]]))  # [blocks, 1, C]
         x = tf.cast(x, tf.float32)
-    return tf.raw_ops.BiasAddGrad(out_backprop=x)
+    return tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=x), tf.float32)
 
 
 def _block_length(num_positions: int | None) -> int | None:
