@@ -231,6 +231,7 @@ def network_gradients(monkeypatch, make_tiny_model, make_batch):
             patch.setattr(keras, "DTypePolicy", lambda _: POLICIES[precision])
             model = make_tiny_model(
                 ops=ops._replace(multilevel_roi_align=roi_align),
+                backbone_width=16,
                 roi_samples=40,
                 roi_foreground_fraction=0.75,
                 **options,
@@ -258,5 +259,4 @@ def test_gradients_of_the_network(monkeypatch, network_gradients, options):
     for precision, limit in (("float32", 1e-4), ("mixed_bfloat16", 0.1), ("mixed_float16", 0.02)):
         found = network_gradients(precision, options)
         errors = {path: relative_error(found[path], gradient) for path, gradient in exact.items()}
-        print(precision, sorted(((e, p) for p, e in errors.items()), reverse=True)[:4])
         assert {path: error for path, error in errors.items() if error > limit} == {}
