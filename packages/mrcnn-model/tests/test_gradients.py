@@ -91,7 +91,7 @@ def test_upsampling_adds_the_gradients_of_four_pixels(dtype):
     x, weights = tf.zeros([2, 6, 10, 8], dtype), tf.cast(rng.normal(size=[2, 12, 20, 8]), dtype)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = upsample_nearest(x)
+        y = upsample_nearest(x, training=True)
     found = tape.gradient(y, x, weights)
     assert found.dtype == dtype
     exact = weights.numpy().astype(np.float64).reshape(2, 6, 2, 10, 2, 8).sum(axis=(2, 4))
