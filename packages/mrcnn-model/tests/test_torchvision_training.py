@@ -29,7 +29,7 @@ TORCHVISION = LAYOUTS["torchvision"]
 PYTHON = os.environ.get("MRCNN_TORCH_PYTHON", sys.executable)
 HEIGHT, WIDTH = 320, 480
 NUM_OBJECTS, NUM_PROPOSALS, NUM_CLASSES = 6, 100, 9
-NUM_STEPS, LEARNING_RATE, MOMENTUM = 10, 0.002, 0.9
+NUM_STEPS, LEARNING_RATE, MOMENTUM = 10, 0.0001, 0.9
 NORMS = ("frozen_bn", "gn", "sync_bn")
 
 pytestmark = [
@@ -306,29 +306,48 @@ def in_backbone(difference):
     return difference.name.startswith("backbone.body.")
 
 
-def test_float32_gradients(case, theirs):
-    """Bounds where units with a ReLU play no part: 1e-5. Of those, some lie so near the corner that float32 and float64
-    differ in whether a gradient passes: a few of the 20 million of the mask head and of the 10 million of the RPN, and
-    more in the backbone. The bias of the anchors' logits is three sums over 37,579 anchors that nearly cancel.
+class Bounds(NamedTuple):
+    """What ReLU leaves: some units lie so near its corner that a gradient passes in one precision and not in the other.
+
+    Statistics of the batch or of a group spread what one unit does. Measured for frozen batch norm, group norm and
+    synchronised batch norm: largest float32 errors in the backbone 1.2e-3, 3.8e-3, 8.4e-3; smallest cosines in bfloat16
+    0.983, 0.956, 0.872. In a network without corners all tensors agree: `test_gradients_of_the_network`.
     """
+
+    backbone: float  # largest float32 error in the backbone
+    corners: float  # the same in pyramid, RPN and mask head, for the losses of the most units
+    cosine: float  # the smallest in bfloat16 in the backbone
+    length: float  # largest difference of the length from 1 in bfloat16 in the backbone
+
+
+BOUNDS = {
+    "frozen_bn": Bounds(backbone=5e-3, corners=3e-4, cosine=0.97, length=0.1),
+    "gn": Bounds(backbone=5e-3, corners=3e-4, cosine=0.94, length=0.1),
+    "sync_bn": Bounds(backbone=1.5e-2, corners=2e-3, cosine=0.85, length=0.15),
+}
+CORNERS = ("rpn_class", "mask")  # of 10 million units of the RPN and 20 million of the mask head, a few differ
+
+
+def test_float32_gradients(case, theirs):
     losses, gradients = our_gradients(case, "float32")
     np.testing.assert_allclose(losses, theirs["losses"], rtol=1e-4)
-    limits = {"rpn_class": 3e-4, "mask": 3e-4}
-    found = differences(theirs, gradients)
-    assert [d for d in found if d.error > (5e-3 if in_backbone(d) else limits.get(d.loss, 1e-5))] == []
+    bounds = BOUNDS[case.norm]
+
+    def limit(difference):
+        if in_backbone(difference):
+            return bounds.backbone
+        return bounds.corners if difference.loss in CORNERS else 1e-5
+
+    assert [d for d in differences(theirs, gradients) if d.error > limit(d)] == []
 
 
 def test_bfloat16_gradients(case, theirs):
-    """In the backbone, bfloat16 puts some units of every layer on the other side of the ReLU's corner.
-
-    The smallest cosine is 0.983 with frozen batch norm (10 of 265 tensors are below 0.99) and 0.956 with group norm.
-    Without corners all tensors agree: `test_gradients_of_the_network`.
-    """
     losses, gradients = our_gradients(case, "mixed_bfloat16")
     np.testing.assert_allclose(losses, theirs["losses"], rtol=0.02)
     found = differences(theirs, gradients)
-    lowest = 0.97 if case.norm == "frozen_bn" else 0.9
-    assert [d for d in found if d.cosine < (lowest if in_backbone(d) else 0.99) or abs(d.length - 1) > 0.1] == []
+    assert [d for d in found if not in_backbone(d) and (d.cosine < 0.99 or abs(d.length - 1) > 0.1)] == []
+    _, _, cosine, length = BOUNDS[case.norm]
+    assert [d for d in found if in_backbone(d) and (d.cosine < cosine or abs(d.length - 1) > length)] == []
 
 
 def test_ten_steps_of_sgd(tmp_path):
