@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrcnn_model import MaskRCNN, ModelConfig, build_model
+from mrcnn_model import COMPILED_OPS, DetectionOps, MaskRCNN, ModelConfig, build_model
 
 
 def tiny_config(**changes: object) -> ModelConfig:
@@ -47,9 +47,11 @@ def tiny_config(**changes: object) -> ModelConfig:
 def make_tiny_model():
     """Build a seeded tiny model; keyword arguments change its configuration."""
 
-    def make(*, precision: str = "float32", seed: int = 0, **changes: object) -> MaskRCNN:
+    def make(
+        *, precision: str = "float32", seed: int = 0, ops: DetectionOps = COMPILED_OPS, **changes: object
+    ) -> MaskRCNN:
         keras.utils.set_random_seed(seed)
-        return build_model(tiny_config(**changes), precision=precision)
+        return build_model(tiny_config(**changes), precision=precision, ops=ops)
 
     return make
 

@@ -239,3 +239,27 @@ def test_wrong_gradient_shape_is_refused():
         raw_ops.mrcnn_multilevel_roi_align_grad(
             gradient=tf.ones((1, 2, 7, 7, 3)), boxes=boxes, feature_shapes=[[1, -8, 8, 3]], **attributes
         )
+
+
+def test_each_level_keeps_the_gradient_of_its_bias():
+    """oneDNN joins the gradients of a kernel and a bias by the node that they read, not by its output: at random."""
+    sizes, channels = (32, 16, 8, 4), 8
+    maps = [tf.random.stateless_normal([1, size, size, channels], [size, 0]) for size in sizes]
+    kernels = [tf.Variable(tf.random.stateless_normal([3, 3, channels, channels], [size, 1])) for size in sizes]
+    biases = [tf.Variable(tf.zeros([channels])) for _ in sizes]
+    boxes = tf.constant([[[0.0, 0, 20, 20], [0, 0, 100, 100], [4, 4, 120, 124]]])
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            features = [
+                tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+                for x, kernel, bias in zip(maps, kernels, biases, strict=True)
+            ]
+            pooled = multilevel_roi_align(features, boxes, strides=[4, 8, 16, 32], output_size=7, canonical_size=56.0)
+            loss = tf.reduce_sum(tf.square(pooled))
+        return tape.gradient(loss, [*biases, *kernels])
+
+    expected = gradients()
+    for _ in range(8):
+        for found, exact in zip(tf.function(gradients)(), expected, strict=True):
+            np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())

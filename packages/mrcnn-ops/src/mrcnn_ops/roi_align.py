@@ -100,4 +100,6 @@ def _multilevel_roi_align_gradient(op: Any, gradient: Any) -> list[Any]:
         feature_shapes=[tf.shape(feature) for feature in features],
         **{name: op.get_attr(name) for name in _SHARED_ATTRIBUTES},
     )
-    return [*feature_gradients, None]
+    # Each from a node with one output. TensorFlow 2.21 with oneDNN joins the gradients of a convolution's kernel and of
+    # a bias if they read the same node, whichever of its outputs: levels would get the bias gradients of each other.
+    return [*(tf.raw_ops.Snapshot(input=feature_gradient) for feature_gradient in feature_gradients), None]

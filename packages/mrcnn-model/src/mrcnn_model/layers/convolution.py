@@ -4,13 +4,14 @@ Every layer makes its variables in the constructor, under its dotted name, so a 
 `<layer name>.<variable name>`. Shapes: N images, H x W positions, C channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
+from mrcnn_model.layers.affine import affine
 from mrcnn_model.layers.normalization import MOVING_MOMENTUM, Norm, batch_norm, fold_batch_norm, group_norm
 
 Initializer: TypeAlias = keras.initializers.Initializer
@@ -115,38 +116,26 @@ class Conv(LeafLayer):
         """
         x = tf.cast(x, self.compute_dtype)
         kind, after_relu = self.norm.kind, self.norm.after_relu
-        run = recomputed if training else _apply
-        if kind == "gn" and after_relu:
-            x = run(self._convolve, x, _value(self.kernel), _value(self.bias))
-            return self._group_norm(tf.nn.relu(x) if self.relu else x)
-        if kind == "gn":
-            x = self._group_norm(run(self._convolve, x, _value(self.kernel)))
-        elif kind == "sync_bn" and training:
-            x = self._batch_norm(run(self._convolve, x, _value(self.kernel)))
-        elif kind == "none":
-            x = run(self._convolve, x, _value(self.kernel), _value(self.bias))
+        if kind == "none" or after_relu:
+            x = affine(self._convolve, x, _value(self.kernel), _value(self.bias), training=training)
+        elif kind == "gn" or (kind == "sync_bn" and training):
+            x = affine(self._convolve, x, _value(self.kernel), training=training)
+            x = self._group_norm(x) if kind == "gn" else self._batch_norm(x)
         else:
             parameters = (self.kernel, self.gamma, self.beta, self.moving_mean, self.moving_variance)
-            x = run(self._convolve_folded, x, *map(_value, parameters))
-        return tf.nn.relu(x) if self.relu else x
+            fold = partial(fold_batch_norm, epsilon=self.norm.epsilon)
+            x = affine(self._convolve, x, *map(_value, parameters), prepare=fold, training=training)
+        x = tf.nn.relu(x) if self.relu else x
+        return self._group_norm(x) if kind == "gn" and after_relu else x
 
-    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.subsampling > 1:
             x = x[:, :: self.subsampling, :: self.subsampling]
         if not self.pads_itself:
             x = tf.pad(x, self.padding)
         padding = "SAME" if self.pads_itself else "VALID"
-        x = tf.nn.conv2d(
-            x, tf.cast(kernel, self.compute_dtype), strides=self.stride // self.subsampling, padding=padding
-        )
-        return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self.compute_dtype))
-
-    def _convolve_folded(self, x: tf.Tensor, kernel: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
-        gamma, beta, mean, variance = parameters
-        kernel, bias = fold_batch_norm(
-            kernel, gamma=gamma, beta=beta, mean=mean, variance=variance, epsilon=self.norm.epsilon
-        )
-        return self._convolve(x, kernel, bias)
+        kernel = tf.cast(kernel, self.compute_dtype)
+        return tf.nn.conv2d(x, kernel, strides=self.stride // self.subsampling, padding=padding)
 
     def _group_norm(self, x: tf.Tensor) -> tf.Tensor:
         return group_norm(x, _value(self.gamma), _value(self.beta), groups=self.norm.groups, epsilon=self.norm.epsilon)
@@ -165,7 +154,12 @@ class Conv(LeafLayer):
 
 
 class Dense(LeafLayer):
-    """Fully connected layer, optionally with ReLU."""
+    """Fully connected layer, optionally with ReLU.
+
+    Args:
+        in_channels, out_channels: C of input and output.
+        float32_output: add the bias in float32 and return that.
+    """
 
     def __init__(
         self,
@@ -173,20 +167,29 @@ class Dense(LeafLayer):
         in_channels: int,
         out_channels: int,
         relu: bool = False,
+        float32_output: bool = False,
         initializer: Initializer | None = None,
         name: str,
         dtype: keras.DTypePolicy,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.relu = relu
+        self.output_dtype = tf.float32 if float32_output else self.compute_dtype
         self.kernel = self.variable("kernel", (in_channels, out_channels), initializer or scaled_fan_in())
         self.bias = self.variable("bias", (out_channels,), "zeros")
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Map [K, C_in] to [K, C] in the compute type."""
-        x = tf.matmul(tf.cast(x, self.compute_dtype), tf.cast(_value(self.kernel), self.compute_dtype))
-        x = tf.nn.bias_add(x, tf.cast(_value(self.bias), self.compute_dtype))
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Map [K, C_in] to [K, C] in the compute type or float32.
+
+        Args:
+            training: a gradient will be computed.
+        """
+        x = tf.cast(x, self.compute_dtype)
+        x = affine(self._multiply, x, _value(self.kernel), _value(self.bias), training=training)
         return tf.nn.relu(x) if self.relu else x
+
+    def _multiply(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.matmul(x, tf.cast(kernel, self.compute_dtype)), self.output_dtype)
 
 
 class Upsample(LeafLayer):
@@ -212,66 +215,35 @@ class Upsample(LeafLayer):
         """
         size, channels = x.shape[1], self.kernel.shape[3]
         flat = tf.reshape(tf.cast(x, self.compute_dtype), [-1, self.kernel.shape[2]])  # [K*P*P, C_in]
-        run = partial(recomputed, weights_first=True) if training else _apply
-        taps = tf.nn.relu(run(self._multiply, flat, _value(self.kernel), _value(self.bias)))
+        weights = (_value(self.kernel), _value(self.bias))
+        taps = affine(self._multiply, flat, *weights, prepare=_side_by_side, training=training, weights_first=True)
+        taps = tf.nn.relu(taps)
         return tf.reshape(taps, [-1, size, size, 4, channels])  # after ReLU: so TensorFlow fuses product, bias and ReLU
 
-    def _multiply(self, flat: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        kernel = tf.cast(kernel, self.compute_dtype)
-        in_channels, channels = kernel.shape[2], kernel.shape[3]
-        taps = tf.matmul(flat, tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [in_channels, 4 * channels]))
-        return tf.nn.bias_add(taps, tf.tile(tf.cast(bias, self.compute_dtype), [4]))
+    def _multiply(self, flat: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(flat, tf.cast(kernel, self.compute_dtype))
 
 
-def joined_convolution(layers: Sequence[Conv], x: tf.Tensor) -> list[tf.Tensor]:
-    """Apply several 1x1 convolutions without a norm to `x` as one, so that `x` is read once; return each result."""
-    kernel = tf.concat([_value(layer.kernel) for layer in layers], axis=-1)
-    bias = tf.concat([_value(layer.bias) for layer in layers], axis=0)
-    joined = layers[0]._convolve(x, kernel, bias)
-    return tf.split(joined, [layer.kernel.shape[-1] for layer in layers], axis=-1)
+def _side_by_side(kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turn the kernel [2, 2, C_in, C] into [C_in, 4 C], and the bias [C] into [4 C]."""
+    in_channels, channels = kernel.shape[2], kernel.shape[3]
+    return tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [in_channels, 4 * channels]), tf.tile(bias, [4])
 
 
-def recomputed(
-    function: Callable[..., tf.Tensor], x: tf.Tensor, *weights: tf.Tensor, weights_first: bool = False
-) -> tf.Tensor:
-    """Return `function(x, *weights)`; for its backward pass only the arguments are kept.
+def joined_convolution(layers: Sequence[Conv], x: tf.Tensor, *, training: bool) -> list[tf.Tensor]:
+    """Apply several 1x1 convolutions without a norm to `x` as one, so that `x` is read once.
 
-    Intermediate values, such as a padded input or a folded kernel, are computed again in the backward pass. That saves
-    175 MB in a training step of R50-FPN at 800 x 1216. The convolution or product at the end does not run again in a
-    graph: its gradient does not need its result, and TensorFlow removes ops without a use. For training only:
-    TensorFlow keeps a graph with a custom gradient until the process ends, and tracing takes 1.5 times as long.
-
-    Args:
-        function: takes tensors and reads no variable.
-        x: the activations.
-        weights: the other arguments.
-        weights_first: compute the gradient of `x` after those of the weights, each of which must have one. Otherwise
-            TensorFlow may first compute the gradients of earlier layers, and keep `x` and the incoming gradient for
-            later. This helps if they are large. For all convolutions it made the step 6 % slower on two cores, because
-            two gradients then no longer overlap.
+    Returns:
+        The result of each, float32: the bias is added in float32.
     """
 
-    @tf.custom_gradient
-    def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
-            # After `dy`: otherwise TensorFlow would compute it at once, or merge it with the forward pass.
-            with tf.control_dependencies([dy]), tf.GradientTape(persistent=weights_first) as tape:
-                again = [tf.identity(argument) for argument in arguments]
-                tape.watch(again)
-                y = function(*again)
-            if not weights_first:
-                return tape.gradient(y, again, dy)
-            of_weights = tape.gradient(y, again[1:], dy)
-            with tf.control_dependencies(of_weights):
-                return [tape.gradient(y, again[0], dy), *of_weights]
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.cast(layers[0]._convolve(x, kernel), tf.float32)
 
-        return function(*arguments), gradient
-
-    return run(x, *weights)
-
-
-def _apply(function: Callable[..., tf.Tensor], *arguments: tf.Tensor) -> tf.Tensor:
-    return function(*arguments)
+    kernel = tf.concat([_value(layer.kernel) for layer in layers], axis=-1)
+    bias = tf.concat([_value(layer.bias) for layer in layers], axis=0)
+    joined = affine(convolve, x, kernel, bias, training=training)
+    return tf.split(joined, [layer.kernel.shape[-1] for layer in layers], axis=-1)
 
 
 def _value(variable: keras.Variable) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Feature pyramid (Lin et al. 2017). Shapes: N images, F channels; level l has stride 2^l."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -33,16 +33,28 @@ class Fpn(keras.layers.Layer):
         """Map C2..C5 to P2..P6, each [N, H_l, W_l, F]."""
         merged = [lateral(c, training=training) for lateral, c in zip(self.laterals, features, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
-            merged[level] += upsample_nearest(merged[level + 1])
+            merged[level] += upsample_nearest(merged[level + 1], training=training)
         pyramid = [output(x, training=training) for output, x in zip(self.outputs, merged, strict=True)]
         return [*pyramid, pyramid[-1][:, ::2, ::2, :]]
 
 
-def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
+def upsample_nearest(x: tf.Tensor, *, training: bool = False) -> tf.Tensor:
     """Double [N, H, W, C] to [N, 2H, 2W, C]; pixel (y, x) becomes the four pixels (2y..2y+1, 2x..2x+1).
 
-    It broadcasts instead of calling `tf.image.resize`: the backward pass is then a plain sum, and the type stays.
+    Args:
+        training: sum the gradient of four pixels by average pooling. That takes 2 ms for 200 x 304 x 256 in bfloat16 on
+            two Zen 5 cores, where the gradient of the broadcast takes 57. In float32 the bits are the same. oneDNN and
+            cuDNN add the four in float32. For training only: a custom gradient keeps the graph (see `affine`).
     """
+
+    @tf.custom_gradient
+    def with_pooled_gradient(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        return _doubled(x), lambda dy: 4 * tf.nn.avg_pool2d(dy, ksize=2, strides=2, padding="VALID")
+
+    return with_pooled_gradient(x) if training else _doubled(x)
+
+
+def _doubled(x: tf.Tensor) -> tf.Tensor:
     _, height, width, channels = x.shape
     n, h, w = tf.shape(x)[0], height or tf.shape(x)[1], width or tf.shape(x)[2]
     doubled = tf.broadcast_to(x[:, :, tf.newaxis, :, tf.newaxis, :], [n, h, 2, w, 2, channels])

@@ -57,6 +57,7 @@ class BoxHead(keras.layers.Layer):
         self.logits = Dense(
             in_channels=channels,
             out_channels=num_classes,
+            float32_output=True,
             initializer=normal(0.01),
             name=f"{name}.logits",
             dtype=dtype,
@@ -65,6 +66,7 @@ class BoxHead(keras.layers.Layer):
         self.deltas = Dense(
             in_channels=channels,
             out_channels=4 * self.num_boxes,  # class * 4 + coordinate
+            float32_output=True,
             initializer=normal(0.001),
             name=f"{name}.deltas",
             dtype=dtype,
@@ -77,10 +79,10 @@ class BoxHead(keras.layers.Layer):
         pool_size, channels = rois.shape[1], rois.shape[3]
         hidden = tf.reshape(rois, [-1, pool_size * pool_size * channels])
         for fc in self.fcs:
-            hidden = fc(hidden)
-        deltas = tf.cast(self.deltas(hidden), tf.float32)
+            hidden = fc(hidden, training=training)
+        deltas = self.deltas(hidden, training=training)
         return BoxHeadOutput(
-            logits=tf.cast(self.logits(hidden), tf.float32), deltas=tf.reshape(deltas, [-1, self.num_boxes, 4])
+            logits=self.logits(hidden, training=training), deltas=tf.reshape(deltas, [-1, self.num_boxes, 4])
         )
 
 

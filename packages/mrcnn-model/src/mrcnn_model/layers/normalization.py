@@ -39,11 +39,11 @@ class Norm(NamedTuple):
 
 def fold_batch_norm(
     kernel: tf.Tensor,
-    *,
     gamma: tf.Tensor,
     beta: tf.Tensor,
     mean: tf.Tensor,
     variance: tf.Tensor,
+    *,
     epsilon: float = NORM_EPSILON,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Fold a batch norm with fixed statistics into the convolution before it.

@@ -33,7 +33,7 @@ class RpnHead(keras.layers.Layer):
         for features in pyramid:
             hidden = self.conv(features, training=training)
             num_images = tf.shape(hidden)[0]
-            level_logits, level_deltas = joined_convolution([self.logits, self.deltas], hidden)
-            logits.append(tf.reshape(tf.cast(level_logits, tf.float32), [num_images, -1]))
-            deltas.append(tf.reshape(tf.cast(level_deltas, tf.float32), [num_images, -1, 4]))
+            level_logits, level_deltas = joined_convolution([self.logits, self.deltas], hidden, training=training)
+            logits.append(tf.reshape(level_logits, [num_images, -1]))
+            deltas.append(tf.reshape(level_deltas, [num_images, -1, 4]))
         return RpnOutput(tf.concat(logits, axis=1), tf.concat(deltas, axis=1))
