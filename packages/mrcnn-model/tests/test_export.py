@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_model import ModelCard, read_card, save_model
+from mrcnn_model import CheckpointError, ModelCard, read_card, save_model
 from mrcnn_model.export.resizing import resize_images
 from mrcnn_model.export.saved_model import main
+from mrcnn_model.folders import new_folder
 
 CARD = ModelCard(
     class_names=["fig", "date", "nut"], category_ids=[7, 3, 12], short_edge=64, max_size=96, buckets=[[64, 96]]
@@ -187,13 +188,22 @@ def test_a_closed_pipe_ends_a_command_quietly(tmp_path, make_tiny_model):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_what_a_killed_export_left_is_named(tmp_path, monkeypatch, capsys, make_tiny_model):
+def test_what_a_killed_export_left_is_in_nobodys_way(tmp_path, monkeypatch, make_tiny_model):
     save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
     (tmp_path / "out.partial").mkdir()
     monkeypatch.setattr(tf.saved_model, "save", lambda *_, **__: None)
-    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 1
-    assert "out.partial exists already: an interrupted run left it, or another" in (message := capsys.readouterr().err)
-    assert "If no other run is writing it, delete it" in message
+    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out", "out.partial"]
+
+
+def test_the_second_of_two_exports_to_one_folder_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="out cannot be written: Directory not empty"):  # noqa: SIM117
+        with new_folder(tmp_path / "out") as one:
+            (one / "a").write_text("one")
+            with new_folder(tmp_path / "out") as other:
+                (other / "a").write_text("other")
+    assert (tmp_path / "out" / "a").read_text() == "other"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys, make_tiny_model):

@@ -116,6 +116,18 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(parts: Parts, tmp_path: P
     assert list(tmp_path.glob("partial-*")) == []
 
 
+def test_no_link_among_the_checkpoints_is_followed(parts: Parts, tmp_path: Path) -> None:
+    victim, checkpoints = tmp_path / "victim", tmp_path / "checkpoints"
+    victim.mkdir()
+    (victim / "photo").write_text("the user's")
+    checkpoints.mkdir()
+    (checkpoints / "partial-step-00000003").symlink_to(victim)
+    (checkpoints / "partial-file").write_text("left")
+    parts.save(checkpoints, 3)
+    assert [path.name for path in victim.iterdir()] == ["photo"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000003"]
+
+
 def test_files_are_flushed_before_the_rename(parts: Parts, tmp_path: Path, monkeypatch) -> None:
     events: list[str] = []
     flush, rename = os.fsync, Path.rename

@@ -20,12 +20,12 @@ from mrcnn_model.building import build_model
 from mrcnn_model.config import ModelConfig, OptionError
 from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.partial_files import partial_file
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
 FORMAT = 2  # of model.json: the options are grouped by part; in format 1 they are flat
 READABLE_FORMATS = (1, FORMAT)
-PARTIAL = ".partial"  # ends the name of a file that is being written
 OURS = {"written_by": "mrcnn_model"}  # in the header of the weights file
 
 
@@ -81,17 +81,17 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {variable_key(v): np.ascontiguousarray(v.numpy()) for v in model.variables}
     content = {"format": FORMAT, "model": dataclasses.asdict(model.config), "card": dataclasses.asdict(card)}
-    new_weights, new_card = (file.with_name(file.name + PARTIAL) for file in (weights_file, card_file))
-    save_file(arrays, new_weights, metadata=OURS)
-    new_card.write_text(json.dumps(content, indent=1))
-    flush(new_weights)
-    flush(new_card)
-    card_file.unlink(missing_ok=True)
-    flush(directory)
-    new_weights.replace(weights_file)
-    flush(directory)
-    new_card.replace(card_file)
-    flush(directory)
+    with partial_file(directory) as new_weights, partial_file(directory) as new_card:
+        save_file(arrays, new_weights, metadata=OURS)
+        new_card.write_text(json.dumps(content, indent=1))
+        flush(new_weights)
+        flush(new_card)
+        card_file.unlink(missing_ok=True)
+        flush(directory)
+        new_weights.replace(weights_file)
+        flush(directory)
+        new_card.replace(card_file)
+        flush(directory)
 
 
 def flush(path: Path) -> None:

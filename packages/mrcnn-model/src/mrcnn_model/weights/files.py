@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mrcnn_model.checkpoint import PARTIAL, CheckpointError, flush
+from mrcnn_model.checkpoint import CheckpointError, flush
+from mrcnn_model.partial_files import partial_file
 from mrcnn_model.weights.layout import Arrays
 
 SUFFIXES = (".npz", ".safetensors")
@@ -49,8 +50,7 @@ def write_arrays(path: str | Path, arrays: Arrays) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")
-    partial = path.with_name(path.name + PARTIAL)
-    try:
+    with partial_file(path.parent) as partial:
         if path.suffix == ".safetensors":
             save_file(dict(arrays), partial)
         else:
@@ -59,5 +59,3 @@ def write_arrays(path: str | Path, arrays: Arrays) -> None:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
         flush(partial)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,12 +82,13 @@ def save_checkpoint(
     target = checkpoints / step_name(state.step)
     if is_complete(target):
         return target
-    partial = checkpoints / (PARTIAL + target.name)
+    partial = checkpoints / f"{PARTIAL}{target.name}-{secrets.token_hex(8)}"
     with _explained(target):
         checkpoints.mkdir(parents=True, exist_ok=True)
         remove_leftovers(checkpoints)
         if target.exists():  # cut off while a service copied it here
             shutil.rmtree(target)
+        partial.mkdir()  # fails if there is a file or link of this name
         optimizer.swap_average()
         try:
             save_model(partial, model, card)
@@ -119,7 +121,10 @@ def _explained(target: Path) -> Iterator[None]:
 def remove_leftovers(checkpoints: Path) -> None:
     """Delete checkpoints that were not completed, because the run ended while it wrote them."""
     for leftover in checkpoints.glob(f"{PARTIAL}*"):
-        shutil.rmtree(leftover)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def restore_checkpoint(
