@@ -273,3 +273,31 @@ def test_a_file_that_the_user_changes_during_the_run_is_kept(command, tmp_path: 
     assert command("train.max_steps=4", "data.val=val", "eval.every_epochs=0.5")[0] == 0
     (kept,) = table.parent.glob("ap_table-until-*.txt")
     assert kept.read_text() == "my notes"
+
+
+def test_a_bad_image_in_mid_run_costs_no_step(command, shapes: Path, tmp_path: Path, hollow_step, monkeypatch) -> None:
+    shutil.copytree(shapes, tmp_path / "data")
+    update = hollow_step.__call__
+
+    def update_and_break(self, *args, **options):
+        for path in (tmp_path / "data" / "train").iterdir():
+            path.write_bytes(b"no image")
+        return update(self, *args, **options)
+
+    monkeypatch.setattr(hollow_step, "__call__", update_and_break)
+    code, output = command("train.max_steps=100000", "data.root=data", "checkpoint.every_steps=100000")
+    assert code == 2
+    last = sorted(path.name for path in Path("run/checkpoints").glob("step-*"))[-1]
+    assert f"by the error; resume={tmp_path / 'run'} continues from {last}\n" in output
+    assert output.count("mrcnn_train: error: ") == 1
+    assert "Traceback" not in output
+
+
+def test_a_dry_run_of_too_few_steps_is_refused_too(command) -> None:
+    assert command("train.max_steps=4")[0] == 0
+    code, output = command("train.max_steps=2", "dry_run=true")
+    assert code == 2
+    assert "the run has done 4 steps, but the options ask for 2" in output
+    code, output = command("train.max_steps=4", "dry_run=true")
+    assert code == 0
+    assert "has finished after 4 steps: nothing is left to do" in output

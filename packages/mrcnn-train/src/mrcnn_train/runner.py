@@ -59,7 +59,9 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
             with stop.raising():
                 if place.rank == 0:
                     _prepare_folders(config)
-                    _open(config, rank=0, size=size).loader.close()
+                    data = _open(config, rank=0, size=size)
+                    with data.loader:
+                        _has_finished(config, data)
                 return 0
         except StopRequested as request:
             print(f"Stopped by {NAMES[request.number]} before the first step.", flush=True)
@@ -227,5 +229,5 @@ def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: Stop
         assert run_dir is not None
         print(f"{'run directory:':17} {visible(run_dir, limit=2000)}", flush=True)
         print("the first step compiles the network and takes longer", flush=True)
-        with disk_errors(run_dir):
+        with disk_errors(run_dir) if processes.rank == 0 else contextlib.nullcontext():
             return train_loop(Job(config, data, state, run_dir, processes, stop))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
 from mrcnn_data.images import read_header
+from mrcnn_train.record.event_files import trim_event_files
 from mrcnn_train.record.run_files import replace_text, set_aside
 
 METRICS_FILE = "metrics.jsonl"
@@ -25,7 +26,7 @@ class MetricsLog:
     """Writes rows of three kinds, "train", "epoch" and "evaluation"; each has `step` (updates done) and `minutes`.
 
     Args:
-        start_step: rows after this step are removed, because the resumed run repeats those steps.
+        start_step: rows and events after this step are removed, because the resumed run repeats those steps.
 
     Attributes:
         rows: all rows, also those of earlier launches of the run.
@@ -37,7 +38,18 @@ class MetricsLog:
             set_aside([self._path])
         self.rows: list[Row] = [row for row in read_rows(self._path) if row["step"] <= start_step]
         replace_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._trim_events(run_dir / TENSORBOARD_DIR, start_step)
         self._writer = tf.summary.create_file_writer(str(run_dir / TENSORBOARD_DIR))
+
+    def _trim_events(self, folder: Path, start_step: int) -> None:
+        """Remove from TensorBoard's files what this launch writes again."""
+        evaluated = {row["step"] for row in self.rows if row["kind"] == "evaluation"}
+
+        def is_kept(step: int, tag: str) -> bool:
+            # Pictures of an evaluation are written before its row.
+            return step <= start_step and (step in evaluated or not tag.startswith("evaluation/"))
+
+        trim_event_files(folder, is_kept=is_kept)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append one row."""

@@ -84,7 +84,7 @@ def save_checkpoint(
         return target
     partial = checkpoints / f"{PARTIAL}{target.name}-{secrets.token_hex(8)}"
     with _explained(target):
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        checkpoints.mkdir(exist_ok=True)  # not its parents: a run directory that is gone is not made again
         remove_leftovers(checkpoints)
         if target.exists():  # cut off while a service copied it here
             shutil.rmtree(target)
