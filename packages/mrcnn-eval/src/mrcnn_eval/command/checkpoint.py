@@ -66,8 +66,16 @@ def open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
         UsageError: neither names it.
         DatasetError: it cannot be opened, or has objects of a class that the checkpoint does not have.
     """
-    dataset = _named_dataset(arguments, card)
-    matched = dataset.with_classes(card.category_ids, card.class_names, reference=f"{arguments.checkpoint}")
+    return match_classes(_named_dataset(arguments, card), card, arguments.checkpoint)
+
+
+def match_classes(dataset: CocoDataset, card: ModelCard, checkpoint: Path) -> CocoDataset:
+    """Return a data set with the classes of a card; print what differs between the two.
+
+    Raises:
+        DatasetError: it has objects of a class that the card does not have.
+    """
+    matched = dataset.with_classes(card.category_ids, card.class_names, reference=f"{checkpoint}")
     for finding in matched.opening_report.findings:
         if not dataset.opening_report.count(finding.kind):
             print(visible(f"{dataset.name}: {finding}", limit=2000))

@@ -165,13 +165,13 @@ def check_options(arguments: argparse.Namespace) -> None:
             raise UsageError("--images predicts with a --checkpoint; the folder of scored images is --image-dir")
         if arguments.annotations is None:
             raise UsageError("--results needs --annotations, the ground truth to score against")
-        _refuse(arguments, NOT_WITH_RESULTS, "--results")
+        refuse(arguments, NOT_WITH_RESULTS, "--results")
         if arguments.pycocotools_id0 and arguments.backend == "hotcoco":
             raise UsageError("--pycocotools-id0 needs --backend pycocotools")
         return
-    _refuse(arguments, ("pycocotools_id0",), "--checkpoint")
+    refuse(arguments, ("pycocotools_id0",), "--checkpoint")
     if arguments.images is not None:
-        _refuse(arguments, (*OF_DATA, *OF_SCORING), "--images, which predicts without scoring")
+        refuse(arguments, (*OF_DATA, *OF_SCORING), "--images, which predicts without scoring")
         return
     if (arguments.annotations is None) != (arguments.image_dir is None):
         raise UsageError("--annotations and --image-dir go together")
@@ -179,7 +179,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UsageError("--annotations and --image-dir take the place of --data-root and --split")
 
 
-def _refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> None:
+def refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> None:
+    """Raise UsageError if one of the options is given, which do not go with another option or input."""
     for name in names:
         if getattr(arguments, name) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} does not go with {owner}")

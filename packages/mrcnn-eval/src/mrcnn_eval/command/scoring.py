@@ -18,6 +18,7 @@ from mrcnn_eval.command.checkpoint import (
 )
 from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, PICTURE_SCORE, UsageError
 from mrcnn_eval.command.output import prepare_output, progress_bar, say_written
+from mrcnn_eval.command.unlabelled import images_alone, predict_unlabelled
 from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparison_table, shared_kinds, write_comparison
 from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator, IouType
@@ -82,7 +83,14 @@ def _scores_below(entry: Mapping[str, Any], threshold: float) -> bool:
 def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
     model, card = load_checkpoint(arguments.checkpoint)
-    dataset = open_dataset(arguments, card)
+    try:
+        dataset = open_dataset(arguments, card)
+    except DatasetError:
+        unlabelled = images_alone(arguments.annotations)
+        if unlabelled is None:
+            raise
+        predict_unlabelled(model, card, unlabelled, arguments)
+        return
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output, names = arguments.output or arguments.checkpoint / "evaluation", _output_names(arguments, with_images=True)
     prepare_output(output, names, inputs=[source.annotation_path for source in dataset.sources])
