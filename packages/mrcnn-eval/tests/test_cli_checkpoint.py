@@ -350,3 +350,22 @@ def test_a_test_set_cannot_be_scored_and_must_have_the_classes(checkpoint, root,
     assert capsys.readouterr().err.count("\n") == 1
     assert main([*command, *without_annotations(root, annotations={})]) == 2  # wrong, not absent
     assert '"annotations" in it is not a list' in capsys.readouterr().err
+
+
+def test_areas_are_said_with_a_checkpoint_too(checkpoint, root, capsys):
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    for area, line in (
+        (
+            -5,
+            "1 annotations have an `area` that is not a positive number: that of the mask, or else the box, was taken.",
+        ),
+        (100 * 100, "1 of 1 objects have an `area` that is larger than their box, 1 of them the area of the whole"),
+    ):
+        content["annotations"][0]["area"] = area
+        path.write_text(json.dumps(content))
+        assert main(["--checkpoint", str(checkpoint()), "--limit", "1"]) == 0
+        assert line in capsys.readouterr().out
+    assert main(["--checkpoint", str(checkpoint()), "--limit", "1", "--mask-areas"]) == 0
+    assert "`area`" not in capsys.readouterr().out
+    assert metrics(root.parent / "run")["settings"]["mask_areas"] is True

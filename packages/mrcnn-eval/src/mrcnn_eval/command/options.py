@@ -11,7 +11,7 @@ from mrcnn_data import visible
 
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
-OF_SCORING = ("honor_ignore", "backend", "report", "compare")
+OF_SCORING = ("honor_ignore", "mask_areas", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
 PICTURE_SCORE = 0.5  # least score of a detection that is drawn: all of them would cover the picture
 MAX_MESSAGE = 2000  # characters of an error or a warning
@@ -109,6 +109,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--pycocotools-id0",
         action="store_true",
         help="with --results: count an annotation with id 0 as never found, as pycocotools does",
+    )
+    add(
+        "--mask-areas",
+        action="store_true",
+        help="sort objects into small, medium and large by the pixels of their masks, not by `area`",
     )
     add("--report", action="store_true", help="also write report.html: numbers, plots and the worst mistakes")
     add(

@@ -22,7 +22,9 @@ from mrcnn_eval.command.unlabelled import images_alone, predict_unlabelled
 from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparison_table, shared_kinds, write_comparison
 from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator, IouType
+from mrcnn_eval.scoring.doubts import doubt_about_areas
 
+NOT_AN_AREA = "area is not a positive number"  # kind of finding of mrcnn_data
 RESULT_KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}  # keys in a results file
 
 
@@ -45,6 +47,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         iou_types=iou_types,
         honor_ignore=arguments.honor_ignore,
         pycocotools_id0=arguments.pycocotools_id0,
+        mask_areas=arguments.mask_areas,
     )
     evaluator.add_results(results)
     settings = {
@@ -54,9 +57,11 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
         "pycocotools_id0": arguments.pycocotools_id0,
+        "mask_areas": arguments.mask_areas,
     }
     _write(evaluator, None, arguments, other, output=output, images=arguments.image_dir, settings=settings)
     _say_id_0(evaluator)
+    _say_areas(evaluator)
     say_written(output, names)
 
 
@@ -102,6 +107,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         dataset,
         max_dets=arguments.max_dets,
         backend=arguments.backend or "hotcoco",
+        mask_areas=arguments.mask_areas,
     )
     with progress_bar() as progress:
         detect_dataset(
@@ -126,11 +132,13 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "tta": arguments.tta,
         "backend": evaluator.backend,
         "honor_ignore": evaluator.honor_ignore,
+        "mask_areas": arguments.mask_areas,
     }
     scored = list(evaluator.image_results)
     images = evaluator.ground_truth.image_dir
     _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
     _say_id_0(evaluator)
+    _say_areas(evaluator, num_unusable=dataset.opening_report.count(NOT_AN_AREA))
     _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
     say_written(output, names)
 
@@ -141,6 +149,17 @@ def _say_id_0(evaluator: CocoEvaluator) -> None:
             "An annotation has the id 0, which pycocotools counts as never found; here it counts like any other. "
             "--results with --pycocotools-id0 gives the numbers of pycocotools."
         )
+
+
+def _say_areas(evaluator: CocoEvaluator, *, num_unusable: int = 0) -> None:
+    if num_unusable:
+        print(
+            f"{num_unusable} annotations have an `area` that is not a positive number: that of the mask, or else the "
+            "box, was taken."
+        )
+    doubt = doubt_about_areas(evaluator.ground_truth)
+    if doubt is not None:
+        print(doubt)
 
 
 def _say_what_is_ignored(count: int, *, was_asked: bool) -> None:

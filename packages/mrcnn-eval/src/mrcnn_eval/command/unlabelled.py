@@ -1,4 +1,4 @@
-"""`--checkpoint DIR --annotations FILE` with a file that lists images but no annotations, as that of a test set does."""
+"""`--checkpoint DIR --annotations FILE` with a file that lists images but no annotations: that of a test set."""
 
 from __future__ import annotations
 
