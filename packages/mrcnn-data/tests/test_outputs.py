@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
         one.write(b"one " * 1000)
         other.write(b"other " * 1000)
     assert path.read_bytes() == b"one " * 1000  # the last that ended
-    with pytest.raises(ZeroDivisionError), replaced(path) as file:
+    with contextlib.suppress(ZeroDivisionError), replaced(path) as file:
         file.write(b"half")
         raise ZeroDivisionError
     assert path.read_bytes() == b"one " * 1000

@@ -15,16 +15,15 @@ from mrcnn_train.config.values import model_config
 from mrcnn_train.errors import SaveError
 from mrcnn_train.training import checkpoint as checkpoint_module
 from mrcnn_train.training.checkpoint import (
-    CheckpointState,
     best_name,
     complete_checkpoints,
     mark_best,
     prune_checkpoints,
-    read_state,
     restore_checkpoint,
     save_checkpoint,
 )
 from mrcnn_train.training.optimizer import Optimizer, Sgd
+from mrcnn_train.training.position import CheckpointState, read_state
 
 CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, buckets=[[64, 64]])
 

@@ -168,6 +168,33 @@ def test_missing_weights(command, shapes: Path) -> None:
     assert_refused(outcome, "gone.npz", "does not exist")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.pkl", b"\x80\x04.", "pickles can run programs and are not read"),
+        ("model.pth", b"PK\3\4", "pickles can run programs and are not read"),
+        ("model.h5", b"\x89HDF", "weights of Keras are not read"),
+        ("model.txt", b"", "expected an .npz or .safetensors file"),
+        ("model.npz", b"PK\3\4 cut off", "cannot be read"),
+        ("model.npz", b"", "cannot be read"),
+        ("model.safetensors", b"\xff" * 100, "cannot be read"),
+        ("model.safetensors", b"", "cannot be read"),
+        ("folder/model.json", b"[" * 200_000, "nested too deep"),
+        ("folder/best", b"x", "no checkpoint in"),
+    ],
+)
+@pytest.mark.parametrize("options", [["dry_run=true"], []])
+def test_weights_that_cannot_be_read_are_refused_before_anything_else(
+    command, shapes: Path, tmp_path: Path, name: str, content: bytes, words: str, options: list[str]
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    weights = path.parent if "/" in name else path
+    outcome = command("+experiment=small", f"data.root={shapes}", f"model.weights={weights}", *options)
+    assert_refused(outcome, weights.name, words)
+
+
 def test_a_bucket_that_holds_no_image(command, shapes: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "data.buckets=[[32,32]]")
     assert_refused(outcome, "data.buckets=[[32, 32]]", "holds an image resized to 256 x 256")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrcnn_data import visible
-from mrcnn_model import import_tensorflow_quietly
+from mrcnn_model import CheckpointError, import_tensorflow_quietly, require_weights
 from mrcnn_train.config.going_on import (
     CHECKPOINTS_DIR,
     complete_checkpoints,
@@ -29,6 +29,7 @@ from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
 from mrcnn_train.record.environment import process_facts, write_environment
 from mrcnn_train.record.run_dir import check_run_dir, lock_resumed, open_run_dir
 from mrcnn_train.training.datasets import RunData, open_data
+from mrcnn_train.training.position import newest_position
 from mrcnn_train.training.synthetic import draw_synthetic
 
 
@@ -174,6 +175,8 @@ def _prepare_folders(config: RunConfig, stack: contextlib.ExitStack | None = Non
         check_run_dir(config)
     elif stack is not None:
         stack.enter_context(lock_resumed(config))
+    if config.resume is not None:
+        newest_position(Path(config.resume))  # a damaged one is found before TensorFlow is imported
     draw_synthetic(config.data)
 
 
@@ -196,6 +199,11 @@ def _check_weights(config: RunConfig, *, warn: bool) -> None:
             )
     elif not Path(weights).exists():
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
+    else:
+        try:
+            require_weights(weights)
+        except CheckpointError as error:
+            raise ConfigError(f"model.weights: {error}") from error
 
 
 def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mrcnn_data import CocoDataset, visible
 from mrcnn_eval.command.options import MAX_MESSAGE, UsageError
-from mrcnn_model import import_tensorflow_quietly
+from mrcnn_model import CheckpointError, find_checkpoint, import_tensorflow_quietly, require_weights
 
 if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction
@@ -21,16 +21,15 @@ def load_checkpoint(checkpoint: Path) -> tuple[MaskRCNN, ModelCard]:
     Raises:
         UsageError: it does not exist or cannot be loaded.
     """
-    if not checkpoint.exists():  # found before TensorFlow is imported, which takes seconds
-        raise UsageError(f"checkpoint {checkpoint} does not exist")
-    import_tensorflow_quietly()
-    try:
-        from mrcnn_model import CheckpointError, find_checkpoint, load_model
-    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
-        raise UsageError(str(error)) from error
     try:
         found = find_checkpoint(checkpoint)
+        require_weights(found.directory)  # before TensorFlow is imported, which takes seconds
         print(f"Checkpoint {visible(found, limit=MAX_MESSAGE)}", flush=True)
+        import_tensorflow_quietly()
+        try:
+            from mrcnn_model import load_model
+        except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
+            raise UsageError(str(error)) from error
         return load_model(found.directory)
     except CheckpointError as error:
         raise UsageError(str(error)) from error

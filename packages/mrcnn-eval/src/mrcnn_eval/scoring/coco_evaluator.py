@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from mrcnn_data import visible
 from mrcnn_eval.scoring.doubts import doubts_about_results
 from mrcnn_eval.scoring.ground_truth import Annotated, load_ground_truth, with_mask_areas
 from mrcnn_eval.scoring.image_results import (
@@ -246,13 +247,13 @@ class CocoEvaluator:
     def _known_id(self, image_id: Any) -> Any:
         """Return the id as the ground truth has it: as given, or else the same number as an int or as text."""
         is_text = isinstance(image_id, str)
-        number = int(image_id) if is_text and image_id.isdecimal() else image_id
+        number = int(image_id) if is_text and image_id.isdecimal() and len(image_id) < 20 else image_id
         for candidate in (image_id, number if is_text else str(image_id)):
             try:
                 return self.ground_truth.image_ids[self._image_indices[candidate]]
             except (KeyError, TypeError):  # TypeError: a list, for example, cannot be a key
                 continue
-        raise ResultsError(f"image {image_id!r} is not in the ground truth")
+        raise ResultsError(f"image {visible(repr(image_id))} is not in the ground truth")
 
     def _image_size(self, image_id: Any) -> tuple[int, int]:
         height, width = self.ground_truth.image_sizes[self._image_indices[image_id]]

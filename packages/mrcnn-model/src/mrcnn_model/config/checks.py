@@ -16,6 +16,9 @@ TYPES = {
 }
 
 
+MOST = 1 << 20  # of a whole number: more is a mistake, and would fill the memory
+
+
 class OptionError(ValueError):
     """An option of a model that does not exist or has an invalid value. The message names it."""
 
@@ -23,7 +26,8 @@ class OptionError(ValueError):
 def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Raise OptionError unless the condition holds."""
     if not condition:
-        raise OptionError(f"model.{name} is {value!r}; expected {expected}")
+        text = repr(value)
+        raise OptionError(f"model.{name} is {text if len(text) <= 200 else text[:200] + '...'}; expected {expected}")
 
 
 def require_type(name: str, value: object, kind: Any) -> None:
@@ -43,8 +47,8 @@ def one_of(default: Any, known: tuple[Any, ...]) -> Any:
     return option(default, lambda value: value in known, f"one of {', '.join(map(str, known))}")
 
 
-def at_least(least: int, default: int) -> Any:
-    return option(default, lambda value: value >= least, f"at least {least}")
+def at_least(least: int, default: int, *, most: int = MOST) -> Any:
+    return option(default, lambda value: least <= value <= most, f"at least {least} and at most {most}")
 
 
 def positive(default: float) -> Any:

@@ -90,9 +90,10 @@ def _is_of_run(path: Path) -> bool:
 def _row(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and row.keys() >= {"kind", "step"} else None
+    is_row = isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)
+    return row if is_row else None
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -17,7 +17,6 @@ from mrcnn_train.record.report import write_run_report
 from mrcnn_train.record.scores import logged_numbers, total_ap
 from mrcnn_train.record.window import Numbers
 from mrcnn_train.training.checkpoint import (
-    CheckpointState,
     mark_best,
     prune_checkpoints,
     save_checkpoint,
@@ -25,6 +24,7 @@ from mrcnn_train.training.checkpoint import (
 )
 from mrcnn_train.training.evaluation import Evaluation, EvaluationFiles, Results, evaluation_files
 from mrcnn_train.training.initial_weights import WEIGHTS_FILE
+from mrcnn_train.training.position import CheckpointState
 from mrcnn_train.training.state import TrainingState
 
 CURVES = "curves.png"

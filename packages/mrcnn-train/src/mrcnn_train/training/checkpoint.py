@@ -24,37 +24,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
-from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete
+from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete, step_of
 from mrcnn_train.errors import SaveError
 from mrcnn_train.record.run_files import replace_text
-from mrcnn_train.training.fingerprint import Fingerprint
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
+from mrcnn_train.training.position import CheckpointState
 
 TRAINER_ARRAYS = "trainer.safetensors"
 BEST = "best"
 PARTIAL = "partial-"  # begins the name of a folder that is being written
-
-
-@dataclasses.dataclass
-class CheckpointState:
-    """The position of a run. Epoch and learning rate follow from the step; they are there for human readers.
-
-    Attributes:
-        step: number of updates done, which is also the number of the next one, counted from 0.
-        epoch: position in epochs.
-        learning_rate: that of the last update.
-        elapsed_seconds: time of the run, summed over all launches.
-        data: fingerprint of the training data; None in checkpoints of version 0.1.
-    """
-
-    step: int
-    seed: int
-    global_batch: int
-    epoch: float
-    learning_rate: float
-    elapsed_seconds: float
-    data: Fingerprint | None = None
 
 
 def step_name(step: int) -> str:
@@ -149,6 +128,12 @@ def restore_checkpoint(
             raise CheckpointError(
                 f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}; expected {tuple(variable.shape)}"
             )
+        not_finite = arrays[key].size - int(np.isfinite(arrays[key]).sum())
+        if not_finite:
+            raise CheckpointError(
+                f"{checkpoint / TRAINER_ARRAYS}: {key} has {not_finite} of {arrays[key].size} values that are NaN or "
+                "infinite"
+            )
         variable.assign(arrays[key])
     optimizer.swap_average()
 
@@ -166,28 +151,18 @@ def _trainer_variables(optimizer: Optimizer, loss_scale: LossScale | None) -> di
     return variables
 
 
-def read_state(checkpoint: Path) -> CheckpointState:
-    """Read `trainer.json`.
-
-    Raises:
-        CheckpointError: it is missing or torn.
-    """
-    path = checkpoint / TRAINER_FILE
-    try:
-        return CheckpointState(**json.loads(path.read_text()))
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
 def mark_best(checkpoints: Path, checkpoint: Path) -> None:
     """Write the name of a checkpoint to the file `best`."""
     replace_text(checkpoints / BEST, checkpoint.name + "\n")
 
 
 def best_name(checkpoints: Path) -> str | None:
-    """Return the name in the file `best`; None if there is no such file."""
-    path = checkpoints / BEST
-    return path.read_text().strip() if path.is_file() else None
+    """Return the name in the file `best`; None if there is no such file, or if it contains something else."""
+    try:
+        name = (checkpoints / BEST).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if step_of(checkpoints / name) is not None else None
 
 
 def prune_checkpoints(checkpoints: Path, *, keep_last: int, also: str | None = None) -> None:

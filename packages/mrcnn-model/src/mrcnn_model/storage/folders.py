@@ -9,8 +9,9 @@ from pathlib import Path
 import tensorflow as tf
 from safetensors import SafetensorError
 
-from mrcnn_model.checkpoint import CheckpointError, flush
-from mrcnn_model.partial_files import partial_name
+from mrcnn_model.checkpoint import flush
+from mrcnn_model.storage.cards import CheckpointError
+from mrcnn_model.storage.partial_files import partial_name
 
 
 @contextmanager
