@@ -777,8 +777,8 @@ def _raise(error):
     [
         (["backbone.body.conv1.weight"], "1 of the 100 variables of the backbone"),
         (["rpn.head.conv.0.0.weight"], "1 of the 1[0-9][0-9] variables of the model"),
-        (["backbone.body.", "-layer3", "-layer4"], "of the 100 variables of the backbone"),
-        (["roi_heads."], "of the 1[0-9][0-9] variables of the model"),
+        (["backbone.body.", "-layer3", "-layer4"], r"\d+ of the 100 variables of the backbone"),
+        (["roi_heads."], r"\d+ of the 1[0-9][0-9] variables of the model"),
     ],
 )
 def test_a_small_part_of_a_network_needs_a_word(tmp_path, make_tiny_model, kept, part):
@@ -788,7 +788,7 @@ def test_a_small_part_of_a_network_needs_a_word(tmp_path, make_tiny_model, kept,
     write_arrays(tmp_path / "part.npz", some)
     model = make_tiny_model(norm="frozen_bn", seed=5)
     before = [variable.numpy() for variable in model.variables]
-    with pytest.raises(CheckpointError, match=rf"part\.npz has only \d*{part}; it lacks .*allow_missing=True"):
+    with pytest.raises(CheckpointError, match=rf"part\.npz has only {part}; it lacks .*allow_missing=True"):
         load_weights(model, tmp_path / "part.npz")
     for variable, values in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), values)  # nothing was filled

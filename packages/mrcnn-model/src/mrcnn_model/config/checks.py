@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -81,4 +81,6 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple) and all(_is_of(v, item) for v in value)
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max  # False for NaN
+    return isinstance(value, kind)
