@@ -120,3 +120,17 @@ def test_another_evaluation_that_is_wrong(truth, tmp_path, capsys, metrics, word
     line = refused(capsys, *command)
     assert f"--compare {tmp_path / 'other/metrics.json'}: " in line
     assert words in line
+
+
+def test_paths_that_are_too_long(truth, tmp_path, capsys):
+    long = "n" * 100_000
+    (tmp_path / "results.json").write_text(entry())
+    good = ("--results", tmp_path / "results.json", "--annotations", truth)
+    for command in (
+        ("--checkpoint", long),
+        ("--results", long, "--annotations", truth),
+        ("--results", tmp_path / "results.json", "--annotations", long),
+        (*good, "--output", long),
+        (*good, "--compare", long),
+    ):
+        assert "oo long" in refused(capsys, *command)

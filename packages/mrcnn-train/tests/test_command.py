@@ -157,10 +157,13 @@ def test_annotations_that_are_not_coco(command, small_root: Path) -> None:
 def test_classes_of_the_splits_differ(command, small_root: Path) -> None:
     path = small_root / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
-    content["categories"][0]["name"] = "moon"
+    used = content["annotations"][0]["category_id"]
+    for category in content["categories"]:
+        if category["id"] == used:
+            category["name"] = "moon"
     path.write_text(json.dumps(content))
-    outcome = command("+experiment=small", f"data.root={small_root}")
-    assert_refused(outcome, "instances_val.json", "'moon'", "'crescent'")
+    outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true")
+    assert_refused(outcome, "instances_val.json", f"category {used} 'moon'", "which", "does not have")
 
 
 def test_missing_weights(command, shapes: Path) -> None:
@@ -410,3 +413,23 @@ def test_help_and_errors_do_not_load_tensorflow(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert "LIGHT" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file_name", "class", "options"])
+def test_names_of_millions_of_characters_are_never_shown_in_full(command, small_root: Path, place: str) -> None:
+    long = "n" * 2_000_000
+    options = []
+    for split in ("train", "val"):
+        path = small_root / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        if place == "class":
+            content["categories"][0]["name"] = long
+        if place == "file_name":
+            content["images"][0]["file_name"] = long
+        path.write_text(json.dumps(content))
+    if place == "options":
+        options = [f"run.name={long[:100_000]}", f"model.weights={long[:100_000]}", f"run.dir={long[:100_000]}"]
+    outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true", *options)
+    assert outcome.exit_code == (0 if place == "class" else 2)
+    assert len(outcome.err) < 10_000
+    assert len(outcome.out) < 10_000

@@ -197,7 +197,7 @@ def _check_weights(config: RunConfig, *, warn: bool) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    elif not Path(weights).exists():
+    elif not os.path.exists(weights):
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
     else:
         try:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 
 from mrcnn_data import replaced
@@ -61,6 +60,6 @@ def _records(file: BinaryIO, size: int) -> Iterator[_Record]:
         data = file.read(length + _CHECKSUM)
         try:
             event = Event.FromString(data[:length])
-        except DecodeError:
+        except Exception:  # protobuf's DecodeError; only its decoder runs here
             return
         yield _Record(head + data, event)
