@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint, variable_key
+from mrcnn_train.config.position import CheckpointState, read_state
 from mrcnn_train.config.values import model_config
 from mrcnn_train.errors import SaveError
 from mrcnn_train.training import checkpoint as checkpoint_module
@@ -23,7 +24,6 @@ from mrcnn_train.training.checkpoint import (
     save_checkpoint,
 )
 from mrcnn_train.training.optimizer import Optimizer, Sgd
-from mrcnn_train.training.position import CheckpointState, read_state
 
 CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, buckets=[[64, 64]])
 

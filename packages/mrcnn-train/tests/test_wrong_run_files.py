@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from mrcnn_model import CheckpointError
 from mrcnn_train import ConfigError, run
 from mrcnn_train.config.going_on import complete_checkpoints, is_complete, last_step, read_end
+from mrcnn_train.config.position import read_state
 from mrcnn_train.record.metrics_log import read_rows
 from mrcnn_train.training.checkpoint import best_name
-from mrcnn_train.training.position import read_state
 
 GOOD = {"step": 4, "seed": 0, "global_batch": 2, "epoch": 0.5, "learning_rate": 0.1, "elapsed_seconds": 1.5}
 DATA = {"images": 3, "objects": 9, "sha256": "ab", "masks": "cd"}

@@ -20,6 +20,7 @@ from mrcnn_train.config.going_on import (
     read_end,
 )
 from mrcnn_train.config.options import LaunchOptions, RunConfig
+from mrcnn_train.config.position import newest_position
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
@@ -29,7 +30,6 @@ from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
 from mrcnn_train.record.environment import process_facts, write_environment
 from mrcnn_train.record.run_dir import check_run_dir, lock_resumed, open_run_dir
 from mrcnn_train.training.datasets import RunData, open_data
-from mrcnn_train.training.position import newest_position
 from mrcnn_train.training.synthetic import draw_synthetic
 
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn_data import DatasetError, open_console, read_json, visible
+from mrcnn_data import CocoDataset, DatasetError, open_console, read_json, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -23,6 +23,9 @@ from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparis
 from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator, IouType
 from mrcnn_eval.scoring.doubts import doubt_about_areas
+
+if TYPE_CHECKING:
+    from mrcnn_model import MaskRCNN, ModelCard
 
 NOT_AN_AREA = "area is not a positive number"  # kind of finding of mrcnn_data
 RESULT_KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}  # keys in a results file
@@ -120,7 +123,21 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             progress=progress,
             detect=detect_function(model, arguments.tta),
         )
-    settings = {
+    settings = _settings(evaluator, model, dataset, card, arguments)
+    scored = list(evaluator.image_results)
+    images = evaluator.ground_truth.image_dir
+    _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
+    _say_id_0(evaluator)
+    _say_areas(evaluator, num_unusable=dataset.opening_report.count(NOT_AN_AREA))
+    _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
+    say_written(output, names)
+
+
+def _settings(
+    evaluator: CocoEvaluator, model: MaskRCNN, dataset: CocoDataset, card: ModelCard, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what decides the numbers of a checkpoint, for `metrics.json`."""
+    return {
         "checkpoint": _json_text(arguments.checkpoint),
         "annotations": dataset.name,
         "images": _json_text(evaluator.ground_truth.image_dir or Path()),
@@ -134,13 +151,6 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "honor_ignore": evaluator.honor_ignore,
         "mask_areas": arguments.mask_areas,
     }
-    scored = list(evaluator.image_results)
-    images = evaluator.ground_truth.image_dir
-    _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
-    _say_id_0(evaluator)
-    _say_areas(evaluator, num_unusable=dataset.opening_report.count(NOT_AN_AREA))
-    _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
-    say_written(output, names)
 
 
 def _say_id_0(evaluator: CocoEvaluator) -> None:

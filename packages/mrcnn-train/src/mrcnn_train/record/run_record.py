@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mrcnn_data import visible
 from mrcnn_eval import CocoEvaluator
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR
+from mrcnn_train.config.position import CheckpointState
 from mrcnn_train.record.curves import draw_curves
 from mrcnn_train.record.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
 from mrcnn_train.record.report import write_run_report
@@ -24,7 +25,6 @@ from mrcnn_train.training.checkpoint import (
 )
 from mrcnn_train.training.evaluation import Evaluation, EvaluationFiles, Results, evaluation_files
 from mrcnn_train.training.initial_weights import WEIGHTS_FILE
-from mrcnn_train.training.position import CheckpointState
 from mrcnn_train.training.state import TrainingState
 
 CURVES = "curves.png"

@@ -25,11 +25,11 @@ from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
 from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete, step_of
+from mrcnn_train.config.position import CheckpointState
 from mrcnn_train.errors import SaveError
 from mrcnn_train.record.run_files import replace_text
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
-from mrcnn_train.training.position import CheckpointState
 
 TRAINER_ARRAYS = "trainer.safetensors"
 BEST = "best"

@@ -20,6 +20,7 @@ from mrcnn_model import (
 )
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.config.options import DataOptions, OptimizerOptions, RunConfig
+from mrcnn_train.config.position import damaged, newest_position
 from mrcnn_train.config.values import as_list, eval_buckets, eval_sizes, model_config
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.devices import use_own_gpu
@@ -30,7 +31,6 @@ from mrcnn_train.training.fingerprint import Fingerprint, fingerprint, require_s
 from mrcnn_train.training.initial_weights import fill_from
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Lars, NovoGrad, Optimizer, Rule, Sgd
-from mrcnn_train.training.position import damaged, newest_position
 
 
 class TrainingState(NamedTuple):
