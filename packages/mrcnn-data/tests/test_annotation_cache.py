@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -237,3 +239,71 @@ def test_a_path_that_is_not_utf_8(root, cache, tmp_path):
         (moved / source).rename(root / name)
     check_datasets({"train": opened(root, cache)}, cache_dir=cache)
     assert len(list(cache.glob("*.checked"))) == 1, "the report on a file that is gone is deleted"
+
+
+def test_a_stamp_that_holds_anything_is_written_anew(root, cache):
+    plain = opened(root)
+    opened(root, cache)
+    (stamp,) = cache.glob("*-*.json")
+    whole = json.loads(stamp.read_text())
+    for content in (
+        json.dumps(whole).replace(whole["path"], "\udcff").encode("utf-8", "surrogateescape"),
+        b"[" * 100_000,
+        json.dumps({**whole, "content": "../" + whole["content"]}).encode(),
+        json.dumps({**whole, "content": "\0"}).encode(),
+    ):
+        stamp.write_bytes(content)
+        assert_same(opened(root, cache), plain)
+        assert json.loads(stamp.read_text()) == whole
+
+
+def test_columns_with_right_checksums_that_hold_anything_are_written_anew(root, cache):
+    plain = opened(root)
+    opened(root, cache)
+    (columns,) = columns_files(cache)
+    whole = columns.read_bytes()
+
+    def rewritten(change):
+        end, length, _ = struct.unpack("<QQI", whole[-20:])
+        header = json.loads(whole[end - length : end])
+        change(header)
+        encoded = json.dumps(header).encode()
+        start = whole[: end - length]
+        return start + encoded + struct.pack("<QQI", end - length + len(encoded), len(encoded), zlib.crc32(encoded))
+
+    for change in (
+        lambda header: header["arrays"].pop("classes"),
+        lambda header: header["arrays"]["classes"].update(dtype="nonsense"),
+        lambda header: header["arrays"]["classes"].update(dtype="|O"),
+        lambda header: header["arrays"]["classes"].update(offset=10**12),
+        lambda header: header["findings"].append({"nothing": 1}),
+        lambda header: header["file_names"].pop(),
+        lambda header: header["class_names"].append("one more"),
+        lambda header: header["image_ids"].append(7),
+    ):
+        columns.write_bytes(rewritten(change))
+        assert_same(opened(root, cache), plain)
+        assert columns.read_bytes() == whole
+
+
+def test_a_damaged_report_is_made_again(root, cache):
+    first = check_datasets({"train": opened(root, cache)}, cache_dir=cache)["train"].as_records()
+    (checked,) = cache.glob("*.checked")
+    for content in (b'{"state": "\xff"}', b"[" * 100_000, b"[]", b""):
+        checked.write_bytes(content)
+        (cache / "other.checked").write_bytes(content)
+        assert check_datasets({"train": opened(root, cache)}, cache_dir=cache)["train"].as_records() == first
+
+
+def test_writing_follows_no_link_and_keeps_names_apart(root, cache, tmp_path):
+    cache.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    taken = cache / ".mrcnn-0000000000000000.partial"
+    taken.symlink_to(victim)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secrets.token_hex", lambda count: "00" * count)
+        dataset = opened(root, cache)
+    assert dataset.opening_report.count("annotation cache that cannot be written") == 1
+    assert victim.read_text() == "the user's"
+    assert taken.is_symlink()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from mrcnn_data import OutputError, check_outputs, visible, write_output
+from mrcnn_data import OutputError, check_outputs, replaced, visible, write_output
 
 
 def test_a_file_of_the_users_is_never_replaced(tmp_path: Path) -> None:
@@ -141,3 +142,32 @@ def test_sha256sum_reads_the_list_of_files(tmp_path: Path) -> None:
         ["sha256sum", "-c", ".mrcnn-outputs.sha256"], cwd=tmp_path, check=False, capture_output=True, text=True
     )
     assert (outcome.returncode, outcome.stdout.count(": OK")) == (0, 3), outcome.stdout + outcome.stderr
+
+
+def test_no_writer_follows_a_link_of_the_name_that_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".mrcnn-outputs.sha256").symlink_to(victim)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_output(folder / "a.txt", b"ours")
+    assert victim.read_text() == "the user's"
+    monkeypatch.setattr("secrets.token_hex", lambda count: "00" * count)
+    (folder / ".mrcnn-0000000000000000.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError), replaced(folder / "b.txt"):
+        raise AssertionError("not reached")
+    assert victim.read_text() == "the user's"
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replaced(path) as one, replaced(path, flush=True) as other:
+        one.write(b"one " * 1000)
+        other.write(b"other " * 1000)
+    assert path.read_bytes() == b"one " * 1000  # the last that ended
+    with contextlib.suppress(ZeroDivisionError), replaced(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"one " * 1000
+    assert os.listdir(tmp_path) == ["a.txt"]

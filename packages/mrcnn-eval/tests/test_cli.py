@@ -269,3 +269,54 @@ def test_id_0_is_mentioned_and_can_be_counted_as_pycocotools_does(files, capsys)
     assert "id 0" not in capsys.readouterr().out
     assert metrics(files)["bbox"]["AP"] < right
     assert score(files, "--pycocotools-id0", "--backend", "hotcoco") == 2
+
+
+def test_areas_of_whole_images_are_said_and_those_of_the_masks_can_be_taken(files, capsys, caplog):
+    path = files / "truth.json"
+    truth = json.loads(path.read_text())
+    assert score(files) == 0
+    right = metrics(files)["segm"]
+    assert "--mask-areas" not in capsys.readouterr().out
+    truth["annotations"][0]["area"] = 100 * 100
+    truth["annotations"][1]["area"] = 70 * 70  # larger than the box, not the image
+    path.write_text(json.dumps(truth))
+    assert score(files) == 0
+    line = "2 of 2 objects have an `area` that is larger than their box, 1 of them the area of the whole image: "
+    assert line in capsys.readouterr().out
+    assert (metrics(files)["segm"]["APm"], right["APm"]) != (right["APm"], -1)
+    assert metrics(files)["segm"]["APl"] != right["APl"]
+    assert score(files, "--mask-areas") == 0
+    assert "--mask-areas counts" not in capsys.readouterr().out
+    assert metrics(files)["segm"] == right
+    truth["annotations"][0]["area"] = -1200
+    path.write_text(json.dumps(truth))
+    caplog.clear()
+    assert score(files, "--mask-areas") == 0
+    assert "area is not a positive number" in caplog.text
+    assert metrics(files)["segm"] == right
+
+
+def test_boxes_of_results_that_look_like_corners_get_a_hint(files, caplog):
+    results = json.loads((files / "results.json").read_text())
+    corners = [60, 50, 90, 95]
+    for number, (box, is_hinted) in enumerate(
+        [
+            (corners, True),
+            ([60, 50, 30, 45], False),  # the same box as it should be
+            ([60, 50, 200, 300], False),  # sticks out, and would not fit in as corners either
+            ([5, 5, 20, 30], False),  # could be either
+        ]
+    ):
+        entries = [{**results[0], "bbox": box, "score": 0.5}] * 5
+        (files / f"{number}.json").write_text(
+            json.dumps([{key: e[key] for key in e if key != "segmentation"} for e in entries])
+        )
+        caplog.clear()
+        assert score(files, results=f"{number}.json") == 0
+        assert ("would fit in as corners (x1, y1, x2, y2)" in caplog.text) == is_hinted
+        assert any("corners" in line for line in metrics(files)["warnings"]) == is_hinted
+    few = [{"image_id": 1, "category_id": 3, "bbox": corners, "score": 0.5}] * 4
+    (files / "few.json").write_text(json.dumps(few))
+    caplog.clear()
+    assert score(files, results="few.json") == 0
+    assert "corners" not in caplog.text

@@ -343,3 +343,70 @@ def test_bad_checkpoint_is_one_line_and_exit_code_2(checkpoint, root, capsys, da
     err = capsys.readouterr().err
     assert err.startswith("mrcnn-eval: error: ")
     assert err.count("\n") == 1
+
+
+def without_annotations(root, **changes):
+    """Write the images of the data set as those of a test set are listed; a change to None removes the key."""
+    content = json.loads((root / "annotations/instances_val.json").read_text())
+    del content["annotations"]
+    content |= changes
+    path = root / "image_info_test.json"
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+    return ["--annotations", str(path), "--image-dir", str(root / "val"), "--score-threshold", "0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ids"),
+    [
+        ({}, {3, 8}),
+        ({"categories": [{"id": 70, "name": "class 8"}, {"id": 90, "name": "class 3"}]}, {70, 90}),
+        ({"categories": [{"id": 70, "name": "class 8"}]}, {70}),
+        ({"categories": ..., "annotations": None}, {3, 8}),
+    ],
+)
+def test_a_test_set_is_predicted_with_its_own_ids_and_not_scored(checkpoint, root, capsys, changes, ids):
+    content = json.loads((root / "annotations/instances_val.json").read_text())
+    images = [{**image, "id": image["id"] + 500} for image in content["images"]]
+    run = checkpoint()
+    assert main(["--checkpoint", str(run), *without_annotations(root, images=images, **changes)]) == 0
+    results = json.loads((run / "predictions/detections.json").read_text())
+    assert {entry["image_id"] for entry in results} == {501, 502, 503}
+    assert {entry["category_id"] for entry in results} == ids
+    assert not (run / "evaluation").exists()
+    output = capsys.readouterr().out
+    assert "image_info_test.json has no annotations: " in output
+    assert f"{len(results)} detections on 3 images are written, and nothing is scored." in output
+    assert ("of classes that the file does not list: left out" in output) == (len(ids) == 1)
+
+
+def test_a_test_set_cannot_be_scored_and_must_have_the_classes(checkpoint, root, capsys):
+    run = checkpoint()
+    command = ["--checkpoint", str(run)]
+    assert main([*command, *without_annotations(root), "--report"]) == 2
+    assert "--report does not go with" in (error := capsys.readouterr().err)
+    assert "which has no annotations to score against" in error
+    assert main([*command, *without_annotations(root, categories=[{"id": 3, "name": "other"}])]) == 2
+    assert "lists none of the classes of" in capsys.readouterr().err
+    assert main([*command, *without_annotations(root, images=[])]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([*command, *without_annotations(root, annotations={})]) == 2  # wrong, not absent
+    assert '"annotations" in it is not a list' in capsys.readouterr().err
+
+
+def test_areas_are_said_with_a_checkpoint_too(checkpoint, root, capsys):
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    for area, line in (
+        (
+            -5,
+            "1 annotations have an `area` that is not a positive number: that of the mask, or else the box, was taken.",
+        ),
+        (100 * 100, "1 of 1 objects have an `area` that is larger than their box, 1 of them the area of the whole"),
+    ):
+        content["annotations"][0]["area"] = area
+        path.write_text(json.dumps(content))
+        assert main(["--checkpoint", str(checkpoint()), "--limit", "1"]) == 0
+        assert line in capsys.readouterr().out
+    assert main(["--checkpoint", str(checkpoint()), "--limit", "1", "--mask-areas"]) == 0
+    assert "`area`" not in capsys.readouterr().out
+    assert metrics(root.parent / "run")["settings"]["mask_areas"] is True

@@ -150,3 +150,30 @@ def test_a_warning_is_one_line_whatever_it_names(files, capsys):
     assert "WARNING" in done.stderr
     assert all(line.startswith("mrcnn-eval: WARNING: ") for line in done.stderr.splitlines())
     assert not HIDDEN & set(done.stderr + done.stdout)
+
+
+def test_names_of_millions_of_characters_are_never_shown_in_full(files, capsys):
+    """Class and file names, image ids, in the report, in tables and in messages."""
+    long = "n\x1b[2J" * 1_000_000
+    truth = json.loads((files / "truth.json").read_text())
+    results = json.loads((files / "results.json").read_text())
+    truth["categories"][0]["name"] = long
+    truth["images"][1]["file_name"] = long
+    truth["images"][2]["id"] = long
+    for entry in (*truth["annotations"], *results):
+        entry["image_id"] = long if entry["image_id"] == 3 else str(entry["image_id"])
+    truth["images"] = [{**image, "id": str(image["id"])} for image in truth["images"]]
+    (files / "truth.json").write_text(json.dumps(truth))
+    (files / "results.json").write_text(json.dumps(results))
+    assert score(files, "--report") == 0
+    assert (files / "evaluation/report.html").stat().st_size < 1_000_000
+    assert (files / "evaluation/ap_table.txt").stat().st_size < 20_000
+    assert score(files, "--compare", files / "evaluation") == 0
+    assert score(files, "--image-dir", files / "images", "--report") == 2  # there is no such file
+    results[0]["image_id"] = long + "?"
+    (files / "results.json").write_text(json.dumps(results))
+    assert score(files) == 2
+    output = capsys.readouterr()
+    assert len(output.err) < 20_000
+    assert len(output.out) < 50_000
+    assert not HIDDEN & set(output.out + output.err) - {"\n"}

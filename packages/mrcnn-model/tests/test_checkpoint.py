@@ -23,6 +23,7 @@ from mrcnn_model import (
     variable_key,
 )
 from mrcnn_model.checkpoint import read_weights
+from mrcnn_model.weights import write_arrays
 
 CARD = ModelCard(
     class_names=["fig", "date", "nut"],
@@ -199,8 +200,24 @@ def test_files_are_flushed_before_they_get_their_names(tmp_path, monkeypatch, ma
     )
     monkeypatch.setattr(Path, "replace", lambda path, to: (events.append(f"name {to.name}"), replace(path, to)))
     save_model(tmp_path / "new", make_tiny_model(), CARD)
-    assert sorted(events[:2]) == ["flush model.json.partial", "flush model.safetensors.partial"]
+    assert [event.partition("-")[0] for event in events[:2]] == ["flush .mrcnn", "flush .mrcnn"]
     assert events[2:] == ["flush new", "name model.safetensors", "flush new", "name model.json", "flush new"]
+
+
+def test_no_writer_follows_a_link_of_the_name_that_it_uses(tmp_path, monkeypatch, make_tiny_model):
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    victim.write_text("the user's")
+    folder.mkdir()
+    for name in ("model.json.partial", "model.safetensors.partial"):  # names that were used once
+        (folder / name).symlink_to(victim)
+    save_model(folder, make_tiny_model(), CARD)
+    monkeypatch.setattr("secrets.token_hex", lambda count: "00" * count)
+    (folder / ".mrcnn-0000000000000000.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        save_model(folder, make_tiny_model(), CARD)
+    with pytest.raises(FileExistsError):
+        write_arrays(folder / "weights.npz", {})
+    assert victim.read_text() == "the user's"
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_model import ModelCard, read_card, save_model
+from mrcnn_model import CheckpointError, ModelCard, read_card, save_model
 from mrcnn_model.export.resizing import resize_images
-from mrcnn_model.export.saved_model import main
+from mrcnn_model.export.saved_model import ServedModel, main
+from mrcnn_model.storage.folders import new_folder
 
 CARD = ModelCard(
     class_names=["fig", "date", "nut"], category_ids=[7, 3, 12], short_edge=64, max_size=96, buckets=[[64, 96]]
@@ -187,13 +188,25 @@ def test_a_closed_pipe_ends_a_command_quietly(tmp_path, make_tiny_model):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_what_a_killed_export_left_is_named(tmp_path, monkeypatch, capsys, make_tiny_model):
+def test_what_a_killed_export_left_is_in_nobodys_way(tmp_path, monkeypatch, make_tiny_model):
     save_model(tmp_path / "checkpoint", make_tiny_model(), CARD)
     (tmp_path / "out.partial").mkdir()
     monkeypatch.setattr(tf.saved_model, "save", lambda *_, **__: None)
-    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 1
-    assert "out.partial exists already: an interrupted run left it, or another" in (message := capsys.readouterr().err)
-    assert "If no other run is writing it, delete it" in message
+    assert main([str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out", "out.partial"]
+
+
+def test_the_second_of_two_exports_to_one_folder_is_refused(tmp_path):
+    def write_twice():
+        with new_folder(tmp_path / "out") as one:
+            (one / "a").write_text("one")
+            with new_folder(tmp_path / "out") as other:
+                (other / "a").write_text("other")
+
+    with pytest.raises(CheckpointError, match="out cannot be written: Directory not empty"):
+        write_twice()
+    assert (tmp_path / "out" / "a").read_text() == "other"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys, make_tiny_model):
@@ -204,6 +217,21 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys,
     assert capsys.readouterr().err == f"error: {tmp_path / 'file' / 'out'} cannot be written: Not a directory\n"
     assert main([str(tmp_path / "checkpoint"), "/proc"]) == 1
     assert capsys.readouterr().err == "error: /proc is a mount point: choose a new folder inside it\n"
+
+
+def test_a_row_without_an_image_is_empty_and_changes_no_other_row(photos, make_tiny_model):
+    model = spread_out(make_tiny_model(detections_per_image=8, score_threshold=0.3))
+    served = ServedModel(model, CARD)
+    alone = served(tf.constant(photos[:2]), tf.constant(SIZES[:2]))
+    assert alone["valid"].numpy().any(axis=1).all()
+    for nothing in ((0, 0), (0, 5), (5, 0), (-3, 4)):
+        found = served(tf.constant(photos[[0, 2, 1]]), tf.constant([SIZES[0], nothing, SIZES[1]]))
+        for name, values in found.items():
+            np.testing.assert_allclose(values.numpy()[[0, 2]], alone[name].numpy(), atol=1e-5)
+            assert not values.numpy()[1].any()
+    for shape in ((2, 90, 120, 3), (1, 0, 0, 3)):
+        found = served(tf.zeros(shape, tf.uint8), tf.zeros((shape[0], 2), tf.int32))
+        assert not found["valid"].numpy().any()
 
 
 def test_resizing_by_hand():

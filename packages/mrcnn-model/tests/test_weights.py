@@ -171,7 +171,7 @@ def test_tensorpack_backbone_file_turns_bgr_and_lists_the_rest(tmp_path, make_ti
     stem = np.arange(7 * 7 * 3 * 8, dtype=np.float32).reshape(7, 7, 3, 8)
     path = tmp_path / "backbone.npz"
     np.savez(path, **{"conv0/W": stem, "conv0/bn/mean/EMA": np.full(8, 2.0, np.float32), "linear/W": np.zeros([2, 2])})
-    report = load_weights(model, path)
+    report = load_weights(model, path, allow_missing=True)
     np.testing.assert_array_equal(model.backbone.stem.kernel, stem[:, :, ::-1])
     assert float(model.backbone.stem.moving_mean[0]) == 2.0
     assert report.unused == ["linear/W"]
@@ -182,7 +182,7 @@ def test_tensorpack_backbone_file_turns_bgr_and_lists_the_rest(tmp_path, make_ti
 def test_tensorpack_fully_connected_rows_are_reordered(make_tiny_model):
     model = make_tiny_model()
     rows = np.arange(16 * 49, dtype=np.float32).reshape(16, 7, 7)  # (channel, y, x)
-    fill_model(model, {"fastrcnn/fc6/W": np.tile(rows.reshape(-1, 1), [1, 32])})
+    fill_model(model, {"fastrcnn/fc6/W": np.tile(rows.reshape(-1, 1), [1, 32])}, allow_missing=True)
     kernel = model.box_stages[0].head.fcs[0].kernel.numpy()[:, 0]
     np.testing.assert_array_equal(kernel.reshape(7, 7, 16), rows.transpose(1, 2, 0))
 
@@ -198,6 +198,7 @@ def test_pytorch_layouts(make_tiny_model):
             "roi_heads.box_head.fc6.weight": dense,
             "roi_heads.mask_predictor.conv5_mask.weight": transposed,
         },
+        allow_missing=True,
     )
     assert model.rpn.conv.kernel.numpy()[0, 2, 5, 7] == np.float32(conv[7, 5, 0, 2])
     # Row (y, x, channel) = (3, 4, 5) is column (channel, y, x) of torch's.
@@ -210,7 +211,7 @@ def test_pytorch_layouts(make_tiny_model):
 def test_torchvision_masks_lose_the_background(make_tiny_model):
     model = make_tiny_model(norm="frozen_bn")
     kernel = np.arange(4 * 16, dtype=np.float32).reshape(4, 16, 1, 1)
-    fill_model(model, {"roi_heads.mask_predictor.mask_fcn_logits.weight": kernel})
+    fill_model(model, {"roi_heads.mask_predictor.mask_fcn_logits.weight": kernel}, allow_missing=True)
     np.testing.assert_array_equal(model.mask_head.logits.kernel.numpy()[0, 0], kernel[1:, :, 0, 0].T)
     exported = export_weights(model, LAYOUTS["torchvision"])["roi_heads.mask_predictor.mask_fcn_logits.weight"]
     np.testing.assert_array_equal(exported[1:], kernel[1:])
@@ -228,6 +229,7 @@ def test_detectron2_has_the_background_last_and_bgr(make_tiny_model):
             "roi_heads.box_predictor.cls_score.weight": scores,
             "roi_heads.box_predictor.bbox_pred.weight": boxes,
         },
+        allow_missing=True,
     )
     head = model.box_stages[0].head
     np.testing.assert_array_equal(model.backbone.stem.kernel[:, :, 0], stem[:, 2].transpose(1, 2, 0).astype(np.float32))
@@ -326,7 +328,7 @@ def test_foreign_files_are_refused(tmp_path, make_tiny_model):
     with pytest.raises(CheckpointError, match=r"expected named arrays"):
         load_weights(model, tmp_path / "single.npz")
     with pytest.raises(CheckpointError, match=r"conv0/W, read as backbone\.stem\.kernel, has shape \(3,\), which"):
-        fill_model(model, {"conv0/W": np.zeros(3)})
+        fill_model(model, {"conv0/W": np.zeros(3)}, allow_missing=True)
     with pytest.raises(CheckpointError, match="do not exist"):
         load_weights(model, tmp_path / "missing.npz")
 
@@ -768,3 +770,43 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys, m
 
 def _raise(error):
     raise error
+
+
+@pytest.mark.parametrize(
+    ("kept", "part"),
+    [
+        (["backbone.body.conv1.weight"], "1 of the 100 variables of the backbone"),
+        (["rpn.head.conv.0.0.weight"], "1 of the 1[0-9][0-9] variables of the model"),
+        (["backbone.body.", "-layer3", "-layer4"], r"\d+ of the 100 variables of the backbone"),
+        (["roi_heads."], r"\d+ of the 1[0-9][0-9] variables of the model"),
+    ],
+)
+def test_a_small_part_of_a_network_needs_a_word(tmp_path, make_tiny_model, kept, part):
+    arrays = export_weights(randomised(make_tiny_model(norm="frozen_bn")), LAYOUTS["torchvision"])
+    begin, *without = kept
+    some = {n: a for n, a in arrays.items() if n.startswith(begin) and not any(w[1:] in n for w in without)}
+    write_arrays(tmp_path / "part.npz", some)
+    model = make_tiny_model(norm="frozen_bn", seed=5)
+    before = [variable.numpy() for variable in model.variables]
+    with pytest.raises(CheckpointError, match=rf"part\.npz has only {part}; it lacks .*allow_missing=True"):
+        load_weights(model, tmp_path / "part.npz")
+    for variable, values in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), values)  # nothing was filled
+    assert len(load_weights(model, tmp_path / "part.npz", allow_missing=True).unfilled) > 0
+
+
+def test_a_checkpoint_of_another_depth_needs_a_word(tmp_path, make_tiny_model):
+    deep = make_tiny_model(backbone="resnet101", norm="gn")
+    card = ModelCard(["a", "b", "c"], [1, 2, 3], 64, 96, [[64, 96]])
+    save_model(tmp_path / "shallow", make_tiny_model(backbone="resnet50", norm="gn"), card)
+    with pytest.raises(CheckpointError, match="variables of the model; it lacks"):
+        load_weights(deep, tmp_path / "shallow")
+    assert load_weights(deep, tmp_path / "shallow", allow_missing=True).unfilled
+
+
+def test_a_network_with_another_head_needs_no_word(make_tiny_model):
+    arrays = export_weights(make_tiny_model(norm="frozen_bn"), LAYOUTS["torchvision"])
+    no_masks = {name: array for name, array in arrays.items() if "mask" not in name}
+    assert fill_model(make_tiny_model(norm="frozen_bn"), no_masks).unfilled
+    assert fill_model(make_tiny_model(norm="frozen_bn", box_head_fcs=4), arrays).unfilled
+    assert fill_model(make_tiny_model(norm="frozen_bn", head_norm="gn"), arrays).unfilled

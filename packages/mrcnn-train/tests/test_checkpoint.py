@@ -11,16 +11,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint, variable_key
+from mrcnn_train.config.position import CheckpointState, read_state
 from mrcnn_train.config.values import model_config
 from mrcnn_train.errors import SaveError
 from mrcnn_train.training import checkpoint as checkpoint_module
 from mrcnn_train.training.checkpoint import (
-    CheckpointState,
     best_name,
     complete_checkpoints,
     mark_best,
     prune_checkpoints,
-    read_state,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -114,6 +113,18 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(parts: Parts, tmp_path: P
     parts.save(tmp_path, 4)  # and once there is space again, nothing is in its way
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
     assert list(tmp_path.glob("partial-*")) == []
+
+
+def test_no_link_among_the_checkpoints_is_followed(parts: Parts, tmp_path: Path) -> None:
+    victim, checkpoints = tmp_path / "victim", tmp_path / "checkpoints"
+    victim.mkdir()
+    (victim / "photo").write_text("the user's")
+    checkpoints.mkdir()
+    (checkpoints / "partial-step-00000003").symlink_to(victim)
+    (checkpoints / "partial-file").write_text("left")
+    parts.save(checkpoints, 3)
+    assert [path.name for path in victim.iterdir()] == ["photo"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000003"]
 
 
 def test_files_are_flushed_before_the_rename(parts: Parts, tmp_path: Path, monkeypatch) -> None:

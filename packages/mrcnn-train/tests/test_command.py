@@ -169,6 +169,33 @@ def test_missing_weights(command, shapes: Path) -> None:
     assert_refused(outcome, "gone.npz", "does not exist")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.pkl", b"\x80\x04.", "pickles can run programs and are not read"),
+        ("model.pth", b"PK\3\4", "pickles can run programs and are not read"),
+        ("model.h5", b"\x89HDF", "weights of Keras are not read"),
+        ("model.txt", b"", "expected an .npz or .safetensors file"),
+        ("model.npz", b"PK\3\4 cut off", "cannot be read"),
+        ("model.npz", b"", "cannot be read"),
+        ("model.safetensors", b"\xff" * 100, "cannot be read"),
+        ("model.safetensors", b"", "cannot be read"),
+        ("folder/model.json", b"[" * 200_000, "nested too deep"),
+        ("folder/best", b"x", "no checkpoint in"),
+    ],
+)
+@pytest.mark.parametrize("options", [["dry_run=true"], []])
+def test_weights_that_cannot_be_read_are_refused_before_anything_else(
+    command, shapes: Path, tmp_path: Path, name: str, content: bytes, words: str, options: list[str]
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    weights = path.parent if "/" in name else path
+    outcome = command("+experiment=small", f"data.root={shapes}", f"model.weights={weights}", *options)
+    assert_refused(outcome, weights.name, words)
+
+
 def test_a_bucket_that_holds_no_image(command, shapes: Path) -> None:
     outcome = command("+experiment=small", f"data.root={shapes}", "data.buckets=[[32,32]]")
     assert_refused(outcome, "data.buckets=[[32, 32]]", "holds an image resized to 256 x 256")
@@ -385,3 +412,23 @@ def test_help_and_errors_do_not_load_tensorflow(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert "LIGHT" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file_name", "class", "options"])
+def test_names_of_millions_of_characters_are_never_shown_in_full(command, small_root: Path, place: str) -> None:
+    long = "n" * 2_000_000
+    options = []
+    for split in ("train", "val"):
+        path = small_root / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        if place == "class":
+            content["categories"][0]["name"] = long
+        if place == "file_name":
+            content["images"][0]["file_name"] = long
+        path.write_text(json.dumps(content))
+    if place == "options":
+        options = [f"run.name={long[:100_000]}", f"model.weights={long[:100_000]}", f"run.dir={long[:100_000]}"]
+    outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true", *options)
+    assert outcome.exit_code == (0 if place == "class" else 2)
+    assert len(outcome.err) < 10_000
+    assert len(outcome.out) < 10_000

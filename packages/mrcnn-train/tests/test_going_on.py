@@ -273,3 +273,74 @@ def test_a_file_that_the_user_changes_during_the_run_is_kept(command, tmp_path: 
     assert command("train.max_steps=4", "data.val=val", "eval.every_epochs=0.5")[0] == 0
     (kept,) = table.parent.glob("ap_table-until-*.txt")
     assert kept.read_text() == "my notes"
+
+
+def test_a_bad_image_in_mid_run_costs_no_step(command, shapes: Path, tmp_path: Path, hollow_step, monkeypatch) -> None:
+    shutil.copytree(shapes, tmp_path / "data")
+    update = hollow_step.__call__
+
+    def update_and_break(self, *args, **options):
+        for path in (tmp_path / "data" / "train").iterdir():
+            path.write_bytes(b"no image")
+        return update(self, *args, **options)
+
+    monkeypatch.setattr(hollow_step, "__call__", update_and_break)
+    code, output = command("train.max_steps=100000", "data.root=data", "checkpoint.every_steps=100000")
+    assert code == 2
+    last = sorted(path.name for path in Path("run/checkpoints").glob("step-*"))[-1]
+    assert f"by the error; resume={tmp_path / 'run'} continues from {last}\n" in output
+    assert output.count("mrcnn_train: error: ") == 1
+    assert "Traceback" not in output
+
+
+def test_a_dry_run_of_too_few_steps_is_refused_too(command) -> None:
+    assert command("train.max_steps=4")[0] == 0
+    code, output = command("train.max_steps=2", "dry_run=true")
+    assert code == 2
+    assert "the run has done 4 steps, but the options ask for 2" in output
+    code, output = command("train.max_steps=4", "dry_run=true")
+    assert code == 0
+    assert "has finished after 4 steps: nothing is left to do" in output
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "name: demo",
+            "name: ${oc.env:A_SECRET}",
+            "it has the interpolation ${oc.env:A_SECRET}: write",
+        ),
+        ("name: demo", "name: '${oc.decode:\"${oc.env:A_SECRET}\"}'", "it has the interpolation ${oc.decode"),
+        ("name: demo", "name: ${data.root}${data.root}", "it has the interpolation ${data.root}"),
+        ("name: demo", "name: demo\n  ${oc.env:A_SECRET}: 1", "it has the interpolation ${oc.env:A_SECRET}"),
+        ("run:", BOMB + "run:", "it has the YAML alias *a0: write the value itself"),
+        ("run:", "x: " + "[" * 100_000 + "\nrun:", "nested too deep"),
+        ("run:", "x: " + "y" * 2_000_000 + "\nrun:", "it has more than 1048576 bytes"),
+        ("run:", "x: !!python/object/apply:os.getcwd []\nrun:", "cannot be read"),
+        ("run:", "\0run:", "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("way", ["auto", "run"])
+def test_a_config_from_elsewhere_is_not_expanded(command, monkeypatch, old, new, words: str, way: str) -> None:
+    monkeypatch.setenv("A_SECRET", "the password")
+    assert command("train.max_steps=2")[0] == 0
+    config = Path("run/config.yaml")
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    if way == "auto":
+        code, output = command("train.max_steps=4")
+    else:
+        monkeypatch.setattr("sys.argv", ["mrcnn_train", "resume=run", "train.max_steps=4"])
+        code = main()
+        output = ""
+    assert code == 2
+    assert way == "run" or words in output
+    for path in Path("run").rglob("*"):
+        assert not path.is_file() or b"the password" not in path.read_bytes()
+    assert "the password" not in output
+    assert steps() == [1, 2]

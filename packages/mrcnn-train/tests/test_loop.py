@@ -1,6 +1,8 @@
 """The loop, with steps and evaluations that do nothing: what is due when, targets, full disks, votes."""
 
 import errno
+import itertools
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_data import write_output
+from mrcnn_data import DatasetError, TrainLoader, write_output
 from mrcnn_train import SaveError, run
 from mrcnn_train.config.options import StopOptions
+from mrcnn_train.errors import PeerLostError
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.place import Place
 from mrcnn_train.job.signals import StopSignals
@@ -216,11 +219,11 @@ def test_many_agree_on_the_interrupt_and_the_target() -> None:
 
 @pytest.mark.parametrize("is_in_background", [False, True])
 def test_a_full_disk_while_scores_are_written_is_one_line(hollow, monkeypatch, is_in_background: bool) -> None:
-    def refuse(**options: object) -> None:
+    def refuse(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def score(self: Evaluation, evaluators: list, run_dir: Path, *, step: int) -> None:
-        monkeypatch.setattr("mrcnn_data.outputs.tempfile", SimpleNamespace(mkstemp=refuse))
+        monkeypatch.setattr("mrcnn_data.outputs.partial_file", refuse)
         write_output(run_dir / AP_TABLE, b"numbers")
 
     monkeypatch.setattr(Evaluation, "score", score)
@@ -228,3 +231,73 @@ def test_a_full_disk_while_scores_are_written_is_one_line(hollow, monkeypatch, i
         SaveError, match=r"run cannot be written: No space left on device; resume=.* continues from step-0000000"
     ):
         run(hollow(f"eval.background={is_in_background}"))
+
+
+@pytest.mark.parametrize(("bad", "saved"), [(0, []), (1, [1]), (3, [3]), (4, [4])])
+def test_steps_before_a_bad_image_are_saved(hollow, monkeypatch, tmp_path: Path, capsys, bad: int, saved: list) -> None:
+    steps = TrainLoader.steps
+
+    def steps_until_bad(self: TrainLoader, start: int):
+        yield from itertools.islice(steps(self, start), bad - start)
+        raise DatasetError("bad.png: the image file is cut off")
+
+    monkeypatch.setattr(TrainLoader, "steps", steps_until_bad)
+    with pytest.raises(DatasetError, match=r"bad\.png"):
+        run(hollow("data.val=null", "log.every=20"))
+    assert checkpoints_of(tmp_path / "run") == [f"step-{step:08d}" for step in saved]
+    output = capsys.readouterr().out
+    for step in saved:
+        command = f"resume={tmp_path / 'run'} continues from step-0000000{step}"
+        assert f"Stopped after {step} steps by the error; {command}\n" in output
+    assert bool(saved) == ("Stopped after" in output)
+
+
+def test_a_bad_image_in_a_resumed_run_adds_no_checkpoint_without_steps(
+    hollow, monkeypatch, tmp_path: Path, resume
+) -> None:
+    assert run(hollow("data.val=null", "train.max_steps=2")) == 0
+    monkeypatch.setattr(TrainLoader, "steps", lambda self, start: _raising(DatasetError("bad.png")))
+    with pytest.raises(DatasetError):
+        run(resume(tmp_path / "run", "train.max_steps=4"))
+    assert checkpoints_of(tmp_path / "run") == ["step-00000002"]
+
+
+def _raising(error: Exception):
+    raise error
+    yield
+
+
+@pytest.mark.parametrize(("norm", "saved"), [("gn", ["step-00000003"]), ("sync_bn", [])])
+def test_steps_before_a_lost_process_are_saved_if_the_model_is_that_of_the_last_step(
+    hollow, hollow_step, monkeypatch, tmp_path: Path, norm: str, saved: list[str]
+) -> None:
+    update, calls = hollow_step.__call__, []
+
+    def update_or_fail(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise PeerLostError("another process of the job ended or froze")
+        return update(self, *args, **options)
+
+    monkeypatch.setattr(hollow_step, "__call__", update_or_fail)
+    with pytest.raises(PeerLostError):
+        run(hollow("data.val=null", f"model.norm={norm}"))
+    assert checkpoints_of(tmp_path / "run") == saved
+
+
+@pytest.mark.parametrize("options", [[], ["log.every=100"], ["checkpoint.every_steps=1"], ["data.val=null"]])
+def test_a_run_directory_that_disappears_is_one_line(
+    hollow, hollow_step, monkeypatch, tmp_path: Path, options: list[str]
+) -> None:
+    update, calls = hollow_step.__call__, []
+
+    def update_and_delete(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            shutil.rmtree(tmp_path / "run")
+        return update(self, *args, **options)
+
+    monkeypatch.setattr(hollow_step, "__call__", update_and_delete)
+    with pytest.raises(SaveError, match=r"run is gone: it was deleted, moved or unmounted while the run wrote to it$"):
+        run(hollow(*options))
+    assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ from mrcnn_data.loading import Batch, EvalLoader, TrainLoader, default_buckets, 
 from mrcnn_data.masks.rasterising import MASK_SIZE, paste_masks
 from mrcnn_data.outputs import OutputError, check_outputs, write_output
 from mrcnn_data.pipes import open_console, print_any_text, run_piped
+from mrcnn_data.replacing import replaced
 from mrcnn_data.report import Finding, Report
 from mrcnn_data.statistics import dataset_statistics
 from mrcnn_data.text import visible
@@ -52,6 +53,7 @@ __all__ = [
     "print_any_text",
     "read_json",
     "repeat_factors",
+    "replaced",
     "run_piped",
     "scoring_summary",
     "to_tf_dataset",

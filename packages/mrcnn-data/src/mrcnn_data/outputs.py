@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
+from mrcnn_data.replacing import partial_file
 from mrcnn_data.text import visible
 
 LEDGER = ".mrcnn-outputs.sha256"
@@ -52,22 +52,22 @@ def write_output(path: str | PathLike[str], content: bytes) -> None:
     if existed:
         _require_ours(path, _read_ledger(path.parent))
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".mrcnn-", suffix=".partial", dir=path.parent)
-        partial = Path(name)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-            partial.chmod(0o666 & ~_umask())
-            with open(path.parent / LEDGER, "ab") as ledger:
-                ledger.write(_ledger_line(path, content))
+        with partial_file(path.parent) as (file, partial):
+            file.write(content)
+            file.close()
+            _append_to_ledger(path, content)
             if existed:
                 partial.replace(path)
             else:
                 _move_without_replacing(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{visible(str(path))} cannot be written: {error.strerror}") from error
+
+
+def _append_to_ledger(path: Path, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(path.parent / LEDGER, flags, 0o666), "ab") as ledger:
+        ledger.write(_ledger_line(path, content))
 
 
 def _move_without_replacing(partial: Path, path: Path) -> None:
@@ -104,9 +104,3 @@ def _ledger_line(path: Path, content: bytes) -> bytes:
     name = path.name.replace("\\", "\\\\").replace("\n", "\\n")
     mark = b"\\" if name != path.name else b""  # sha256sum begins a line so whose name is escaped
     return mark + hashlib.sha256(content).hexdigest().encode() + b"  " + os.fsencode(name) + b"\n"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

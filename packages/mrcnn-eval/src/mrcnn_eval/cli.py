@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,11 @@ def _main(argv: Sequence[str] | None) -> int:
         _run(arguments)
     except BAD_INPUT as error:
         print(f"mrcnn-eval: error: {visible(error, limit=MAX_MESSAGE)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"mrcnn-eval: error: a path is too long: {visible(error.filename)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mrcnn-eval: interrupted", file=sys.stderr)

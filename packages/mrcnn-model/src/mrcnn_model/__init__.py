@@ -10,39 +10,25 @@ from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_model.building import build_model
-    from mrcnn_model.checkpoint import (
-        CheckpointError,
-        ModelCard,
-        find_checkpoint,
-        load_model,
-        read_card,
-        resolve_checkpoint,
-        save_model,
-        variable_key,
-    )
+    from mrcnn_model.checkpoint import load_model, save_model, variable_key
     from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
     from mrcnn_model.export.portable import PORTABLE_OPS
     from mrcnn_model.flops import count_flops
     from mrcnn_model.mask_rcnn import MaskRCNN
+    from mrcnn_model.storage.cards import CheckpointError, ModelCard, find_checkpoint, read_card, resolve_checkpoint
+    from mrcnn_model.storage.readable import require_weights
     from mrcnn_model.structures import Detections, Losses, Proposals
     from mrcnn_model.weights.filling import WeightsReport, fill_model, load_weights
 
 _MODULES = {
     "building": ("build_model",),
-    "checkpoint": (
-        "CheckpointError",
-        "ModelCard",
-        "find_checkpoint",
-        "load_model",
-        "read_card",
-        "resolve_checkpoint",
-        "save_model",
-        "variable_key",
-    ),
+    "checkpoint": ("load_model", "save_model", "variable_key"),
     "detection_ops": ("COMPILED_OPS", "DetectionOps"),
     "export.portable": ("PORTABLE_OPS",),
     "flops": ("count_flops",),
     "mask_rcnn": ("MaskRCNN",),
+    "storage.cards": ("CheckpointError", "ModelCard", "find_checkpoint", "read_card", "resolve_checkpoint"),
+    "storage.readable": ("require_weights",),
     "structures": ("Detections", "Losses", "Proposals"),
     "weights.filling": ("WeightsReport", "fill_model", "load_weights"),
 }
@@ -73,6 +59,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "read_card",
+    "require_weights",
     "resolve_checkpoint",
     "save_model",
     "variable_key",
@@ -80,7 +67,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the module of a name that needs TensorFlow."""
+    """Import the module of a name when it is used: most need TensorFlow."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mrcnn_model' has no attribute {name!r}")
     import importlib

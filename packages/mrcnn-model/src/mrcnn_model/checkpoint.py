@@ -7,9 +7,7 @@ used without the program that trained it.
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,45 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model.building import build_model
-from mrcnn_model.config import AUTO_PRECISION, ModelConfig, OptionError
+from mrcnn_model.config import AUTO_PRECISION
 from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.storage.cards import CARD_FILE, FORMAT, CheckpointError, ModelCard, read_card, resolve_checkpoint
+from mrcnn_model.storage.partial_files import partial_file
+from mrcnn_model.storage.readable import WEIGHTS_FILE
 
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "model.json"
-FORMAT = 2  # of model.json: the options are grouped by part; in format 1 they are flat
-READABLE_FORMATS = (1, FORMAT)
-PARTIAL = ".partial"  # ends the name of a file that is being written
 OURS = {"written_by": "mrcnn_model"}  # in the header of the weights file
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or weights file that is missing, damaged, or does not fit; the message names it."""
-
-
-@dataclass
-class ModelCard:
-    """What belongs to a model besides architecture and weights.
-
-    Attributes:
-        class_names: names of the contiguous classes 1..C-1.
-        category_ids: ids of the same classes in the annotation file.
-        short_edge, max_size: size to which an image is resized before detection, pixels.
-        buckets: sizes (h, w) to which a resized image is padded.
-        data_root, train_split, val_split: where the data of the run was, in the layout ROOT/annotations, ROOT/SPLIT.
-        annotations, images: validation file and folder, if they were given explicitly.
-    """
-
-    class_names: list[str]
-    category_ids: list[int]
-    short_edge: int
-    max_size: int
-    buckets: list[list[int]]
-    data_root: str | None = None
-    train_split: str | None = None
-    val_split: str | None = None
-    annotations: str | None = None
-    images: str | None = None
 
 
 def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
@@ -81,17 +48,17 @@ def save_model(directory: str | Path, model: MaskRCNN, card: ModelCard) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {variable_key(v): np.ascontiguousarray(v.numpy()) for v in model.variables}
     content = {"format": FORMAT, "model": dataclasses.asdict(model.config), "card": dataclasses.asdict(card)}
-    new_weights, new_card = (file.with_name(file.name + PARTIAL) for file in (weights_file, card_file))
-    save_file(arrays, new_weights, metadata=OURS)
-    new_card.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    flush(new_weights)
-    flush(new_card)
-    card_file.unlink(missing_ok=True)
-    flush(directory)
-    new_weights.replace(weights_file)
-    flush(directory)
-    new_card.replace(card_file)
-    flush(directory)
+    with partial_file(directory) as new_weights, partial_file(directory) as new_card:
+        save_file(arrays, new_weights, metadata=OURS)
+        new_card.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        flush(new_weights)
+        flush(new_card)
+        card_file.unlink(missing_ok=True)
+        flush(directory)
+        new_weights.replace(weights_file)
+        flush(directory)
+        new_card.replace(card_file)
+        flush(directory)
 
 
 def flush(path: Path) -> None:
@@ -115,7 +82,7 @@ def _require_replaceable(weights_file: Path, card_file: Path) -> None:
 def _is_card(path: Path) -> bool:
     try:
         return json.loads(path.read_text(encoding="utf-8")).keys() >= {"format", "model", "card"}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -156,33 +123,6 @@ def load_model(
     return model, card
 
 
-def read_card(directory: Path) -> tuple[ModelConfig, ModelCard]:
-    """Read `model.json` of a checkpoint directory.
-
-    Raises:
-        CheckpointError: it is missing, is not a model card, or is of a newer format.
-    """
-    path = Path(directory) / CARD_FILE
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: not a checkpoint directory") from None
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: lists in lists, nested too deep
-        raise CheckpointError(f"{path} is not a model card: {type(error).__name__}: {error}") from error
-    parts = [content.get(name) for name in ("model", "card")] if isinstance(content, dict) else []
-    if not parts or not all(isinstance(part, dict) for part in parts):
-        raise CheckpointError(f'{path} is not a model card: expected an object with "format", "model" and "card"')
-    if content.get("format") not in READABLE_FORMATS:
-        raise CheckpointError(
-            f"{path} is of format {content.get('format')!r}; this version reads "
-            f"{' and '.join(map(str, READABLE_FORMATS))}"
-        )
-    try:
-        return ModelConfig.from_json(content["model"]), ModelCard(**content["card"])
-    except (OptionError, TypeError) as error:  # TypeError: a field of the card that is missing or unknown
-        raise CheckpointError(f"{path} is not a model card of this version: {error}") from error
-
-
 def read_weights(directory: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a checkpoint directory by key.
 
@@ -194,52 +134,6 @@ def read_weights(directory: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-class FoundCheckpoint(NamedTuple):
-    """A checkpoint directory, and why it was chosen, for a message: "the best of the run"; empty if it was given."""
-
-    directory: Path
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.directory} ({self.why})" if self.why else str(self.directory)
-
-
-def find_checkpoint(path: str | Path) -> FoundCheckpoint:
-    """Find the checkpoint at a path.
-
-    A directory with `model.json` is a checkpoint itself. In a run directory it is `checkpoints/NAME`, where NAME is the
-    text in the file `checkpoints/best`; without that file, the newest `checkpoints/step-*`.
-
-    Raises:
-        CheckpointError: there is no checkpoint.
-    """
-    path = Path(path)
-    if (path / CARD_FILE).is_file():
-        return FoundCheckpoint(path, "")
-    if not path.is_dir():
-        raise CheckpointError(f"checkpoint {path} {'is not a directory' if path.exists() else 'does not exist'}")
-    checkpoints = path / "checkpoints"
-    best, why = checkpoints / "best", "the newest of the run"
-    if best.is_file():
-        chosen = checkpoints / best.read_text(encoding="utf-8").strip()
-        if (chosen / CARD_FILE).is_file():
-            return FoundCheckpoint(chosen, "the best of the run")
-        why = f"the newest of the run; the best, {chosen.name}, is not there"
-    steps = sorted(p for p in checkpoints.glob("step-*") if (p / CARD_FILE).is_file())
-    if not steps:
-        raise CheckpointError(f"no checkpoint in {path}: expected {CARD_FILE}, or checkpoints/step-*/{CARD_FILE}")
-    return FoundCheckpoint(steps[-1], why)
-
-
-def resolve_checkpoint(path: str | Path) -> Path:
-    """Return the directory of the checkpoint at a path; see `find_checkpoint`.
-
-    Raises:
-        CheckpointError: there is no checkpoint.
-    """
-    return find_checkpoint(path).directory
 
 
 def variable_key(variable: keras.Variable) -> str:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import_tensorflow_quietly()
     from safetensors import SafetensorError
 
-    from mrcnn_model.checkpoint import CheckpointError
+    from mrcnn_model.storage.cards import CheckpointError
     from mrcnn_model.weights.conversion import ConvertError
 
     errors = (CheckpointError, OptionError, ConvertError, OSError, SafetensorError)

@@ -6,6 +6,7 @@ Exit codes: 0 success; 1 the loss diverged, or the disk is full; 2 wrong input; 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -88,7 +89,9 @@ def _job(composed: DictConfig, *, preflight: bool) -> int:
         exit_code = _fail(str(error), exit_code=EXIT_PEER_LOST, place=place)
     except KeyboardInterrupt:
         exit_code = _fail("interrupted" if place.rank == 0 else "", exit_code=INTERRUPTED, place=place)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"a path is too long: {visible(error.filename)}", exit_code=EXIT_BAD_INPUT, place=place)
         if place.size == 1:
             raise
         traceback.print_exc()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrcnn_data import visible
-from mrcnn_model import choose_precision, import_tensorflow_quietly
+from mrcnn_model import CheckpointError, choose_precision, import_tensorflow_quietly, require_weights
 from mrcnn_train.config.going_on import (
     CHECKPOINTS_DIR,
     complete_checkpoints,
@@ -21,6 +21,7 @@ from mrcnn_train.config.going_on import (
 )
 from mrcnn_train.config.options import LaunchOptions, RunConfig
 from mrcnn_train.config.plan import plan_line
+from mrcnn_train.config.position import newest_position
 from mrcnn_train.config.precision import needs_choice, settle_precision
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
@@ -62,8 +63,9 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
                 if place.rank == 0:
                     _prepare_folders(config)
                     data = _open(config, rank=0, size=size)
-                    data.loader.close()
-                    _settle_precision(config, data, Processes(place))
+                    with data.loader:
+                        _has_finished(config, data)
+                        _settle_precision(config, data, Processes(place))
                 return 0
         except StopRequested as request:
             if stop.received is not None:  # otherwise another process received it
@@ -179,6 +181,8 @@ def _prepare_folders(config: RunConfig, stack: contextlib.ExitStack | None = Non
         check_run_dir(config)
     elif stack is not None:
         stack.enter_context(lock_resumed(config))
+    if config.resume is not None:
+        newest_position(Path(config.resume))  # a damaged one is found before TensorFlow is imported
     draw_synthetic(config.data)
 
 
@@ -199,8 +203,13 @@ def _check_weights(config: RunConfig, *, warn: bool) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    elif not Path(weights).exists():
+    elif not os.path.exists(weights):
         raise ConfigError(f"model.weights={weights} does not exist (model.weights=null starts from random weights)")
+    else:
+        try:
+            require_weights(weights)
+        except CheckpointError as error:
+            raise ConfigError(f"model.weights: {error}") from error
 
 
 def _settle_precision(config: RunConfig, data: RunData, processes: Processes) -> tuple[RunConfig, RunData]:
@@ -250,5 +259,5 @@ def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: Stop
         assert run_dir is not None
         print(f"{'run directory:':17} {visible(run_dir, limit=2000)}", flush=True)
         print("the first step compiles the network and takes longer", flush=True)
-        with disk_errors(run_dir):
+        with disk_errors(run_dir) if processes.rank == 0 else contextlib.nullcontext():
             return train_loop(Job(config, data, state, run_dir, processes, stop))

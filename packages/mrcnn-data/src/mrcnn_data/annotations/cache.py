@@ -2,9 +2,10 @@
 
 A cache folder has two files for an annotation file. `NAME-HASH.json` (HASH of the path) holds the path, size and time
 of the file and the hash of its content. `CONTENT.columns` (named after that hash) holds the columns. So a file that was
-copied, moved or touched is recognised by its content, and one that changed is read again. All files are written under
-another name and then renamed, so no process sees half a file. A lock per folder lets one of several processes that
-start together read the file for all. `mrcnn_data.checks.report_cache` keeps reports of checks in the same folder.
+copied, moved or touched is recognised by its content, and one that changed is read again. Files get their names when
+they are complete, so no process sees half a file. They are not flushed to the disk, which would take 0.6 s for
+train2017: checksums show the damage of a power failure. A lock per folder lets one of several processes that start
+together read the file for all. `mrcnn_data.checks.report_cache` keeps reports of checks in the same folder.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import hashlib
 import math
 import mmap
 import os
+import re
 import struct
 import sys
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from mrcnn_data.annotations.columns import Columns, Id, RawSegmentations, Segmen
 from mrcnn_data.annotations.file import FileContent, no_collections, read_annotations
 from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.replacing import replaced
 from mrcnn_data.report import Finding, Report
 from mrcnn_data.text import visible
 
@@ -40,6 +42,7 @@ except ImportError:  # Windows: each process reads the file
 _MAGIC = b"mrcnn-data columns 4\n"  # raise the number when the layout or what reading reports changes
 _TRAILER = struct.Struct("<QQI")  # where the header ends, its length, its CRC-32
 _ALIGNMENT = 64
+_HASH = re.compile("[0-9a-f]{32}")  # of the content of an annotation file; names a cache file
 _ROWS_PER_BLOCK = 512  # segmentations under one checksum, which is verified when the first of them is used
 _ARRAYS = ("image_sizes", "offsets", "classes", "boxes_xywh", "areas", "has_bbox", "is_crowd", "is_ignored")
 
@@ -116,8 +119,8 @@ def _look_up(stamp_path: Path, status: os.stat_result, cache_dir: Path) -> FileC
         stamp = msgspec.json.decode(stamp_path.read_bytes(), type=_Stamp)
         if (stamp.size, stamp.mtime_ns) != (status.st_size, status.st_mtime_ns):
             return None
-        return _load(_columns_path(cache_dir, stamp.content))
-    except (OSError, msgspec.DecodeError, _DamagedCacheError):
+        return _load(_columns_path(cache_dir, stamp.content)) if _HASH.fullmatch(stamp.content) else None
+    except (OSError, ValueError, RecursionError, _DamagedCacheError):  # ValueError: not JSON, or not UTF-8
         return None
 
 
@@ -208,28 +211,26 @@ def _padded(num_bytes: int) -> int:
     return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
-    """Write under another name, then rename: readers see the whole file or none.
-
-    The file is not synced to the disk, which would take 0.6 s for train2017: checksums show the damage of a power
-    failure.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def _load(path: Path) -> FileContent:
+    """Map a cache file.
+
+    Raises:
+        _DamagedCacheError: it is damaged, or of another version.
+        OSError: it cannot be read.
+    """
     with open(path, "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise _DamagedCacheError(f"{path} is not a cache of this version")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return _decoded(path, mapped)
+    except (_DamagedCacheError, OSError):
+        raise
+    except Exception as error:  # only decoders run here; a file with right checksums can still hold anything
+        raise _DamagedCacheError(f"{path} is damaged: {error}") from error
+
+
+def _decoded(path: Path, mapped: mmap.mmap) -> FileContent:
     trailer = mapped[-_TRAILER.size :]
     if len(trailer) < _TRAILER.size:
         raise _DamagedCacheError(f"{path} is cut off")
@@ -253,7 +254,22 @@ def _load(path: Path) -> FileContent:
         segmentations=MappedSegmentations(path, mapped, offsets=arrays["text_offsets"], checksums=arrays["checksums"]),
         **{name: arrays[name] for name in _ARRAYS},
     )
+    _require_consistent(columns, path)
     return FileContent(columns, Report(Finding(**record) for record in header.findings))
+
+
+def _require_consistent(columns: Columns, path: Path) -> None:
+    num_images, num_rows = len(columns.image_ids), len(columns.segmentations)
+    per_row = (*(getattr(columns, name) for name in _ARRAYS[2:]), columns.annotation_ids)
+    is_consistent = (
+        len(columns.file_names) == len(columns.image_sizes) == len(columns.offsets) - 1 == num_images
+        and all(len(column) == num_rows for column in per_row)
+        and len(columns.category_ids) == len(columns.class_names)
+        and (np.diff(columns.offsets) >= 0).all()
+        and columns.offsets[-1] == num_rows
+    )
+    if not is_consistent:
+        raise _DamagedCacheError(f"{path} is damaged: its columns have different lengths")
 
 
 def _mapped_array(mapped: mmap.mmap, place: _ArrayPlace) -> np.ndarray:
@@ -302,7 +318,7 @@ def _remove_unused(cache_dir: Path) -> None:
     """Delete columns that no path refers to; processes that have mapped them can go on using them."""
     used = set()
     for stamp_path in cache_dir.glob("*-*.json"):
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             used.add(msgspec.json.decode(stamp_path.read_bytes(), type=_Stamp).content)
     for entry in cache_dir.glob("*.columns"):
         if entry.stem not in used:

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import msgspec
 
-from mrcnn_data.annotations.cache import replaced
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.images.reading import READING_THREADS
+from mrcnn_data.replacing import replaced
 from mrcnn_data.report import Finding, Report
 
 _VERSION = 4  # raise it with every change of what a check reports
@@ -52,7 +52,7 @@ class ReportCache:
             if checked.state != self._state:
                 return None
             return {name: Report(Finding(**one) for one in found) for name, found in checked.findings.items()}
-        except (OSError, msgspec.DecodeError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):  # ValueError: not JSON, or not UTF-8
             return None
 
     def save(self, reports: Mapping[str, Report]) -> None:
@@ -74,7 +74,7 @@ def _remove_unused(cache_dir: Path) -> None:
             try:
                 files = msgspec.json.decode(path.read_bytes(), type=_Checked).annotation_files
                 is_used = all(os.path.exists(file.encode("latin-1")) for file in files)
-            except (msgspec.DecodeError, UnicodeEncodeError):  # of an earlier version
+            except (ValueError, RecursionError):  # of an earlier version, or damaged
                 is_used = False
             if not is_used:
                 path.unlink(missing_ok=True)

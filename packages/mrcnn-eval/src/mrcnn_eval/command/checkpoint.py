@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, visible
 from mrcnn_eval.command.options import MAX_MESSAGE, UsageError
-from mrcnn_model import AUTO_PRECISION, choose_precision, import_tensorflow_quietly
+from mrcnn_model import (
+    AUTO_PRECISION,
+    CheckpointError,
+    choose_precision,
+    find_checkpoint,
+    import_tensorflow_quietly,
+    require_weights,
+)
 
 if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction
@@ -33,16 +40,15 @@ def load_checkpoint(checkpoint: Path, *, precision: str | None = None) -> Loaded
     Raises:
         UsageError: it does not exist or cannot be loaded.
     """
-    if not checkpoint.exists():  # found before TensorFlow is imported, which takes seconds
-        raise UsageError(f"checkpoint {checkpoint} does not exist")
-    import_tensorflow_quietly()
     try:
-        from mrcnn_model import CheckpointError, find_checkpoint, load_model
-    except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
-        raise UsageError(str(error)) from error
-    try:
-        found = find_checkpoint(checkpoint)  # before anything is measured
+        found = find_checkpoint(checkpoint)
+        require_weights(found.directory)  # before TensorFlow is imported, which takes seconds
         print(f"Checkpoint {visible(found, limit=MAX_MESSAGE)}", flush=True)
+        import_tensorflow_quietly()
+        try:
+            from mrcnn_model import load_model
+        except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
+            raise UsageError(str(error)) from error
         if precision in (None, AUTO_PRECISION):
             choice = choose_precision()
             precision = choice.precision
@@ -83,8 +89,16 @@ def open_dataset(arguments: argparse.Namespace, card: ModelCard) -> CocoDataset:
         UsageError: neither names it.
         DatasetError: it cannot be opened, or has objects of a class that the checkpoint does not have.
     """
-    dataset = _named_dataset(arguments, card)
-    matched = dataset.with_classes(card.category_ids, card.class_names, reference=f"{arguments.checkpoint}")
+    return match_classes(_named_dataset(arguments, card), card, arguments.checkpoint)
+
+
+def match_classes(dataset: CocoDataset, card: ModelCard, checkpoint: Path) -> CocoDataset:
+    """Return a data set with the classes of a card; print what differs between the two.
+
+    Raises:
+        DatasetError: it has objects of a class that the card does not have.
+    """
+    matched = dataset.with_classes(card.category_ids, card.class_names, reference=f"{checkpoint}")
     for finding in matched.opening_report.findings:
         if not dataset.opening_report.count(finding.kind):
             print(visible(f"{dataset.name}: {finding}", limit=2000))

@@ -12,7 +12,7 @@ from mrcnn_model import AUTO_PRECISION, PRECISIONS
 
 NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precision")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
-OF_SCORING = ("honor_ignore", "backend", "report", "compare")
+OF_SCORING = ("honor_ignore", "mask_areas", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
 PICTURE_SCORE = 0.5  # least score of a detection that is drawn: all of them would cover the picture
 MAX_MESSAGE = 2000  # characters of an error or a warning
@@ -117,6 +117,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --results: count an annotation with id 0 as never found, as pycocotools does",
     )
+    add(
+        "--mask-areas",
+        action="store_true",
+        help="sort objects into small, medium and large by the pixels of their masks, not by `area`",
+    )
     add("--report", action="store_true", help="also write report.html: numbers, plots and the worst mistakes")
     add(
         "--compare",
@@ -172,13 +177,13 @@ def check_options(arguments: argparse.Namespace) -> None:
             raise UsageError("--images predicts with a --checkpoint; the folder of scored images is --image-dir")
         if arguments.annotations is None:
             raise UsageError("--results needs --annotations, the ground truth to score against")
-        _refuse(arguments, NOT_WITH_RESULTS, "--results")
+        refuse(arguments, NOT_WITH_RESULTS, "--results")
         if arguments.pycocotools_id0 and arguments.backend == "hotcoco":
             raise UsageError("--pycocotools-id0 needs --backend pycocotools")
         return
-    _refuse(arguments, ("pycocotools_id0",), "--checkpoint")
+    refuse(arguments, ("pycocotools_id0",), "--checkpoint")
     if arguments.images is not None:
-        _refuse(arguments, (*OF_DATA, *OF_SCORING), "--images, which predicts without scoring")
+        refuse(arguments, (*OF_DATA, *OF_SCORING), "--images, which predicts without scoring")
         return
     if (arguments.annotations is None) != (arguments.image_dir is None):
         raise UsageError("--annotations and --image-dir go together")
@@ -186,7 +191,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UsageError("--annotations and --image-dir take the place of --data-root and --split")
 
 
-def _refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> None:
+def refuse(arguments: argparse.Namespace, names: Sequence[str], owner: str) -> None:
+    """Raise UsageError if one of the options is given, which do not go with another option or input."""
     for name in names:
         if getattr(arguments, name) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} does not go with {owner}")

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn_data import DatasetError, open_console, read_json, visible
+from mrcnn_data import CocoDataset, DatasetError, open_console, read_json, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
     detect_function,
@@ -18,10 +18,16 @@ from mrcnn_eval.command.checkpoint import (
 )
 from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, PICTURE_SCORE, UsageError
 from mrcnn_eval.command.output import prepare_output, progress_bar, say_written
+from mrcnn_eval.command.unlabelled import images_alone, predict_unlabelled
 from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparison_table, shared_kinds, write_comparison
 from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, CocoEvaluator, IouType
+from mrcnn_eval.scoring.doubts import doubt_about_areas
 
+if TYPE_CHECKING:
+    from mrcnn_model import MaskRCNN, ModelCard
+
+NOT_AN_AREA = "area is not a positive number"  # kind of finding of mrcnn_data
 RESULT_KEYS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}  # keys in a results file
 
 
@@ -44,6 +50,7 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         iou_types=iou_types,
         honor_ignore=arguments.honor_ignore,
         pycocotools_id0=arguments.pycocotools_id0,
+        mask_areas=arguments.mask_areas,
     )
     evaluator.add_results(results)
     settings = {
@@ -53,9 +60,11 @@ def score_results_file(arguments: argparse.Namespace, other: OtherRun | None) ->
         "backend": evaluator.backend,
         "honor_ignore": arguments.honor_ignore,
         "pycocotools_id0": arguments.pycocotools_id0,
+        "mask_areas": arguments.mask_areas,
     }
     _write(evaluator, None, arguments, other, output=output, images=arguments.image_dir, settings=settings)
     _say_id_0(evaluator)
+    _say_areas(evaluator)
     say_written(output, names)
 
 
@@ -82,14 +91,27 @@ def _scores_below(entry: Mapping[str, Any], threshold: float) -> bool:
 def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
     model, card, precision = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
-    dataset = open_dataset(arguments, card)
+    try:
+        dataset = open_dataset(arguments, card)
+    except DatasetError:
+        unlabelled = images_alone(arguments.annotations)
+        if unlabelled is None:
+            raise
+        predict_unlabelled(model, card, unlabelled, arguments)
+        return
     _check_comparable(other, IOU_TYPES if model.config.masks else ("bbox",))
     output, names = arguments.output or arguments.checkpoint / "evaluation", _output_names(arguments, with_images=True)
     prepare_output(output, names, inputs=[source.annotation_path for source in dataset.sources])
     apply_limits(model, arguments)
     from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
 
-    evaluator = new_evaluator(model, dataset, max_dets=arguments.max_dets, backend=arguments.backend or "hotcoco")
+    evaluator = new_evaluator(
+        model,
+        dataset,
+        max_dets=arguments.max_dets,
+        backend=arguments.backend or "hotcoco",
+        mask_areas=arguments.mask_areas,
+    )
     with progress_bar() as progress:
         detect_dataset(
             model,
@@ -101,7 +123,21 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
             progress=progress,
             detect=detect_function(model, arguments.tta),
         )
-    settings = {
+    settings = {**_settings(evaluator, model, dataset, card, arguments), "precision": precision}
+    scored = list(evaluator.image_results)
+    images = evaluator.ground_truth.image_dir
+    _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
+    _say_id_0(evaluator)
+    _say_areas(evaluator, num_unusable=dataset.opening_report.count(NOT_AN_AREA))
+    _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
+    say_written(output, names)
+
+
+def _settings(
+    evaluator: CocoEvaluator, model: MaskRCNN, dataset: CocoDataset, card: ModelCard, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what decides the numbers of a checkpoint, for `metrics.json`."""
+    return {
         "checkpoint": _json_text(arguments.checkpoint),
         "annotations": dataset.name,
         "images": _json_text(evaluator.ground_truth.image_dir or Path()),
@@ -111,16 +147,10 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         "short_edge": card.short_edge,
         "max_size": card.max_size,
         "tta": arguments.tta,
-        "precision": precision,
         "backend": evaluator.backend,
         "honor_ignore": evaluator.honor_ignore,
+        "mask_areas": arguments.mask_areas,
     }
-    scored = list(evaluator.image_results)
-    images = evaluator.ground_truth.image_dir
-    _write(evaluator, scored, arguments, other, output=output, images=images, settings=settings)
-    _say_id_0(evaluator)
-    _say_what_is_ignored(int(evaluator.ground_truth.ignored.sum()), was_asked=arguments.honor_ignore)
-    say_written(output, names)
 
 
 def _say_id_0(evaluator: CocoEvaluator) -> None:
@@ -129,6 +159,17 @@ def _say_id_0(evaluator: CocoEvaluator) -> None:
             "An annotation has the id 0, which pycocotools counts as never found; here it counts like any other. "
             "--results with --pycocotools-id0 gives the numbers of pycocotools."
         )
+
+
+def _say_areas(evaluator: CocoEvaluator, *, num_unusable: int = 0) -> None:
+    if num_unusable:
+        print(
+            f"{num_unusable} annotations have an `area` that is not a positive number: that of the mask, or else the "
+            "box, was taken."
+        )
+    doubt = doubt_about_areas(evaluator.ground_truth)
+    if doubt is not None:
+        print(doubt)
 
 
 def _say_what_is_ignored(count: int, *, was_asked: bool) -> None:

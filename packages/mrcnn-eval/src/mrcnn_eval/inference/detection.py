@@ -81,6 +81,7 @@ def new_evaluator(
     max_dets: int | None = None,
     backend: Backend = "hotcoco",
     honor_ignore: bool = True,
+    mask_areas: bool = False,
 ) -> CocoEvaluator:
     """Make an evaluator for what a model finds in a data set, without detections.
 
@@ -90,6 +91,7 @@ def new_evaluator(
         max_dets: detections per image and class that count; by default the model's limit, at least COCO's 100.
         backend: see `CocoEvaluator`.
         honor_ignore: leave objects with `ignore: 1` out of the score, as they are left out of training.
+        mask_areas: see `CocoEvaluator`.
 
     Raises:
         ValueError: the numbers of classes differ.
@@ -103,6 +105,7 @@ def new_evaluator(
         max_dets=max_dets or max(model.config.detections_per_image, COCO_MAX_DETS),
         backend=backend,
         honor_ignore=honor_ignore,
+        mask_areas=mask_areas,
         iou_types=IOU_TYPES if model.config.masks else ("bbox",),
     )
 

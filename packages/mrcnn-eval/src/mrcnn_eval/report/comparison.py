@@ -81,7 +81,21 @@ def read_other_run(directory: Path) -> OtherRun:
         ComparisonError: a file that is missing or damaged.
     """
     home = directory if (directory / METRICS).is_file() else directory / EVALUATION_DIR
-    return OtherRun(directory, _read(home / METRICS, dict[str, Any]), _read(home / DETECTIONS, list[dict[str, Any]]))
+    metrics = _read(home / METRICS, dict[str, Any])
+    _check_metrics(home / METRICS, metrics)
+    return OtherRun(directory, metrics, _read(home / DETECTIONS, list[dict[str, Any]]))
+
+
+def _check_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Require numbers by name for each kind that the file has, for the whole and by class, and settings by name."""
+    kinds = [kind for kind in HEADINGS if kind in metrics]
+    try:
+        for kind in kinds:
+            msgspec.convert(metrics[kind], dict[str, float])
+            msgspec.convert(metrics["per_class"][kind], dict[str, dict[str, float]])
+        msgspec.convert(metrics.get("settings", {}), dict[str, Any])
+    except (msgspec.ValidationError, LookupError, TypeError) as error:
+        raise ComparisonError(f"--compare {path}: damaged: it lacks numbers or settings: {error}") from error
 
 
 def _read(path: Path, kind: Any) -> Any:
@@ -89,7 +103,7 @@ def _read(path: Path, kind: Any) -> Any:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise ComparisonError(f"--compare {path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ComparisonError(f"--compare {path}: damaged: {error}") from error
 
 

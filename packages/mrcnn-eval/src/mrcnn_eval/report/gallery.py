@@ -19,6 +19,7 @@ from mrcnn_data import load_image
 from mrcnn_data.drawing import Instance, draw_instances
 from mrcnn_eval.mistakes.outcomes import DUPLICATE, WRONG_KINDS, Outcomes
 from mrcnn_eval.report.pictures import corners
+from mrcnn_eval.report.plots import DataUri
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 from mrcnn_eval.scoring.ground_truth import GroundTruthError
 from mrcnn_eval.scoring.segmentation import Segmentation, to_mask
@@ -239,4 +240,4 @@ def _jpeg(picture: np.ndarray) -> str:
         assert ok
         if len(data) <= MAX_BYTES:
             break
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return DataUri("data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii"))

@@ -28,6 +28,7 @@ SCORE_BINS = 20
 MAX_MATRIX = 12  # classes; a larger matrix cannot be read, and the list of pairs says more
 MAX_PAIRS = 15
 MAX_CHANGED_IMAGES = 200
+MAX_TEXT = 2000  # characters of a name or another text; a DataUri is not cut
 CURVE_SIZE = (100, 32)  # of the small curve of a class, units of its SVG
 
 
@@ -158,10 +159,10 @@ def _environment(measures: Measures) -> Environment:
 
 
 def _shown(value: object) -> object:
-    """Escape control and direction characters of text; markup and numbers stay."""
-    if type(value) is not str or value.isprintable():
+    """Escape control and direction characters of text and cut its middle if it is long; pictures and numbers stay."""
+    if type(value) is not str or (value.isprintable() and len(value) <= MAX_TEXT):
         return value
-    return visible(value, limit=len(value))
+    return visible(value, limit=MAX_TEXT)
 
 
 def _class_rows(

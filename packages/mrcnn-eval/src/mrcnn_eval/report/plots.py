@@ -17,6 +17,11 @@ from mrcnn_eval.scoring.coco_evaluator import IouType
 from mrcnn_eval.scoring.precision_recall import PrecisionRecall
 from mrcnn_eval.scoring.summary import SINGLE_THRESHOLDS, Measures
 
+
+class DataUri(str):
+    """A picture as text, which pages hold in full, unlike names."""
+
+
 COLORS = {"bbox": "#0b6e99", "segm": "#c2571a"}
 RIGHT_COLOR, WRONG_COLOR = "#2f7fd6", "#e08a00"
 RECALLS = np.linspace(0, 1, 101)  # at which COCO's curves are sampled
@@ -107,4 +112,4 @@ def _svg_uri(figure: Any) -> str:
     """Return the figure as a data URI: inline SVGs of several plots would share element ids."""
     text = io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue()).decode("ascii")
+    return DataUri("data:image/svg+xml;base64," + base64.b64encode(text.getvalue()).decode("ascii"))

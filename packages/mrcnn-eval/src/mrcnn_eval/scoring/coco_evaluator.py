@@ -13,11 +13,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from mrcnn_eval.scoring.ground_truth import Annotated, load_ground_truth
+from mrcnn_data import visible
+from mrcnn_eval.scoring.doubts import doubts_about_results
+from mrcnn_eval.scoring.ground_truth import Annotated, load_ground_truth, with_mask_areas
 from mrcnn_eval.scoring.image_results import (
     ImageResults,
     ResultsError,
-    count_empty_masks,
     from_coco,
     image_results,
     to_coco,
@@ -26,7 +27,7 @@ from mrcnn_eval.scoring.image_results import (
 from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoringTask
 from mrcnn_eval.scoring.segmentation import Rle
 from mrcnn_eval.scoring.summary import ALL_AREAS, COCO_AREA_RANGES, COCO_IOU_THRESHOLDS, Measures, summarize
-from mrcnn_eval.scoring.tasks import joined, scored_detections, scored_truth, with_box, with_mask
+from mrcnn_eval.scoring.tasks import joined, scored_detections, scored_truth
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class CocoEvaluator:
             `ignore` has no effect, as in pycocotools, which overwrites it with `iscrowd`.
         pycocotools_id0: count what is found of an annotation with the id 0 as wrong, as pycocotools does by mistake, to
             reproduce published numbers; needs the pycocotools backend.
+        mask_areas: sort objects into sizes by the pixels of their masks, or else the area of their boxes, whatever the
+            file's `area` says.
 
     Raises:
         GroundTruthError: an annotation file that cannot be scored against.
@@ -92,6 +95,7 @@ class CocoEvaluator:
         image_sizes: Mapping[Any, tuple[int, int]] | None = None,
         honor_ignore: bool = False,
         pycocotools_id0: bool = False,
+        mask_areas: bool = False,
     ) -> None:
         measures = Measures(tuple(map(float, iou_thresholds)), dict(area_ranges), max_dets)
         measures.check()
@@ -106,7 +110,8 @@ class CocoEvaluator:
         self.backend = backend
         self.iou_types = tuple(iou_types)
         self.honor_ignore = honor_ignore
-        self.ground_truth = load_ground_truth(annotations, image_sizes=image_sizes)
+        truth = load_ground_truth(annotations, image_sizes=image_sizes)
+        self.ground_truth = with_mask_areas(truth) if mask_areas else truth
         self._category_ids = set(self.ground_truth.category_ids)
         self._image_indices = {image_id: index for index, image_id in enumerate(self.ground_truth.image_ids)}
         self.image_results: dict[Any, ImageResults] = {}  # by image id, in the order of adding
@@ -184,7 +189,14 @@ class CocoEvaluator:
         images = self._scored_images(image_ids)
         columns = self._joined(images)
         truth_kept = self._truth_kept(images)
-        warnings = _warnings(columns, truth_kept, self.iou_types)
+        counts = [len(self.image_results[image].scores) if image in self.image_results else 0 for image in images]
+        places = np.repeat([self._image_indices[image] for image in images], counts).astype(np.int64)
+        warnings = doubts_about_results(
+            columns,
+            self.ground_truth.image_sizes[places],
+            has_truth=bool(truth_kept.any()),
+            iou_types=self.iou_types,
+        )
         for warning in warnings:
             logger.warning("%s", warning)
         curves = self._curves(images, columns, truth_kept)
@@ -235,13 +247,13 @@ class CocoEvaluator:
     def _known_id(self, image_id: Any) -> Any:
         """Return the id as the ground truth has it: as given, or else the same number as an int or as text."""
         is_text = isinstance(image_id, str)
-        number = int(image_id) if is_text and image_id.isdecimal() else image_id
+        number = int(image_id) if is_text and image_id.isdecimal() and len(image_id) < 20 else image_id
         for candidate in (image_id, number if is_text else str(image_id)):
             try:
                 return self.ground_truth.image_ids[self._image_indices[candidate]]
             except (KeyError, TypeError):  # TypeError: a list, for example, cannot be a key
                 continue
-        raise ResultsError(f"image {image_id!r} is not in the ground truth")
+        raise ResultsError(f"image {visible(repr(image_id))} is not in the ground truth")
 
     def _image_size(self, image_id: Any) -> tuple[int, int]:
         height, width = self.ground_truth.image_sizes[self._image_indices[image_id]]
@@ -315,23 +327,3 @@ def _scorer(backend: Backend) -> Callable[[ScoringTask], PrecisionRecall]:
     from mrcnn_eval.scoring.hotcoco_backend import score_with_hotcoco
 
     return score_with_hotcoco
-
-
-def _warnings(columns: ImageResults, truth_kept: np.ndarray, iou_types: tuple[IouType, ...]) -> tuple[str, ...]:
-    warnings = []
-    if not truth_kept.any():
-        warnings.append("no ground-truth object on the images scored: AP is undefined (-1)")
-    num_detections = len(columns.scores)
-    if num_detections == 0:
-        warnings.append("nothing was detected: AP is 0")
-        return tuple(warnings)
-    for iou_type, kept, what in (("bbox", with_box(columns), "box"), ("segm", with_mask(columns), "mask")):
-        if iou_type in iou_types and not kept.all():
-            missing = num_detections - int(kept.sum())
-            warnings.append(f"{missing} of {num_detections} detections have no {what} and do not count for {iou_type}")
-    num_empty = count_empty_masks(columns.rles) if "segm" in iou_types else 0
-    if num_empty and num_empty == sum(rle is not None for rle in columns.rles):
-        warnings.append(f"EVERY mask is empty ({num_empty} of them): mask AP is 0; is the file what was meant?")
-    elif num_empty:
-        warnings.append(f"{num_empty} of {num_detections} detections have a mask without a pixel: they match no object")
-    return tuple(warnings)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn_data import CocoDataset, DatasetError, visible
-from mrcnn_eval.scoring.segmentation import Rle
+from mrcnn_eval.scoring.segmentation import Rle, mask_areas
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,14 @@ def load_ground_truth(
         if finding.severity in ("dropped", "repaired") or finding.leaves_box_only:
             logger.warning("%s", visible(f"{dataset.name}: {finding}"))
     return truth
+
+
+def with_mask_areas(truth: GroundTruth) -> GroundTruth:
+    """Return the ground truth with the area of each mask in pixels, or that of the box of an object without one."""
+    areas = truth.boxes[:, 2:].prod(axis=1)
+    has_mask = np.array([rle is not None for rle in truth.segmentations], bool)
+    areas[has_mask] = mask_areas([rle for rle in truth.segmentations if rle is not None])
+    return truth._replace(areas=areas)
 
 
 def _ground_truth_of(dataset: CocoDataset, *, image_dir: Path | None) -> GroundTruth:

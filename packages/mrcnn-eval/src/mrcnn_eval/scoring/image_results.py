@@ -13,6 +13,8 @@ import numpy as np
 
 from mrcnn_eval.scoring.segmentation import Rle, SegmentationError, check_compressed_rle, mask_areas
 
+MAX_COORDINATE = 1e12  # pixels; the areas of larger boxes are no longer exact numbers
+
 
 class ResultsError(ValueError):
     """Detections that cannot be scored; one line that names image and entry."""
@@ -65,6 +67,8 @@ def image_results(
     category_ids = np.asarray(category_ids)
     category_ids = category_ids.astype(np.int64) if category_ids.size == 0 else category_ids
     rles = [None] * len(scores) if rles is None else list(rles)
+    if boxes.shape[:1] == scores.shape and boxes.shape != (len(scores), 4):
+        raise ResultsError(f"image {image_id!r}: bbox must be [x, y, width, height]")
     if boxes.shape != (len(scores), 4) or category_ids.shape != scores.shape or len(rles) != len(scores):
         raise ResultsError(
             f"image {image_id!r}: {len(scores)} scores, but boxes of shape {list(boxes.shape)}, "
@@ -77,6 +81,8 @@ def image_results(
     box_given = np.array([rle is None for rle in rles], bool)
     if np.isinf(boxes).any() or np.isnan(boxes[box_given]).any():
         raise ResultsError(f"image {image_id!r}: a box is not finite")
+    if (np.abs(boxes) > MAX_COORDINATE).any():
+        raise ResultsError(f"image {image_id!r}: a box has a coordinate beyond {MAX_COORDINATE:g}")
     return ImageResults(
         category_ids=category_ids.astype(np.int64),
         boxes=boxes,
@@ -143,9 +149,11 @@ def from_coco(image_id: Any, entries: list[dict[str, Any]], *, size: tuple[int, 
             rles=[entry.get("segmentation") for entry in entries],
             size=size,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ResultsError):
             raise
+        if isinstance(error, OverflowError):
+            raise ResultsError(f"image {image_id!r}: a number is beyond the range of float64") from error
         raise ResultsError(f"image {image_id!r}: bbox must be [x, y, width, height]") from error
 
 

@@ -15,6 +15,7 @@ Polygons: TypeAlias = list[list[float]]  # [[x1, y1, x2, y2, ...], ...], pixels 
 Rle: TypeAlias = dict[str, Any]  # {"size": [h, w], "counts": compressed str or bytes}
 Segmentation: TypeAlias = Polygons | Rle
 
+MAX_PIXELS = 1 << 32  # of an image; pycocotools counts them in 32 bits
 COUNTS_CHARACTERS = bytes(range(48, 112))  # the alphabet of COCO's compressed counts: 6 bits each, from "0"
 
 
@@ -43,9 +44,11 @@ def _rle_size(rle: dict[str, Any], *, size: tuple[int, int]) -> list[int]:
     if not (
         isinstance(rle_size, (list, tuple))
         and len(rle_size) == 2
-        and all(isinstance(n, (int, np.integer)) for n in rle_size)
+        and all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in rle_size)
     ):
         raise SegmentationError(f"RLE size must be [height, width], not {rle_size!r}")
+    if min(rle_size) < 1 or int(rle_size[0]) * int(rle_size[1]) > MAX_PIXELS:
+        raise SegmentationError(f"RLE size {list(rle_size)} is not that of an image, [height, width] in pixels")
     if size != (0, 0) and tuple(rle_size) != size:
         raise SegmentationError(f"RLE size {list(rle_size)} differs from the image's [height, width] {list(size)}")
     return [int(n) for n in rle_size]

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +16,9 @@ TYPES = {
 }
 
 
+MOST = 1 << 20  # of a whole number: more is a mistake, and would fill the memory
+
+
 class OptionError(ValueError):
     """An option of a model that does not exist or has an invalid value. The message names it."""
 
@@ -23,7 +26,8 @@ class OptionError(ValueError):
 def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Raise OptionError unless the condition holds."""
     if not condition:
-        raise OptionError(f"model.{name} is {value!r}; expected {expected}")
+        text = repr(value)
+        raise OptionError(f"model.{name} is {text if len(text) <= 200 else text[:200] + '...'}; expected {expected}")
 
 
 def require_type(name: str, value: object, kind: Any) -> None:
@@ -43,8 +47,8 @@ def one_of(default: Any, known: tuple[Any, ...]) -> Any:
     return option(default, lambda value: value in known, f"one of {', '.join(map(str, known))}")
 
 
-def at_least(least: int, default: int) -> Any:
-    return option(default, lambda value: value >= least, f"at least {least}")
+def at_least(least: int, default: int, *, most: int = MOST) -> Any:
+    return option(default, lambda value: least <= value <= most, f"at least {least} and at most {most}")
 
 
 def positive(default: float) -> Any:
@@ -77,4 +81,6 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple) and all(_is_of(v, item) for v in value)
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max  # False for NaN
+    return isinstance(value, kind)

@@ -25,6 +25,8 @@ from mrcnn_model.config.parts import (
     RpnConfig,
 )
 
+MOST_CLASSES = 1 << 16
+
 
 @dataclass(init=False)
 class ModelConfig:
@@ -69,6 +71,7 @@ class ModelConfig:
     def _check(self) -> None:
         require_type("num_classes", self.num_classes, int)
         require(self.num_classes >= 2, "num_classes", self.num_classes, "at least 2: the background and one class")
+        require(self.num_classes <= MOST_CLASSES, "num_classes", self.num_classes, f"at most {MOST_CLASSES}")
         norms, rpn = self.norms, self.rpn
         is_valid = norms.norm_epsilon > 0 or (norms.norm == "frozen_bn" and norms.norm_epsilon == 0)
         require(is_valid, "norm_epsilon", norms.norm_epsilon, "a positive number, or 0 with frozen_bn")

@@ -14,6 +14,11 @@ from mrcnn_model.config.checks import Part, at_least, one_of, option, positive, 
 STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
 ROI_STRIDES = STRIDES[:4]  # RoIs are pooled from P2 to P5
 
+# Limits far above useful values: what exceeds them is a mistake, and would fill the memory.
+MOST_CHANNELS = 1 << 13
+MOST_LAYERS = 64
+MOST_POOLED = 128  # edge
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 NORMS = ("frozen_bn", "sync_bn", "gn")
 HEAD_NORMS = ("none", "gn")
@@ -25,7 +30,7 @@ class ResNetConfig(Part):
     """The backbone."""
 
     backbone: str = one_of("resnet50", BACKBONES)
-    backbone_width: int = at_least(1, 64)  # channels of the stem; every stage scales with it
+    backbone_width: int = at_least(1, 64, most=1024)  # channels of the stem; every stage scales with it
     freeze_at: int = one_of(2, (0, 1, 2))  # 0: everything trains; 1: the stem is fixed; 2: the first stage too
     # The last norm of every residual block starts at scale 0, so that the block starts as the identity. A frozen norm
     # without pretrained weights needs it; group norm from scratch learns faster without it.
@@ -51,7 +56,7 @@ class NormConfig(Part):
 class PyramidConfig(Part):
     """The feature pyramid, and how RoIs are pooled from it."""
 
-    fpn_channels: int = at_least(1, 256)
+    fpn_channels: int = at_least(1, 256, most=MOST_CHANNELS)
     # A RoI is pooled from level floor(4 + log2(sqrt(area) / canonical_size)) (FPN, equation 1).
     canonical_size: float = positive(224.0)
     roi_align_aligned: bool = True  # pixel centres at one half; False: without that shift, as torchvision
@@ -63,7 +68,7 @@ class AnchorConfig(Part):
 
     anchor_sizes: list[float] = positives([32.0, 64.0, 128.0, 256.0, 512.0], f"{len(STRIDES)} sizes, for P2 to P6")
     anchor_ratios: list[float] = option(  # height / width
-        [0.5, 1.0, 2.0], lambda ratios: len(ratios) > 0 and all(r > 0 for r in ratios), "positive ratios"
+        [0.5, 1.0, 2.0], lambda ratios: 0 < len(ratios) <= MOST_LAYERS and all(r > 0 for r in ratios), "positive ratios"
     )
     round_anchors: bool = False  # their offsets from the centre to whole pixels, as torchvision
 
@@ -77,7 +82,7 @@ class AnchorConfig(Part):
 class RpnConfig(Part):
     """The region proposal network, and the targets of its anchors."""
 
-    rpn_channels: int = at_least(1, 256)
+    rpn_channels: int = at_least(1, 256, most=MOST_CHANNELS)
     rpn_foreground_iou: float = share(0.7)
     rpn_background_iou: float = share(0.3)
     rpn_samples: int = at_least(1, 256)  # anchors per image
@@ -126,10 +131,10 @@ class RoiConfig(Part):
 class BoxConfig(Part):
     """The box head, or the three of a cascade, and its losses."""
 
-    box_pool_size: int = at_least(1, 7)
-    box_head_convs: int = at_least(0, 0)  # 3x3 convolutions of fpn_channels before the fully connected layers
-    box_head_fcs: int = at_least(1, 2)
-    box_head_channels: int = at_least(1, 1024)
+    box_pool_size: int = at_least(1, 7, most=MOST_POOLED)
+    box_head_convs: int = at_least(0, 0, most=MOST_LAYERS)  # 3x3, of fpn_channels, before the fully connected layers
+    box_head_fcs: int = at_least(1, 2, most=MOST_LAYERS)
+    box_head_channels: int = at_least(1, 1024, most=MOST_CHANNELS)
     class_agnostic_boxes: bool = False  # all classes of a RoI share one box
     box_regression_weights: list[float] = positives([10.0, 10.0, 5.0, 5.0], "four positive numbers")
     box_loss: str = one_of("huber", BOX_LOSSES)  # huber has delta 1
@@ -154,9 +159,9 @@ class MaskConfig(Part):
     """The mask head."""
 
     masks: bool = True  # False: boxes only (Faster R-CNN)
-    mask_pool_size: int = at_least(1, 14)
-    mask_head_convs: int = at_least(0, 4)
-    mask_head_channels: int = at_least(1, 256)
+    mask_pool_size: int = at_least(1, 14, most=MOST_POOLED)
+    mask_head_convs: int = at_least(0, 4, most=MOST_LAYERS)
+    mask_head_channels: int = at_least(1, 256, most=MOST_CHANNELS)
 
     @property
     def mask_size(self) -> int:

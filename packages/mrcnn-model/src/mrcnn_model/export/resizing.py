@@ -13,16 +13,21 @@ def resize_images(
 
     Args:
         images: uint8 [N, H, W, 3]; pixels outside `sizes` are not read.
-        sizes: int32 [N, 2], valid (h, w).
+        sizes: int32 [N, 2], valid (h, w); if one is 0, the image counts as a black pixel.
         short_edge, max_size: pixels.
         multiple: H' and W' are the smallest multiples of this number that fit all images.
 
     Returns:
         Images float32 [N, H', W', 3], whole numbers, zero outside the new sizes; new sizes int32 [N, 2].
     """
+    has_pixels = tf.reduce_all(sizes > 0, axis=1, keepdims=True)  # [N, 1]
+    sizes = tf.where(has_pixels, sizes, 1)
+    lacking = 1 - tf.minimum(tf.shape(images)[1:3], 1)  # (h, w): 1 where the array has no pixel
+    images = tf.pad(images, [[0, 0], [0, lacking[0]], [0, lacking[1]], [0, 0]])
     edges = tf.cast(sizes, tf.float64)  # [N, 2]
     scale = tf.minimum(short_edge / tf.reduce_min(edges, axis=1), max_size / tf.reduce_max(edges, axis=1))
     new_sizes = tf.maximum(tf.cast(tf.floor(edges * scale[:, tf.newaxis] + 0.5), tf.int32), 1)
+    new_sizes = tf.where(has_pixels, new_sizes, 1)
     padded = (tf.reduce_max(new_sizes, axis=0) + multiple - 1) // multiple * multiple  # (h, w)
     above, below, y = _taps(sizes[:, 0], new_sizes[:, 0], padded[0])
     left, right, x = _taps(sizes[:, 1], new_sizes[:, 1], padded[1])
@@ -33,6 +38,7 @@ def resize_images(
     is_row = tf.range(padded[0]) < new_sizes[:, :1]
     is_column = tf.range(padded[1]) < new_sizes[:, 1:]
     inside = is_row[:, :, tf.newaxis, tf.newaxis] & is_column[:, tf.newaxis, :, tf.newaxis]
+    inside &= has_pixels[:, :, tf.newaxis, tf.newaxis]
     return tf.where(inside, tf.floor(resized + 0.5), 0.0), new_sizes
 
 

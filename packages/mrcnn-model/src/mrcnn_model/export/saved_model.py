@@ -5,7 +5,7 @@
 Its signature `serving_default` takes
 
     images  uint8 [N, H, W, 3], RGB, padded right and bottom to one size
-    sizes   int32 [N, 2], the valid (h, w) of each
+    sizes   int32 [N, 2], the valid (h, w) of each; (0, 0) for a row without an image, in which nothing is found
 
 and returns, for at most D detections an image, best first,
 
@@ -28,21 +28,15 @@ from pathlib import Path
 import tensorflow as tf
 
 from mrcnn_model.boxes import clip_boxes
-from mrcnn_model.checkpoint import (
-    CARD_FILE,
-    CheckpointError,
-    ModelCard,
-    find_checkpoint,
-    load_model,
-    resolve_checkpoint,
-)
+from mrcnn_model.checkpoint import load_model
 from mrcnn_model.command import run_command, visible
 from mrcnn_model.config import AUTO_PRECISION, PRECISIONS, choose_precision
 from mrcnn_model.detection_ops import COMPILED_OPS
 from mrcnn_model.export.portable import PORTABLE_OPS
 from mrcnn_model.export.resizing import resize_images
-from mrcnn_model.folders import new_folder, require_new_folder
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.storage.cards import CARD_FILE, CheckpointError, ModelCard, find_checkpoint, resolve_checkpoint
+from mrcnn_model.storage.folders import new_folder, require_new_folder
 
 STRIDE = 32  # of the coarsest map of the backbone; the sides of its input are multiples of it
 
@@ -66,6 +60,7 @@ class ServedModel(tf.Module):
     def __call__(self, images: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detect in images uint8 [N, H, W, 3] of sizes int32 [N, 2]; the module's documentation lists the outputs."""
         card = self._card
+        sizes = tf.clip_by_value(sizes, 0, tf.shape(images)[1:3])
         resized, new_sizes = resize_images(
             images, sizes, short_edge=card.short_edge, max_size=card.max_size, multiple=STRIDE
         )
@@ -73,13 +68,16 @@ class ServedModel(tf.Module):
         # Each edge is rounded to whole pixels, so the scales of x and y differ a little.
         scale = tf.cast(sizes, tf.float32) / tf.cast(new_sizes, tf.float32)
         boxes = found.boxes * tf.gather(scale, [1, 0, 1, 0], axis=1)[:, tf.newaxis]
+        has_pixels = tf.reduce_all(sizes > 0, axis=1)[:, tf.newaxis]  # [N, 1]
+        valid = found.valid & has_pixels
+        classes = tf.where(valid, found.classes, 0)
         return {
-            "boxes": clip_boxes(boxes, sizes[:, tf.newaxis]),
-            "scores": found.scores,
-            "classes": found.classes,
-            "category_ids": tf.gather(tf.constant(self._category_ids), found.classes),
-            "masks": found.masks,
-            "valid": found.valid,
+            "boxes": tf.where(valid[:, :, tf.newaxis], clip_boxes(boxes, sizes[:, tf.newaxis]), 0.0),
+            "scores": tf.where(valid, found.scores, 0.0),
+            "classes": classes,
+            "category_ids": tf.gather(tf.constant(self._category_ids), classes),
+            "masks": tf.where(valid[:, :, tf.newaxis, tf.newaxis], found.masks, 0.0),
+            "valid": valid,
         }
 
 

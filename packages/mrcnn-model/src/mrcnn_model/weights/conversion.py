@@ -11,18 +11,12 @@ import keras
 import numpy as np
 
 from mrcnn_model.building import build_model
-from mrcnn_model.checkpoint import (
-    CheckpointError,
-    ModelCard,
-    find_checkpoint,
-    load_model,
-    save_model,
-    variable_key,
-)
+from mrcnn_model.checkpoint import load_model, save_model, variable_key
 from mrcnn_model.command import visible
 from mrcnn_model.config import ModelConfig
-from mrcnn_model.folders import new_folder, require_new_folder
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.storage.cards import CheckpointError, ModelCard, find_checkpoint
+from mrcnn_model.storage.folders import new_folder, require_new_folder
 from mrcnn_model.weights.class_rows import rows_without_class
 from mrcnn_model.weights.config_from_weights import architecture
 from mrcnn_model.weights.files import read_arrays, write_arrays
@@ -122,7 +116,15 @@ def convert(
     categories = _categories_for(config, categories, annotations)
     keras.utils.set_random_seed(0)  # variables that start fresh are the same every time
     model = build_model(config)
-    report = fill_model(model, arrays, layout=layout, new_classes=new_classes, category_ids=ids, source=str(source))
+    report = fill_model(
+        model,
+        arrays,
+        layout=layout,
+        new_classes=new_classes,
+        allow_missing=True,  # `_require_complete` is stricter
+        category_ids=ids,
+        source=str(source),
+    )
     report = report._replace(unused=[name for name in report.unused if name not in SETTINGS])
     if not allow_missing:
         _require_complete(report, to_keys(arrays, layout).values(), source=source)

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mrcnn_model.checkpoint import PARTIAL, CheckpointError, flush
+from mrcnn_model.checkpoint import flush
+from mrcnn_model.storage.cards import CheckpointError
+from mrcnn_model.storage.partial_files import partial_file
+from mrcnn_model.storage.readable import SUFFIXES, explained, open_npz, require_kind
 from mrcnn_model.weights.layout import Arrays
-
-SUFFIXES = (".npz", ".safetensors")
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -18,25 +19,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         CheckpointError: the file is missing, damaged, or of another format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"weights {path} do not exist")
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"weights {path}: expected an .npz or .safetensors file, or a checkpoint directory")
-    try:
-        arrays = load_file(path) if path.suffix == ".safetensors" else _read_npz(path)
-    except Exception as error:  # only decoders run here, and a damaged file can make them raise almost anything
-        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
-    if arrays is None:
-        raise CheckpointError(f"weights {path} cannot be read: the file has a single array; expected named arrays")
-    return arrays
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray] | None:
-    arrays = np.load(path)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        return None
-    with arrays:
-        return dict(arrays)
+    require_kind(path)
+    with explained(path):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with open_npz(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
 
 
 def write_arrays(path: str | Path, arrays: Arrays) -> None:
@@ -49,8 +37,7 @@ def write_arrays(path: str | Path, arrays: Arrays) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: expected the name of an .npz or .safetensors file")
-    partial = path.with_name(path.name + PARTIAL)
-    try:
+    with partial_file(path.parent) as partial:
         if path.suffix == ".safetensors":
             save_file(dict(arrays), partial)
         else:
@@ -59,5 +46,3 @@ def write_arrays(path: str | Path, arrays: Arrays) -> None:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
         flush(partial)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from mrcnn_model.checkpoint import CheckpointError, assign, read_weights, resolve_checkpoint, variable_key
+from mrcnn_model.checkpoint import assign, read_weights, variable_key
 from mrcnn_model.config import ModelConfig
 from mrcnn_model.mask_rcnn import MaskRCNN
+from mrcnn_model.storage.cards import CheckpointError, resolve_checkpoint
 from mrcnn_model.weights.class_rows import (
     count_rows,
     has_class_rows,
@@ -28,6 +29,8 @@ from mrcnn_model.weights.torchvision import TORCHVISION
 _OF_BACKBONES = {"symmetric_padding", "stride_in_1x1", "pixel_mean", "pixel_std"}
 _OF_TRAINING = {"box_loss", "train_proposals", "rpn_label_only_inside"}
 
+LEAST_FILLED = 0.7  # part of the variables; without the mask head, or with other norms in the heads, it is about 0.9
+
 LAYOUTS: Mapping[str, Layout] = {"tensorpack": TENSORPACK, "torchvision": TORCHVISION, "detectron2": DETECTRON2}
 
 
@@ -42,7 +45,12 @@ class WeightsReport(NamedTuple):
 
 
 def load_weights(
-    model: MaskRCNN, path: str | Path, *, layout: Layout | None = None, new_classes: bool = False
+    model: MaskRCNN,
+    path: str | Path,
+    *,
+    layout: Layout | None = None,
+    new_classes: bool = False,
+    allow_missing: bool = False,
 ) -> WeightsReport:
     """Fill a model from a file, or from one of our checkpoint or run directories.
 
@@ -52,18 +60,29 @@ def load_weights(
         new_classes: the file was trained for other classes. The layers that depend on them (class scores, a box or a
             mask of each class) keep their fresh values, even where the number of classes is the same; the report lists
             them as `reinitialised`.
+        allow_missing: accept a file that has only a small part of the model's variables, see `LEAST_FILLED`.
 
     Raises:
-        CheckpointError: the file is missing, damaged or of another kind, it is for another number of classes, a shape
-            differs, or a number is not finite; the message has the names of the array and of the variable.
+        CheckpointError: the file is missing, damaged or of another kind, it is for another number of classes, it lacks
+            most variables, a shape differs, or a number is not finite; the message has the names of the array and of
+            the variable.
     """
     path = Path(path)
     if path.is_dir():
         directory = resolve_checkpoint(path)
         arrays = read_weights(directory)
         labels = {key: f"{directory}: {key}" for key in arrays}
+        if not allow_missing:
+            _require_most(model, arrays, source=str(directory))
         return _fill(model, arrays, labels=labels, new_classes=new_classes)
-    return fill_model(model, read_arrays(path), layout=layout, new_classes=new_classes, source=str(path))
+    return fill_model(
+        model,
+        read_arrays(path),
+        layout=layout,
+        new_classes=new_classes,
+        allow_missing=allow_missing,
+        source=str(path),
+    )
 
 
 def fill_model(
@@ -72,6 +91,7 @@ def fill_model(
     *,
     layout: Layout | None = None,
     new_classes: bool = False,
+    allow_missing: bool = False,
     category_ids: Sequence[int] | None = None,
     source: str = "weights",
 ) -> WeightsReport:
@@ -82,8 +102,8 @@ def fill_model(
             detectors): these rows are taken. None: class c is row c.
 
     Raises:
-        CheckpointError: no name is known, the norm is of another kind, a shape differs, a number is not finite, or a
-            category id has no row.
+        CheckpointError: no name is known, most variables are missing, the norm is of another kind, a shape differs, a
+            number is not finite, or a category id has no row.
     """
     layout = layout or _detect_layout(arrays, source=source)
     keys = to_keys(arrays, layout)
@@ -94,6 +114,8 @@ def fill_model(
     options = head_options(model.config)
     converted = {key: read_array(key, arrays[name], layout, options, label=labels[key]) for key, name in names.items()}
     _require_same_norm(model, converted, source=source)
+    if not allow_missing:
+        _require_most(model, converted, source=source)
     unused_rows: list[int] = []
     if category_ids is not None:
         count = _count_rows(converted, source=source)
@@ -214,6 +236,26 @@ def _require_same_norm(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
             raise CheckpointError(
                 f"{source}: {theirs} after {layer}; the model has another norm there (model.norm, fpn_norm, head_norm)"
             )
+
+
+def _require_most(model: MaskRCNN, arrays: Arrays, *, source: str) -> None:
+    """Refuse a file that has only a small part of what it is for: it is probably of another network.
+
+    Args:
+        arrays: by our keys. If all are of the backbone, the file is for the backbone.
+    """
+    wanted = {variable_key(v) for v in model.variables}
+    is_backbone = all(key.startswith("backbone.") for key in arrays)
+    if is_backbone:
+        wanted = {key for key in wanted if key.startswith("backbone.")}
+    found = wanted & arrays.keys()
+    if len(found) < LEAST_FILLED * len(wanted):
+        missing = sorted(wanted - found)
+        raise CheckpointError(
+            f"{source} has only {len(found)} of the {len(wanted)} variables of the "
+            f"{'backbone' if is_backbone else 'model'}; it lacks {', '.join(missing[:3])}, ...: it is probably of "
+            "another network. allow_missing=True (training: model.allow_missing=true) starts the others fresh"
+        )
 
 
 def _fill(model: MaskRCNN, arrays: Arrays, *, labels: Mapping[str, str], new_classes: bool) -> WeightsReport:

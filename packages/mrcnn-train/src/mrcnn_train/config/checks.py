@@ -112,6 +112,8 @@ def _check_combinations(config: RunConfig) -> None:
         raise ConfigError(f"stop_at.mask_ap={config.stop_at.mask_ap}: model.masks=false has no mask AP")
     if config.model.new_classes and config.model.weights is None:
         raise ConfigError("model.new_classes=true needs model.weights=FILE, with the weights of other classes")
+    if config.model.allow_missing and config.model.weights is None:
+        raise ConfigError("model.allow_missing=true needs model.weights=FILE")
     if train.epochs is None and train.max_steps is None:
         raise ConfigError("train.epochs and train.max_steps are both null, so training would not end: set one of them")
 

@@ -22,6 +22,7 @@ from mrcnn_model import AUTO_PRECISION
 from mrcnn_train.config.going_on import AUTO, start_or_go_on
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
+from mrcnn_train.config.saved import load_saved
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import launched_place
 
@@ -137,7 +138,7 @@ def read_config(path: Path) -> DictConfig:
         ConfigError: the file is not a config.
     """
     try:
-        saved = OmegaConf.load(path)
+        saved = load_saved(path)
         notes = drop_removed(saved)
         config = DictConfig(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))
     except Exception as error:  # the YAML reader and OmegaConf raise unrelated types
@@ -150,7 +151,7 @@ def read_config(path: Path) -> DictConfig:
 def is_saved_config(path: Path) -> bool:
     """Return whether a file is the config of a run, of this version or an earlier one."""
     try:
-        saved = OmegaConf.load(path)
+        saved = load_saved(path)
     except Exception:  # the YAML reader and OmegaConf raise unrelated types
         return False
     return isinstance(saved, DictConfig) and saved.keys() >= {"data", "model", "optimizer", "train"}

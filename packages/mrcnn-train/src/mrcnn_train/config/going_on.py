@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +24,26 @@ CHECKPOINTS_DIR = "checkpoints"  # of a run directory
 TRAINER_FILE = "trainer.json"  # written last into a checkpoint
 ARRAY_FILES = ("model.safetensors", "trainer.safetensors")
 FINISHED_FILE = "finished.json"
+STEP_NAME = re.compile(r"step-(\d{1,18})")  # of a checkpoint folder
+MAX_HEADER = 100_000_000  # bytes; the limit of safetensors
 
 
 def complete_checkpoints(checkpoints: Path) -> list[Path]:
     """List the step folders that training can go on from, oldest first."""
-    return sorted(folder for folder in checkpoints.glob("step-*") if is_complete(folder))
+    folders = [folder for folder in checkpoints.glob("step-*") if step_of(folder) is not None]
+    return sorted((folder for folder in folders if is_complete(folder)), key=lambda folder: (step_of(folder), folder))
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Return the updates done at a checkpoint, by the name of its folder; None if that is no name of a checkpoint."""
+    match = STEP_NAME.fullmatch(checkpoint.name)
+    return int(match[1]) if match else None
 
 
 def last_step(run_dir: Path) -> int:
     """Return the updates done at the newest complete checkpoint of a run; 0 without one."""
     checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
-    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    return (step_of(checkpoints[-1]) or 0) if checkpoints else 0
 
 
 def describe_resume(run_dir: Path) -> str:
@@ -54,8 +64,8 @@ def is_complete(checkpoint: Path) -> bool:
         return False
     try:
         return all(_has_full_length(checkpoint / name) for name in ARRAY_FILES)
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return False
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error):
+        return False  # cut off, or damaged
 
 
 def _has_full_length(path: Path) -> bool:
@@ -63,7 +73,7 @@ def _has_full_length(path: Path) -> bool:
     with path.open("rb") as file:
         (header_length,) = struct.unpack("<Q", file.read(8))
         size = path.stat().st_size
-        if header_length > size:
+        if header_length > min(size, MAX_HEADER):
             return False
         header = json.loads(file.read(header_length))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
@@ -127,9 +137,10 @@ def read_end(run_dir: Path) -> End | None:
     """Read how a run ended; None if it has not finished."""
     try:
         content = json.loads((run_dir / FINISHED_FILE).read_text(encoding="utf-8"))
-        return End(int(content["step"]), str(content["target"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        end = End(content["step"], content["target"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+    return end if isinstance(end.step, int) and isinstance(end.target, str) else None
 
 
 def describe_target(target: StopOptions) -> str:

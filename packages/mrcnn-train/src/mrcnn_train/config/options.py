@@ -36,6 +36,7 @@ ModelOptions: Any = dataclasses.make_dataclass(
         ),
         ("weights", str | None, None),  # file, checkpoint or run directory to start from
         ("new_classes", bool, False),  # the weights are of other classes: layers over classes start fresh
+        ("allow_missing", bool, False),  # accept weights that fill only a small part of the network
     ],
     bases=(Options,),
 )

@@ -1,4 +1,4 @@
-"""Report a full or lost disk in one line."""
+"""Report a full or lost disk, or a run directory that is gone, in one line."""
 
 from __future__ import annotations
 
@@ -17,22 +17,31 @@ FULL = "No space left on device"
 
 @contextlib.contextmanager
 def disk_errors(run_dir: Path) -> Iterator[None]:
-    """Turn an error of the disk into SaveError, which names the last complete checkpoint in `run_dir`."""
+    """Turn an error of the disk into SaveError, which names the last complete checkpoint in `run_dir`.
+
+    Only for the process that writes the directory: on other hosts it need not exist.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise SaveError(_message(run_dir, error.strerror or FULL)) from error
-    except OutputError as error:  # a table or picture of an evaluation
-        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
-        raise SaveError(_message(run_dir, reason or str(error))) from error
     except Exception as error:
         # TensorBoard's writer raises one of TensorFlow's errors, which contains the message of the system.
-        if not type(error).__module__.startswith("tensorflow") or FULL not in str(error):
+        is_of_tensorflow = type(error).__module__.startswith("tensorflow")
+        if not is_of_tensorflow and not isinstance(error, OSError | OutputError | SaveError):
             raise
-        raise SaveError(_message(run_dir, FULL)) from error
+        if not run_dir.is_dir():
+            raise SaveError(
+                f"{run_dir} is gone: it was deleted, moved or unmounted while the run wrote to it"
+            ) from error
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise SaveError(f"{run_dir} cannot be written: {reason}; {describe_resume(run_dir)}") from error
 
 
-def _message(run_dir: Path, reason: str) -> str:
-    return f"{run_dir} cannot be written: {reason}; {describe_resume(run_dir)}"
+def _reason(error: Exception) -> str | None:
+    """Return what the disk refused; None if the error is another one, or explains itself."""
+    if isinstance(error, OSError):
+        return error.strerror or FULL if error.errno in DISK_ERRORS else None
+    if isinstance(error, OutputError):  # a table or picture of an evaluation
+        return error.__cause__.strerror if isinstance(error.__cause__, OSError) else str(error)
+    return FULL if FULL in str(error) and not isinstance(error, SaveError) else None

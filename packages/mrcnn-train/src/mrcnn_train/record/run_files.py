@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from mrcnn_data import OutputError, check_outputs, visible, write_output
+from mrcnn_data import OutputError, check_outputs, replaced, visible, write_output
 
 
 def write_run_file(path: Path, content: str | bytes) -> None:
@@ -22,15 +22,8 @@ def write_run_file(path: Path, content: str | bytes) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file that the run continues to write: completely or not at all, also if the power fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(path, flush=True) as file:
+        file.write(text.encode())
 
 
 def set_aside(paths: Iterable[Path]) -> None:

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from mrcnn_data import visible
 from mrcnn_eval import CocoEvaluator
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR
+from mrcnn_train.config.position import CheckpointState
 from mrcnn_train.record.curves import draw_curves
 from mrcnn_train.record.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
 from mrcnn_train.record.report import write_run_report
 from mrcnn_train.record.scores import logged_numbers, total_ap
 from mrcnn_train.record.window import Numbers
 from mrcnn_train.training.checkpoint import (
-    CheckpointState,
     mark_best,
     prune_checkpoints,
     save_checkpoint,

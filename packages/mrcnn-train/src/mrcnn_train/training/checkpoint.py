@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
-from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete
+from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete, step_of
+from mrcnn_train.config.position import CheckpointState
 from mrcnn_train.errors import SaveError
 from mrcnn_train.record.run_files import replace_text
-from mrcnn_train.training.fingerprint import Fingerprint
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer
 
@@ -34,27 +35,6 @@ TRAINER_ARRAYS = "trainer.safetensors"
 BEST = "best"
 LOSS_SCALE = "loss_scale/"  # begins the keys of the loss scale in trainer.safetensors
 PARTIAL = "partial-"  # begins the name of a folder that is being written
-
-
-@dataclasses.dataclass
-class CheckpointState:
-    """The position of a run. Epoch and learning rate follow from the step; they are there for human readers.
-
-    Attributes:
-        step: number of updates done, which is also the number of the next one, counted from 0.
-        epoch: position in epochs.
-        learning_rate: that of the last update.
-        elapsed_seconds: time of the run, summed over all launches.
-        data: fingerprint of the training data; None in checkpoints of version 0.1.
-    """
-
-    step: int
-    seed: int
-    global_batch: int
-    epoch: float
-    learning_rate: float
-    elapsed_seconds: float
-    data: Fingerprint | None = None
 
 
 def step_name(step: int) -> str:
@@ -82,12 +62,13 @@ def save_checkpoint(
     target = checkpoints / step_name(state.step)
     if is_complete(target):
         return target
-    partial = checkpoints / (PARTIAL + target.name)
+    partial = checkpoints / f"{PARTIAL}{target.name}-{secrets.token_hex(8)}"
     with _explained(target):
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        checkpoints.mkdir(exist_ok=True)  # not its parents: a run directory that is gone is not made again
         remove_leftovers(checkpoints)
         if target.exists():  # cut off while a service copied it here
             shutil.rmtree(target)
+        partial.mkdir()  # fails if there is a file or link of this name
         optimizer.swap_average()
         try:
             save_model(partial, model, card)
@@ -120,7 +101,10 @@ def _explained(target: Path) -> Iterator[None]:
 def remove_leftovers(checkpoints: Path) -> None:
     """Delete checkpoints that were not completed, because the run ended while it wrote them."""
     for leftover in checkpoints.glob(f"{PARTIAL}*"):
-        shutil.rmtree(leftover)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def restore_checkpoint(
@@ -148,6 +132,12 @@ def restore_checkpoint(
             raise CheckpointError(
                 f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}; expected {tuple(variable.shape)}"
             )
+        not_finite = arrays[key].size - int(np.isfinite(arrays[key]).sum())
+        if not_finite:
+            raise CheckpointError(
+                f"{checkpoint / TRAINER_ARRAYS}: {key} has {not_finite} of {arrays[key].size} values that are NaN or "
+                "infinite"
+            )
         variable.assign(arrays[key])
     optimizer.swap_average()
 
@@ -165,28 +155,18 @@ def _trainer_variables(optimizer: Optimizer, loss_scale: LossScale | None) -> di
     return variables
 
 
-def read_state(checkpoint: Path) -> CheckpointState:
-    """Read `trainer.json`.
-
-    Raises:
-        CheckpointError: it is missing or torn.
-    """
-    path = checkpoint / TRAINER_FILE
-    try:
-        return CheckpointState(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
 def mark_best(checkpoints: Path, checkpoint: Path) -> None:
     """Write the name of a checkpoint to the file `best`."""
     replace_text(checkpoints / BEST, checkpoint.name + "\n")
 
 
 def best_name(checkpoints: Path) -> str | None:
-    """Return the name in the file `best`; None if there is no such file."""
-    path = checkpoints / BEST
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    """Return the name in the file `best`; None if there is no such file, or if it contains something else."""
+    try:
+        name = (checkpoints / BEST).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if step_of(checkpoints / name) is not None else None
 
 
 def prune_checkpoints(checkpoints: Path, *, keep_last: int, also: str | None = None) -> None:

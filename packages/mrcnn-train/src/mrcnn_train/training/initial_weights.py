@@ -16,16 +16,17 @@ OF_CLASSES = "of other classes, start fresh"
 UNUSED = "in the file, not used"
 
 
-def fill_from(path: Path, model: MaskRCNN, *, new_classes: bool) -> WeightsReport:
+def fill_from(path: Path, model: MaskRCNN, *, new_classes: bool, allow_missing: bool) -> WeightsReport:
     """Fill a model from a file or a checkpoint, and print how well the two fit.
 
     Args:
         new_classes: do not fill the layers over classes.
+        allow_missing: accept a file that fills only a small part of the model.
 
     Raises:
         CheckpointError: the file is missing or incomplete, or belongs to another model.
     """
-    report = load_weights(model, path, new_classes=new_classes)
+    report = load_weights(model, path, new_classes=new_classes, allow_missing=allow_missing)
     for line in describe_weights(report, keys=[variable_key(variable) for variable in model.variables]):
         print(f"weights: {visible(line, limit=2000)}", flush=True)
     return report

@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from mrcnn_data import TrainLoader, visible
+from mrcnn_data import DatasetError, TrainLoader, visible
 from mrcnn_train.config.going_on import End, describe_resume, describe_target, last_step, mark_finished
 from mrcnn_train.config.schedule import learning_rate
+from mrcnn_train.errors import PeerLostError, SaveError
 from mrcnn_train.job.signals import NAMES, StopRequested
 from mrcnn_train.job.votes import StopVotes
 from mrcnn_train.record.metrics_log import TENSORBOARD_DIR
@@ -113,12 +114,13 @@ def _run_steps(
         scoring.evaluate(start_step, epoch=loader.epoch_of(start_step))
     for step in range(start_step, plan.total_steps):
         began = time.perf_counter()
-        batches = next(batches_of_steps)
-        data_wait = time.perf_counter() - began
         rate = learning_rate(step, plan.schedule)
         done, epoch = step + 1, loader.epoch_of(step + 1)  # after this step
-        profile.begin(done)
-        metrics = update(batches, rate, votes.mine(), data_wait=data_wait)
+        with _saved_if_it_fails(job, record, step=step):
+            batches = next(batches_of_steps)
+            data_wait = time.perf_counter() - began
+            profile.begin(done)
+            metrics = update(batches, rate, votes.mine(), data_wait=data_wait)
         profile.end(done, metrics)
         job.processes.progress()
         votes.count(metrics.votes)
@@ -146,6 +148,26 @@ def _run_steps(
             return
         if due.save:
             log.restart()
+
+
+@contextlib.contextmanager
+def _saved_if_it_fails(job: Job, record: RunRecord | None, *, step: int) -> Iterator[None]:
+    """Save a checkpoint of the `step` updates done if an image, or another process, makes the next one impossible.
+
+    A step changes the weights last, after the exchanges with the other processes.
+    """
+    try:
+        with job.processes.peer_errors():
+            yield
+    except (DatasetError, PeerLostError) as error:
+        # The statistics of sync_bn change in the forward pass, before the exchange that failed.
+        is_whole = isinstance(error, DatasetError) or job.config.model.norm != "sync_bn"
+        if record is not None and step > job.state.start_step and is_whole:
+            rate, epoch = learning_rate(step - 1, job.data.plan.schedule), job.data.loader.epoch_of(step)
+            with contextlib.suppress(SaveError):  # the first error is the one to be reported
+                record.save(step, epoch=epoch, learning_rate=rate)
+            print(f"Stopped after {step} steps by the error; {describe_resume(job.run_dir)}", flush=True)
+        raise
 
 
 def _make_step(job: Job) -> TrainStep:

@@ -20,11 +20,12 @@ from mrcnn_model import (
 )
 from mrcnn_train.config.going_on import CHECKPOINTS_DIR, complete_checkpoints
 from mrcnn_train.config.options import DataOptions, OptimizerOptions, RunConfig
+from mrcnn_train.config.position import damaged, newest_position
 from mrcnn_train.config.values import as_list, eval_buckets, eval_sizes, model_config
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.devices import use_own_gpu
 from mrcnn_train.job.distributed import Processes
-from mrcnn_train.training.checkpoint import read_state, restore_checkpoint
+from mrcnn_train.training.checkpoint import restore_checkpoint
 from mrcnn_train.training.datasets import require_same_classes
 from mrcnn_train.training.fingerprint import Fingerprint, fingerprint, require_same_data
 from mrcnn_train.training.initial_weights import fill_from
@@ -148,20 +149,13 @@ def _filled(config: RunConfig, state: TrainingState) -> TrainingState:
 
 
 def _resumed(run_dir: Path, state: TrainingState, *, accept_changes: bool) -> TrainingState:
-    checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
-    if not checkpoints:
-        raise ConfigError(
-            f"resume={run_dir}: no complete checkpoint in {run_dir / CHECKPOINTS_DIR}: start the run again with "
-            f"+experiment=NAME run.dir={run_dir}"
-        )
-    newest, option = checkpoints[-1], f"resume={run_dir}"
+    newest, saved = newest_position(run_dir)
+    option = f"resume={run_dir}"
     _require_classes_of(newest, state.card, option=option)
     try:
         restore_checkpoint(newest, model=state.model, optimizer=state.optimizer, loss_scale=state.loss_scale)
-        saved = read_state(newest)
     except CheckpointError as error:
-        older = f"; if {newest.name} is deleted, the run resumes from {checkpoints[-2].name}" if checkpoints[1:] else ""
-        raise ConfigError(f"{error}{older}") from error
+        raise damaged(error, complete_checkpoints(run_dir / CHECKPOINTS_DIR)) from error
     assert state.data is not None
     require_same_data(saved.data, state.data, accept=accept_changes, option=option)
     print(f"{'resumed from:':17} {visible(newest, limit=2000)}", flush=True)
@@ -173,7 +167,7 @@ def _load_initial_weights(options: Any, state: TrainingState) -> WeightsReport:
     if path.is_dir() and not options.new_classes:
         cure = ": model.new_classes=true starts the layers over classes fresh and keeps the rest"
         _require_classes_of(resolve_checkpoint(path), state.card, option=f"model.weights={path}", cure=cure)
-    return fill_from(path, state.model, new_classes=options.new_classes)
+    return fill_from(path, state.model, new_classes=options.new_classes, allow_missing=options.allow_missing)
 
 
 def _require_classes_of(checkpoint: Path, card: ModelCard, *, option: str, cure: str = "") -> None:

@@ -9,27 +9,24 @@ from pathlib import Path
 import tensorflow as tf
 from safetensors import SafetensorError
 
-from mrcnn_model.checkpoint import PARTIAL, CheckpointError, flush
+from mrcnn_model.checkpoint import flush
+from mrcnn_model.storage.cards import CheckpointError
+from mrcnn_model.storage.partial_files import partial_name
 
 
 @contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
     """Give a folder to fill. At the end of the block it is flushed to the disk and gets its name.
 
-    Until then it is called TARGET.partial. If the block fails or is interrupted, it is deleted; only a process that is
-    killed leaves it there.
+    Until then it has a random name beside the target. If the block fails or is interrupted, it is deleted; only a
+    process that is killed leaves it there.
 
     Raises:
-        CheckpointError: the target exists and is not an empty folder, TARGET.partial exists, or the disk refuses.
+        CheckpointError: the target exists and is not an empty folder, or the disk refuses.
     """
     target = Path(target).resolve()  # the folder beside it needs a name, also if the path is "."
     require_new_folder(target)
-    partial = target.with_name(target.name + PARTIAL)
-    if os.path.lexists(partial):
-        raise CheckpointError(
-            f"{partial} exists already: an interrupted run left it, or another run is writing it. If no other run is "
-            "writing it, delete it"
-        )
+    partial = target.with_name(partial_name())
     try:
         partial.mkdir(parents=True)
         try:
