@@ -29,7 +29,7 @@ TORCHVISION = LAYOUTS["torchvision"]
 PYTHON = os.environ.get("MRCNN_TORCH_PYTHON", sys.executable)
 HEIGHT, WIDTH = 320, 480
 NUM_OBJECTS, NUM_PROPOSALS, NUM_CLASSES = 6, 100, 9
-NUM_STEPS, LEARNING_RATE, MOMENTUM = 10, 0.0001, 0.9
+NUM_STEPS, LEARNING_RATE, MOMENTUM = 10, 3e-5, 0.9
 NORMS = ("frozen_bn", "gn", "sync_bn")
 
 pytestmark = [
