@@ -411,7 +411,7 @@ def test_pycocotools_accepts_the_results(scene, reference_stats):
         ({"category_id": None}, "category_ids must be whole numbers"),
         ({"score": float("nan")}, "image 1: a score is not finite"),
         ({"score": "high"}, "image 1: score must be a number, not 'high'"),
-        ({"bbox": [1, 2, 3]}, "image 1: .*boxes of shape"),
+        ({"bbox": [1, 2, 3]}, r"image 1: bbox must be \[x, y, width, height\]"),
         ({"bbox": [1, 2, float("inf"), 4]}, "image 1: a box is not finite"),
         ({"segmentation": {"size": [50, 100], "counts": "0"}}, "differs from the image's"),
         ({"segmentation": {"size": [100, 100], "counts": [0, 10000]}}, "compressed"),
