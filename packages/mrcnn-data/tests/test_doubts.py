@@ -57,6 +57,21 @@ def test_parts_of_the_image_instead_of_pixels(write_coco, tmp_path, kind, unit, 
     assert mended.annotations.areas[0] == pytest.approx(boxes[0][2] * boxes[0][3], rel=0.02)
 
 
+def test_flat_polygons_and_other_ids_are_scaled_too(write_coco, tmp_path):
+    boxes = squares(6)
+    parts = [(np.array(box) / [320, 240, 320, 240]).tolist() for box in boxes]
+    root = write_coco([NOISE], [{"bbox": part, "segmentation": polygon(part)[0], "image_id": 1.0} for part in parts])
+    mended = fixed(root, tmp_path, "fractions")
+    np.testing.assert_allclose(mended.annotations.boxes_xywh, boxes, atol=0.01)
+    assert not mended.report.by_severity("error", "warning", "dropped", "repaired"), str(mended.report)
+
+
+def test_boxes_stay_where_a_mask_cannot_be_used(write_coco, tmp_path):
+    broken = {"size": [1, 1], "counts": "0"}
+    root = write_coco([NOISE], [{"bbox": box, "segmentation": broken} for box in squares(6)])
+    np.testing.assert_allclose(fixed(root, tmp_path, "masks").annotations.boxes_xywh, squares(6))
+
+
 def test_parts_of_an_image_of_unknown_size(write_coco, tmp_path):
     root = write_coco([NOISE], [{"bbox": [0.1, 0.1, 0.5, 0.5]}])
     path = root / "annotations" / "instances_train.json"

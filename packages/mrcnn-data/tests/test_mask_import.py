@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_data import CocoDataset, DatasetError, import_masks, instance_masks
+from mrcnn_data import CocoDataset, DatasetError, OptionError, import_masks, instance_masks
 from mrcnn_data.tools.cli import main
 from mrcnn_data.tools.mask_import import write_imported
 
@@ -522,3 +522,14 @@ def test_masks_of_fractions(large):
 def test_options_that_do_not_go_together(folders, options, message):
     with pytest.raises(ValueError, match=message):
         import_masks(*folders, **options)
+
+
+def test_a_second_class_in_the_pattern_of_names(folders):
+    with pytest.raises(OptionError, match=r"perhaps \{class\} once"):
+        import_masks(*folders, names="{class}/{image}_{class}")
+
+
+def test_one_class_name_and_classes_in_names(folders, capsys):
+    options = ["--names", "{image}_{class}", "--class-name", "nucleus"]
+    assert main(["from-masks", *map(str, folders), str(folders[0].parent / "out.json"), *options]) == 2
+    assert "give one of the two" in capsys.readouterr().err

@@ -228,6 +228,15 @@ def test_names_that_lead_out(name):
     assert leads_out(name)
 
 
+def test_absolute_names_of_files_in_the_folder_are_rewritten(write_coco, tmp_path):
+    root = write_coco([IMAGE], [GOOD])
+    name = str(root / "train" / "1.png")
+    edited(root, lambda content: content["images"][0].update(file_name=name))
+    assert "it is there in another folder" in error_of(root)
+    write_fixed(find_split(root, "train"), tmp_path / "fixed.json")
+    assert CocoDataset.open(tmp_path / "fixed.json", root / "train").file_names == ["1.png"]
+
+
 def test_names_outside_are_refused_also_if_the_file_exists(write_coco):
     root = write_coco([IMAGE], [GOOD])
     (root / "train" / "1.png").rename(root / "1.png")

@@ -107,8 +107,6 @@ def test_running_again_replaces_what_it_wrote_and_nothing_else(root, tmp_path):
     with pytest.raises(OutputError, match=r"instances_train\.json exists and was not written"):
         write_subset(root, "train", out, images=4)
     assert (out / "annotations" / "instances_train.json").read_text() == "mine"
-    with pytest.raises(OutputError, match="exists and was not written"):
-        write_subset(root, "train", root, images=4)
 
 
 def test_the_command_says_what_it_wrote(root, tmp_path, capsys):
@@ -133,6 +131,17 @@ def test_what_cannot_be_chosen_is_named(root, tmp_path, options, error, message)
     with pytest.raises(error, match=message):
         write_subset(root, "train", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_subset_never_replaces_its_data_set(root, tmp_path_factory):
+    path = root / "annotations" / "instances_train.json"
+    before = path.read_bytes()
+    link = tmp_path_factory.mktemp("links") / "link"
+    link.symlink_to(root)
+    for out in (root, link):
+        with pytest.raises(OptionError, match="is part of the data set itself"):
+            write_subset(root, "train", out, images=1)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}'])

@@ -105,3 +105,21 @@ def test_other_files_are_left(tmp_path: Path, content: bytes) -> None:
     assert (folder / "events.out.tfevents.1.mine").read_bytes() == content
     assert (folder / "notes.txt").read_bytes() == content
     assert target.read_bytes() == whole
+
+
+def test_damaged_lines_lose_only_themselves(tmp_path: Path, capsys) -> None:
+    write_steps(tmp_path, start=0, end=3)
+    path = tmp_path / "metrics.jsonl"
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"\0\0\0\n" + third + second[:20])  # the last line was cut off
+    assert [row["step"] for row in read_rows(path)] == [1, 3]
+    assert capsys.readouterr().err == f"warning: {path}: 1 damaged lines are left out\n"
+
+
+def test_a_file_that_begins_like_a_row_and_is_none_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("{\n mine }\n")
+    write_steps(tmp_path, start=0, end=1)
+    assert [row["step"] for row in read_rows(path)] == [1]
+    (kept,) = tmp_path.glob("metrics-until-*.jsonl")
+    assert kept.read_text() == "{\n mine }\n"

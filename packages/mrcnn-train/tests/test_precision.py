@@ -198,7 +198,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_where_it_is_slow(command, ma
     command("train.max_steps=1", "resume=auto")
     machine(ZEN_3)
     assert command("train.max_steps=2", *options) == (
-        "mixed_bfloat16, kept from the run, slow here; auto would choose float32 (CPU without bfloat16 instructions): "
+        "mixed_bfloat16, of the run, slow here; auto would choose float32 (CPU without bfloat16 instructions): "
         "precision=float32 changes it"
     )
     assert saved_precision() == "mixed_bfloat16"
@@ -206,7 +206,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_where_it_is_slow(command, ma
     assert saved_precision() == "float32"
     machine(AMX)
     assert command("train.max_steps=4", *options) == (
-        "float32, kept from the run; auto would choose mixed_bfloat16 (CPU with AMX, 4.9 times float32 here): "
+        "float32, of the run; auto would choose mixed_bfloat16 (CPU with AMX, 4.9 times float32 here): "
         "precision=mixed_bfloat16 changes it"
     )
 
@@ -237,6 +237,6 @@ def test_processes_that_differ(tiny) -> None:
     resumed = tiny("precision=mixed_bfloat16", "resume=run")
     _, text = settle_precision(resumed, [AMX, ZEN_3])
     assert text == (
-        f"mixed_bfloat16, kept from the run, slow here; auto would choose rank 0: mixed_bfloat16 ({AMX.reason}), "
+        f"mixed_bfloat16, of the run, slow here; auto would choose rank 0: mixed_bfloat16 ({AMX.reason}), "
         f"rank 1: float32 ({ZEN_3.reason}): precision=float32 changes it"
     )

@@ -91,11 +91,12 @@ def _job(composed: DictConfig, *, preflight: bool) -> int:
         exit_code = _fail("interrupted" if place.rank == 0 else "", exit_code=INTERRUPTED, place=place)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            return _fail(f"a path is too long: {visible(error.filename)}", exit_code=EXIT_BAD_INPUT, place=place)
-        if place.size == 1:
+            exit_code = _fail(f"a path is too long: {visible(error.filename)}", exit_code=EXIT_BAD_INPUT, place=place)
+        elif place.size == 1:
             raise
-        traceback.print_exc()
-        exit_code = _fail("the error above ended the job", exit_code=EXIT_FAILED, place=place)
+        else:
+            traceback.print_exc()
+            exit_code = _fail("the error above ended the job", exit_code=EXIT_FAILED, place=place)
     if exit_code and place.size > 1:
         # Not sys.exit, because Horovod would then wait for processes that have ended.
         sys.stdout.flush()

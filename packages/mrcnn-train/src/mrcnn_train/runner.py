@@ -91,7 +91,8 @@ def _run(config: RunConfig, processes: Processes, stop: StopSignals) -> int:
             data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
         with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
             _leave_together(processes, stop)
-            if processes.broadcast(_has_finished(config, data) if place.rank == 0 else None):
+            finished = processes.together(lambda: _has_finished(config, data) if place.rank == 0 else None)
+            if processes.broadcast(finished):
                 return 0
             config, data = _settle_precision(config, data, processes)
             exit_code = _train(config, data, processes=processes, stop=stop)

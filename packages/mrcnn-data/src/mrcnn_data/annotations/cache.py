@@ -39,7 +39,7 @@ try:
 except ImportError:  # Windows: each process reads the file
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC = b"mrcnn-data columns 4\n"  # raise the number when the layout or what reading reports changes
+_MAGIC = b"mrcnn-data columns 5\n"  # raise the number when the layout or what reading reports changes
 _TRAILER = struct.Struct("<QQI")  # where the header ends, its length, its CRC-32
 _ALIGNMENT = 64
 _HASH = re.compile("[0-9a-f]{32}")  # of the content of an annotation file; names a cache file

@@ -119,7 +119,7 @@ def match_classes(
     Raises:
         DatasetError: annotations have a class that the others lack, or names that occur twice have other ids.
     """
-    ids_by_name = _ids_by_name(others) if _ids_by_name(own) else None
+    ids_by_name = _ids_by_name(others) if _ids_by_name(own) is not None else None
     if ids_by_name is None and dict(own) != dict(others):
         raise DatasetError(f"{name}: its categories differ from those of {reference}, and two have the same name")
     ids = {category_id: (ids_by_name or {}).get(label, category_id) for category_id, label in own.items()}

@@ -24,7 +24,7 @@ from mrcnn_data.annotations.text import AnnotationText
 from mrcnn_data.checks.checking import UNREADABLE, WRONG_SIZE, look_at_image
 from mrcnn_data.checks.rewriting import make_crowds_objects, make_ids_text_if_mixed, make_one_class, rewrite_boxes
 from mrcnn_data.errors import DatasetError
-from mrcnn_data.images.files import found_elsewhere, missing_files
+from mrcnn_data.images.files import found_elsewhere, leads_out, missing_files
 from mrcnn_data.json_file import decode_json, other_layout
 from mrcnn_data.masks.rasterising import pixel_area
 from mrcnn_data.masks.segmentation import Segmentation, decode_segmentation, to_coco
@@ -151,8 +151,9 @@ def _count_clipped(dataset: CocoDataset, usable: np.ndarray) -> int:
 
 
 def _with_found_names(columns: Columns, image_dir: Path) -> Columns:
-    """Replace the names of missing files by those under which they are found; see `found_elsewhere`."""
-    missing = [columns.file_names[index] for index in missing_files(columns.file_names, image_dir)]
+    """Replace names of missing files, and names that lead out, by those that are found; see `found_elsewhere`."""
+    absent = {columns.file_names[index] for index in missing_files(columns.file_names, image_dir)}
+    missing = [name for name in columns.file_names if name in absent or leads_out(name)]
     found = found_elsewhere(missing, image_dir) if missing else None
     if found is None:
         return columns
@@ -263,7 +264,7 @@ def _annotations(
     kept: dict[int, Entry] = {}
     for row, (place, image) in enumerate(zip(places.annotations.tolist(), images, strict=True)):
         if not usable[image]:
-            changes.append(f"annotation {ids[row]}: removed with its image")
+            changes.append(f"annotation {ids[row]}: removed: its image cannot be used")
         elif not (table.is_object[row] or table.is_region[row]):
             changes.append(f"annotation {ids[row]}: removed: no usable box")
         else:

@@ -19,7 +19,7 @@ from mrcnn_data.images.reading import READING_THREADS
 from mrcnn_data.replacing import replaced
 from mrcnn_data.report import Finding, Report
 
-_VERSION = 4  # raise it with every change of what a check reports
+_VERSION = 5  # raise it with every change of what a check reports
 _PORTION = 1024  # files per task; a task for each file would take longer than its stat
 
 

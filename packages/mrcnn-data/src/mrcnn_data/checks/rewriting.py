@@ -6,9 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mrcnn_data.annotations.ids import as_id, as_numbers
+import msgspec
+
+from mrcnn_data.annotations.ids import as_id, as_numbers, whole_number
 from mrcnn_data.annotations.repairs import as_flag
 from mrcnn_data.errors import DatasetError
+from mrcnn_data.masks.segmentation import decode_segmentation
 
 BOX_KINDS = ("masks", "corners", "fractions", "percentages")
 
@@ -63,29 +66,46 @@ def rewrite_boxes(content: dict[str, Any], kind: str, path: Path, changes: list[
     Raises:
         DatasetError: fractions or percentages in an image without width and height.
     """
-    sizes = {str(image.get("id")): (image.get("width"), image.get("height")) for image in _objects(content["images"])}
+    sizes = {_key(image.get("id")): (image.get("width"), image.get("height")) for image in _objects(content["images"])}
     parts = {"fractions": 1.0, "percentages": 100.0}
     for entry in _objects(content["annotations"]):
         if kind == "masks":
-            if entry.get("segmentation"):
+            if _has_mask(entry, sizes.get(_key(entry.get("image_id")))):
                 entry.pop("bbox", None)
             continue
         box = [_as_float(value) for value in _list(entry.get("bbox"))]
         if len(box) == 4 and kind == "corners":
             entry["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         if kind in parts:
-            scales = [_as_float(edge) / parts[kind] for edge in sizes.get(str(entry.get("image_id")), (None, None))]
+            scales = [_as_float(edge) / parts[kind] for edge in sizes.get(_key(entry.get("image_id")), (None, None))]
             if not min(scales) > 0:
                 raise DatasetError(
                     f"{path}: image {entry.get('image_id')!r} has no width and height, which {kind} need"
                 )
             entry["bbox"] = _scaled(box, scales)
-            if isinstance(entry.get("segmentation"), list):
+            parts_of = _list(entry.get("segmentation"))
+            if parts_of:  # a flat list is one part, as for the reader
+                parts_of = parts_of if any(isinstance(part, list) for part in parts_of) else [parts_of]
                 entry["segmentation"] = [
-                    _scaled([_as_float(value) for value in _list(part)], scales) for part in entry["segmentation"]
+                    _scaled([_as_float(value) for value in _list(part)], scales) for part in parts_of
                 ]
             entry.pop("area", None)
     changes.append(f"all annotations: boxes {'from masks' if kind == 'masks' else f'rewritten from {kind}'}")
+
+
+def _key(image_id: Any) -> str:
+    """Return an id as text to find an image by: 1, 1.0 and "1" are the same."""
+    number = whole_number(image_id)
+    return str(image_id if number is None else number)
+
+
+def _has_mask(entry: dict[str, Any], size: tuple[Any, Any] | None) -> bool:
+    """Return whether the reader can take a box from the segmentation; `size` (width, height) of the image."""
+    width, height = (whole_number(edge) or 0 for edge in size or (None, None))
+    if not entry.get("segmentation") or not (width > 0 and height > 0):
+        return False
+    raw = msgspec.json.encode(entry["segmentation"])
+    return decode_segmentation(raw, height=height, width=width).segmentation is not None
 
 
 def _objects(entries: list[Any]) -> list[dict[str, Any]]:

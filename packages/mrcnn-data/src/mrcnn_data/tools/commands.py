@@ -203,6 +203,8 @@ def from_masks(options: argparse.Namespace) -> int:
     """Make an annotation file from mask pictures."""
     if options.classes is not None and options.class_name is not None:
         raise OptionError("--class-name names all objects, --classes names them by value: give only one of the two")
+    if "{class}" in (options.names or "") and options.class_name is not None:
+        raise OptionError("--class-name names all objects, {class} in --names each by its file: give one of the two")
     _check_outputs(options.out, inputs=[options.image_dir, options.mask_dir])
     imported = import_masks(
         options.image_dir,

@@ -173,8 +173,9 @@ def _without_image(orphans: Sequence[Path], wholes: Mapping[Path, str], names: _
 
 def _by_pattern(wholes: Mapping[Path, str], names: _Names, pattern: str) -> dict[Path, list[MaskFile]]:
     placeholders = re.findall(r"\{[^}]*\}", pattern)
-    if placeholders.count("{image}") != 1 or not set(placeholders) <= {"{image}", *_RULES}:
-        raise OptionError(f"--names={pattern}: expected {{image}} once, and perhaps {{class}} and {{number}}")
+    is_once = placeholders.count("{image}") == 1 and placeholders.count("{class}") <= 1
+    if not is_once or not set(placeholders) <= {"{image}", *_RULES}:
+        raise OptionError(f"--names={pattern}: expected {{image}} once, and perhaps {{class}} once, and {{number}}")
     before, after = map(_expression, pattern.split("{image}"))
     found: dict[Path, list[MaskFile]] = {}
     for path, whole in wholes.items():

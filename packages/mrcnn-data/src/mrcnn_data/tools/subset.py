@@ -80,8 +80,12 @@ def write_subset(
         DatasetError, OptionError: see `choose_subset`; also if the split does not exist.
         OutputError: a file exists already that this product did not write.
     """
-    subset = choose_subset(find_split(root, split), images=images, classes=classes, seed=seed)
+    source = find_split(root, split)
     annotation_path = Path(out) / "annotations" / f"instances_{split}.json"
+    for own, target in ((source.annotation_path, annotation_path), (source.image_dir, Path(out) / split)):
+        if target.exists() and target.samefile(own):
+            raise OptionError(f"{target} is part of the data set itself: choose another folder than {out}")
+    subset = choose_subset(source, images=images, classes=classes, seed=seed)
     targets = {Path(out) / split / name: path for name, path in subset.files.items()}
     check_outputs([annotation_path, *targets])
     for target, path in targets.items():

@@ -111,7 +111,7 @@ class Conv(LeafLayer):
         """Map [N, H, W, C_in] to [N, H', W', C] in the compute type.
 
         Args:
-            training: a gradient will be computed, and as little as possible is kept for it (`recomputed`). A
+            training: a gradient will be computed, and as little as possible is kept for it (`affine.py`). A
                 synchronised batch norm uses the statistics of the batch and updates its moving averages.
         """
         x = tf.cast(x, self.compute_dtype)

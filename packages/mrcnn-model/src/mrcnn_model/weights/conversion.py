@@ -1,8 +1,10 @@
 """Make a checkpoint from weights of another project, and the reverse; what `python -m mrcnn_model.convert` does."""
 
+import codecs
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,7 +213,9 @@ def _read_categories(annotations: Path) -> list[tuple[int, str]]:
         ConvertError: the file is not of COCO's format, or an id occurs twice.
     """
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
+        content = json.loads(annotations.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except RecursionError:
+        raise ConvertError(f"{annotations} is not of COCO's format: lists in lists are nested too deep") from None
     except ValueError as error:
         raise ConvertError(f"{annotations} is not a JSON file: {type(error).__name__}: {error}") from error
     listed = content.get("categories") if isinstance(content, dict) else None
@@ -224,7 +228,8 @@ def _read_categories(annotations: Path) -> list[tuple[int, str]]:
 
 
 def _is_category(entry: Any) -> bool:
-    return isinstance(entry, dict) and "name" in entry and str(entry.get("id")).lstrip("-").isdecimal()
+    is_named = isinstance(entry, dict) and "name" in entry
+    return is_named and re.fullmatch(r"-?[0-9]{1,18}", str(entry.get("id"))) is not None
 
 
 def _print_report(report: WeightsReport, model: MaskRCNN) -> None:

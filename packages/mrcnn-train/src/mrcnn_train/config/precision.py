@@ -33,7 +33,7 @@ def settle_precision(config: RunConfig, choices: Sequence[PrecisionChoice]) -> t
         other = next(choice.precision for choice in choices if choice.precision != config.precision)
         slow = ", slow here" if other == "float32" else ""
         would = f"auto would choose {_described(choices)}: precision={other} changes it"
-        return config, f"{config.precision}, kept from the run{slow}; {would}"
+        return config, f"{config.precision}, of the run{slow}; {would}"
     if len({choice.precision for choice in choices}) > 1:
         raise ConfigError(
             f"precision=auto: the machines of this job differ: {_described(choices)}: give one precision=NAME for all"

@@ -104,7 +104,10 @@ def addresses_of(hosts: Sequence[Host], ssh: Ssh) -> list[str]:
 def _address_of(host: Host, ssh: Ssh) -> str:
     name = host.name
     if name != "localhost":
-        shown = subprocess.run(["ssh", "-G", *ssh.command(host)[1:-1]], capture_output=True, text=True)
+        try:
+            shown = subprocess.run(["ssh", "-G", *ssh.command(host)[1:-1]], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise ConfigError("launch.hosts needs ssh: install openssh-client") from None
         found = re.search(r"^hostname (.+)$", shown.stdout, re.MULTILINE)
         name = found[1] if found else name
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -89,9 +90,9 @@ class MetricsLog:
 
 
 def _is_of_run(path: Path) -> bool:
-    """Return whether a file is empty, or its first line is a row or the beginning of one."""
-    first = path.read_bytes().partition(b"\n")[0]
-    return _row(first) is not None or ROW_BEGINS.startswith(first[: len(ROW_BEGINS)])
+    """Return whether a file is empty, or its first line is a row, or the beginning of one without an end."""
+    first, newline, _ = path.read_bytes().partition(b"\n")
+    return _row(first) is not None or (not newline and ROW_BEGINS.startswith(first[: len(ROW_BEGINS)]))
 
 
 def _row(line: bytes) -> Row | None:
@@ -104,13 +105,19 @@ def _row(line: bytes) -> Row | None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a metrics file up to a line that was cut off; no rows if the file does not exist."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        row = _row(line)
-        if row is None:
-            break
-        rows.append(row)
+    """Read a metrics file without a last line that was cut off; no rows if the file does not exist.
+
+    Damaged lines between others are left out, with a line on stderr.
+    """
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    read = [_row(line) for line in content.splitlines()]
+    if read and read[-1] is None and not content.endswith(b"\n"):
+        read.pop()
+    rows = [row for row in read if row is not None]
+    if len(rows) < len(read):
+        print(f"warning: {path}: {len(read) - len(rows)} damaged lines are left out", file=sys.stderr, flush=True)
     return rows
 
 
