@@ -136,7 +136,7 @@ class Bench:
             "crowd_boxes": tf.zeros([num_images, 0, 4]),
             "sample_seeds": tf.constant([[image, 1] for image in range(num_images)], tf.int32),
         }
-        config = ModelConfig(**vars(CONFIG) | {"score_threshold": float(inputs["score_threshold"])})
+        config = ModelConfig(**CONFIG.to_flat() | {"score_threshold": float(inputs["score_threshold"])})
         self.model = build_model(config, ops=DetectionOps(generate_proposals=self._given_proposals))
         self.variables = [variable.value for variable in self.model.trainable_variables]
         self.momentum = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
