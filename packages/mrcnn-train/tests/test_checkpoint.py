@@ -23,6 +23,7 @@ from mrcnn_train.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.optimizer import Optimizer, Sgd
 
 CARD = ModelCard([*"abcdef"], [1, 2, 3, 4, 5, 6], short_edge=64, max_size=64, buckets=[[64, 64]])
@@ -74,6 +75,19 @@ def test_round_trip(parts: Parts, tiny, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
     assert read_state(folder) == CheckpointState(3, 0, 2, 0.5, 0.1, 1.5)
     assert load_model(folder)[1] == CARD
+
+
+def test_a_loss_scale_goes_with_the_checkpoint(parts: Parts, tiny, tmp_path: Path) -> None:
+    """Single numbers: safetensors has them as lists of one."""
+    saved, fresh = LossScale(), LossScale()
+    for variable in saved.variables.values():
+        variable.assign(variable + 3)
+    state = CheckpointState(4, seed=0, global_batch=2, epoch=1.0, learning_rate=0.1, elapsed_seconds=1.5)
+    folder = save_checkpoint(
+        tmp_path, model=parts.model, card=CARD, optimizer=parts.optimizer, state=state, loss_scale=saved
+    )
+    restore_checkpoint(folder, model=parts.model, optimizer=parts.optimizer, loss_scale=fresh)
+    assert [v.numpy() for v in fresh.variables.values()] == [v.numpy() for v in saved.variables.values()]
 
 
 def test_the_average_is_the_model_and_the_weights_are_beside_it(tiny, tmp_path: Path) -> None:

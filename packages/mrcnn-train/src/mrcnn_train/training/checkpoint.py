@@ -128,9 +128,10 @@ def restore_checkpoint(
     for key, variable in expected.items():
         if key not in arrays:
             continue
-        if arrays[key].shape != tuple(variable.shape):
+        shape = tuple(variable.shape)
+        if arrays[key].shape != (shape or (1,)):  # single numbers are saved as lists of one
             raise CheckpointError(
-                f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}; expected {tuple(variable.shape)}"
+                f"{checkpoint / TRAINER_ARRAYS}: {key} has shape {arrays[key].shape}; expected {shape}"
             )
         not_finite = arrays[key].size - int(np.isfinite(arrays[key]).sum())
         if not_finite:
@@ -138,7 +139,7 @@ def restore_checkpoint(
                 f"{checkpoint / TRAINER_ARRAYS}: {key} has {not_finite} of {arrays[key].size} values that are NaN or "
                 "infinite"
             )
-        variable.assign(arrays[key])
+        variable.assign(arrays[key].reshape(shape))
     optimizer.swap_average()
 
 
