@@ -93,12 +93,13 @@ def test_a_wrong_best_protects_no_checkpoint(tmp_path: Path, content: bytes) -> 
     assert best_name(tmp_path) is None
 
 
-def test_rows_end_where_they_are_wrong(tmp_path: Path) -> None:
+def test_wrong_rows_are_left_out_and_counted(tmp_path: Path, capsys) -> None:
     path = tmp_path / "metrics.jsonl"
     good = '{"kind": "train", "step": 1}\n'
     for wrong in ("[" * 200_000, '{"kind": "train", "step": "2"}', '{"kind": 7, "step": 2}', "7", "\xff"):
         path.write_bytes(good.encode() + wrong.encode("latin-1") + b"\n" + good.encode())
-        assert read_rows(path) == [{"kind": "train", "step": 1}]
+        assert read_rows(path) == [{"kind": "train", "step": 1}] * 2
+        assert "1 damaged lines are left out" in capsys.readouterr().err
 
 
 def test_damaged_files_of_a_run_are_found_before_its_model_is_built(
