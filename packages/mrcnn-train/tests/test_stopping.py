@@ -47,7 +47,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> None:
 
 
 def finish(process: subprocess.Popen[str], exit_code: int) -> str:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == exit_code, output
     assert "Traceback" not in output
     return output
