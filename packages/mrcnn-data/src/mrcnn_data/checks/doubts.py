@@ -92,7 +92,7 @@ def _report_units(dataset: CocoDataset, report: Report) -> None:
             where=where,
             what="in",
         )
-    elif _are_corners(boxes, far, sizes):
+    elif are_corners(boxes, sizes[:, ::-1], least_fitting=0.95):
         report.add(
             "data set whose boxes stick out of most images",
             severity="warning",
@@ -108,8 +108,19 @@ def _are_percentages(far: np.ndarray, sizes: np.ndarray) -> bool:
     )
 
 
-def _are_corners(boxes: np.ndarray, far: np.ndarray, sizes: np.ndarray) -> bool:
-    """Return whether most boxes stick out, and fit in as (x1, y1, x2, y2)."""
-    sticks_out = (far > sizes + 1).any(axis=1)
-    fits = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= sizes + 1).all(axis=1)
-    return bool((sticks_out & fits).mean() > MOST and fits.mean() > 0.95)
+def are_corners(boxes: np.ndarray, sizes: np.ndarray, *, least_fitting: float = MOST) -> bool:
+    """Return whether boxes that should be (x, y, w, h) look like (x1, y1, x2, y2): most stick out, and would fit in so.
+
+    Args:
+        boxes: float64 [A, 4], pixels; NaN where there is none.
+        sizes: int64 [A, 2], (h, w) of their images, (0, 0) where unknown.
+        least_fitting: part of the boxes that have to fit in as corners.
+    """
+    is_known = np.isfinite(boxes).all(axis=1) & (sizes > 0).all(axis=1)
+    boxes, limits = boxes[is_known], sizes[is_known][:, ::-1] + 1  # (w, h), and a pixel for rounding
+    if len(boxes) < FEWEST:
+        return False
+    with np.errstate(over="ignore"):
+        sticks_out = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
+    fits = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits).all(axis=1)
+    return bool((sticks_out & fits).mean() > MOST and fits.mean() > least_fitting)

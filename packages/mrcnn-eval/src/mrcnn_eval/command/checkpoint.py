@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrcnn_data import CocoDataset, visible
-from mrcnn_eval.command.options import MAX_MESSAGE, UsageError
+from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, MAX_MESSAGE, UsageError
+from mrcnn_eval.command.output import progress_bar
 from mrcnn_model import (
     AUTO_PRECISION,
     CheckpointError,
@@ -19,6 +20,7 @@ from mrcnn_model import (
 
 if TYPE_CHECKING:
     from mrcnn_eval.inference import DetectFunction
+    from mrcnn_eval.scoring import CocoEvaluator
     from mrcnn_model import MaskRCNN, ModelCard
 
 
@@ -67,7 +69,31 @@ def apply_limits(model: MaskRCNN, arguments: argparse.Namespace) -> None:
         model.config.detections_per_image = arguments.max_dets
 
 
-def detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFunction | None:
+def run_detection(
+    model: MaskRCNN,
+    card: ModelCard,
+    dataset: CocoDataset,
+    arguments: argparse.Namespace,
+    *,
+    evaluator: CocoEvaluator | None = None,
+) -> CocoEvaluator:
+    """Detect on a data set as the options say, with a progress bar; see `mrcnn_eval.inference.detect_dataset`."""
+    from mrcnn_eval.inference import Preprocessing, detect_dataset
+
+    with progress_bar() as progress:
+        return detect_dataset(
+            model,
+            dataset,
+            Preprocessing.of(card),
+            batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
+            evaluator=evaluator,
+            limit=arguments.limit,
+            progress=progress,
+            detect=_detect_function(model, arguments.tta),
+        )
+
+
+def _detect_function(model: MaskRCNN, tta: list[str | float] | None) -> DetectFunction | None:
     """Return the function that detects over the views of `--tta`, None for the model alone."""
     if tta is None:
         return None

@@ -7,11 +7,11 @@ import argparse
 from mrcnn_data import open_console, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
-    detect_function,
     load_checkpoint,
+    run_detection,
 )
-from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, PICTURE_SCORE, UsageError
-from mrcnn_eval.command.output import prepare_output, progress_bar, say_written
+from mrcnn_eval.command.options import PICTURE_SCORE, UsageError
+from mrcnn_eval.command.output import prepare_output, say_written
 from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
 from mrcnn_eval.inference.predictions import (
     DETECTIONS,
@@ -35,18 +35,8 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     prepare_output(output, names, inputs=pictures)
     model, card, _ = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
     apply_limits(model, arguments)
-    from mrcnn_eval.inference import Preprocessing, detect_dataset
-
     with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
-        with progress_bar() as progress:
-            evaluator = detect_dataset(
-                model,
-                dataset,
-                Preprocessing.of(card),
-                batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
-                progress=progress,
-                detect=detect_function(model, arguments.tta),
-            )
+        evaluator = run_detection(model, card, dataset, arguments)
         shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
         write_predictions(output, evaluator, dataset, score_threshold=shown_from)
     open_console().print(prediction_table(evaluator, score_threshold=shown_from))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from mrcnn_data import CocoDataset, DatasetError, open_console, read_json, visible
 from mrcnn_eval.command.checkpoint import (
     apply_limits,
-    detect_function,
     load_checkpoint,
     open_dataset,
+    run_detection,
 )
-from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, PICTURE_SCORE, UsageError
-from mrcnn_eval.command.output import prepare_output, progress_bar, say_written
+from mrcnn_eval.command.options import PICTURE_SCORE, UsageError
+from mrcnn_eval.command.output import prepare_output, say_written
 from mrcnn_eval.command.unlabelled import images_alone, predict_unlabelled
 from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparison_table, shared_kinds, write_comparison
 from mrcnn_eval.report.tables import ap_tables, metrics_content, write_ap_table, write_json, write_results
@@ -103,7 +103,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
     output, names = arguments.output or arguments.checkpoint / "evaluation", _output_names(arguments, with_images=True)
     prepare_output(output, names, inputs=[source.annotation_path for source in dataset.sources])
     apply_limits(model, arguments)
-    from mrcnn_eval.inference import Preprocessing, detect_dataset, new_evaluator
+    from mrcnn_eval.inference import new_evaluator
 
     evaluator = new_evaluator(
         model,
@@ -112,17 +112,7 @@ def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> N
         backend=arguments.backend or "hotcoco",
         mask_areas=arguments.mask_areas,
     )
-    with progress_bar() as progress:
-        detect_dataset(
-            model,
-            dataset,
-            Preprocessing.of(card),
-            batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
-            evaluator=evaluator,
-            limit=arguments.limit,
-            progress=progress,
-            detect=detect_function(model, arguments.tta),
-        )
+    run_detection(model, card, dataset, arguments, evaluator=evaluator)
     settings = {**_settings(evaluator, model, dataset, card, arguments), "precision": precision}
     scored = list(evaluator.image_results)
     images = evaluator.ground_truth.image_dir

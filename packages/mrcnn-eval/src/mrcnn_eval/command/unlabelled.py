@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrcnn_data import CocoDataset, DatasetError, read_json, visible
-from mrcnn_eval.command.checkpoint import apply_limits, detect_function, match_classes
-from mrcnn_eval.command.options import DEFAULT_BATCH_SIZE, OF_SCORING, UsageError, refuse
-from mrcnn_eval.command.output import prepare_output, progress_bar, say_written
+from mrcnn_eval.command.checkpoint import apply_limits, match_classes, run_detection
+from mrcnn_eval.command.options import OF_SCORING, UsageError, refuse
+from mrcnn_eval.command.output import prepare_output, say_written
 from mrcnn_eval.inference.predictions import DETECTIONS
 from mrcnn_eval.report.tables import write_results
 
@@ -55,18 +55,7 @@ def predict_unlabelled(
     output = arguments.output or arguments.checkpoint / "predictions"
     prepare_output(output, [DETECTIONS], inputs=[path])
     apply_limits(model, arguments)
-    from mrcnn_eval.inference import Preprocessing, detect_dataset
-
-    with progress_bar() as progress:
-        evaluator = detect_dataset(
-            model,
-            dataset,
-            Preprocessing.of(card),
-            batch_size=arguments.batch_size or DEFAULT_BATCH_SIZE,
-            limit=arguments.limit,
-            progress=progress,
-            detect=detect_function(model, arguments.tta),
-        )
+    evaluator = run_detection(model, card, dataset, arguments)
     found = evaluator.results()
     results = [{**one, "category_id": ids[one["category_id"]]} for one in found if one["category_id"] in ids]
     write_results(output / DETECTIONS, results)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from mrcnn_data.checks import are_corners
 from mrcnn_eval.scoring.ground_truth import GroundTruth
 from mrcnn_eval.scoring.image_results import ImageResults, count_empty_masks
 from mrcnn_eval.scoring.tasks import with_box, with_mask
 
-MOST = 0.5  # part of the boxes
-FEWEST = 5  # boxes: what holds for fewer may be chance
 TOO_LARGE = 1.5  # times the area of its box: an area that no mask has
 
 
@@ -48,23 +47,6 @@ def doubts_about_results(
             "(x, y, width, height), so the boxes are probably wrong"
         )
     return tuple(lines)
-
-
-def are_corners(boxes: np.ndarray, sizes: np.ndarray) -> bool:
-    """Return whether boxes that should be (x, y, w, h) look like (x1, y1, x2, y2).
-
-    Args:
-        boxes: float64 [D, 4], pixels; NaN where there is none.
-        sizes: int64 [D, 2], (h, w) of their images, (0, 0) where unknown.
-    """
-    is_known = np.isfinite(boxes).all(axis=1) & (sizes > 0).all(axis=1)
-    boxes, limits = boxes[is_known], sizes[is_known][:, ::-1] + 1  # (w, h), and a pixel for rounding
-    if len(boxes) < FEWEST:
-        return False
-    with np.errstate(over="ignore"):
-        sticks_out = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
-    fits = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= limits).all(axis=1)
-    return bool((sticks_out & fits).mean() > MOST)
 
 
 def doubt_about_areas(truth: GroundTruth) -> str | None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from mrcnn_data import CocoDataset
+from mrcnn_data.augmentation import MIN_EDGE
 from mrcnn_data.statistics import best_anchor_ious, resized_box_sizes
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.values import eval_sizes, short_edges
 from mrcnn_train.errors import ConfigError
 
-MIN_EDGE = 1.0  # pixels: thinner objects are left out of training
 FEW_MET = 0.9  # part of the objects that anchors should meet
 
 
@@ -22,27 +22,35 @@ def describe_fit(config: RunConfig, *, train: CocoDataset, val: Sequence[CocoDat
     Raises:
         ConfigError: there is nothing to train on.
     """
-    _require_objects(config, train)
+    num_thin = _count_thin(config, train)
     return [
         *_caps_in_training(config, train),
         *_caps_in_evaluation(config, val),
-        *_thin_objects(config, train),
+        *_thin_objects(config, train, num_thin),
         *_anchors(config, train),
         *_undefined_scores(config, val),
     ]
 
 
-def _require_objects(config: RunConfig, train: CocoDataset) -> None:
+def _count_thin(config: RunConfig, train: CocoDataset) -> int:
+    """Count the objects that are thinner than a pixel at the largest training size, if others are left.
+
+    Raises:
+        ConfigError: no object is left.
+    """
     if not train.annotations.is_object.any():
         raise ConfigError(
             f"{train.name} has no object to train on: {len(train.annotations.classes)} annotations, "
             f"{int(train.annotations.is_region.sum())} of them crowds or ignore regions; mrcnn-data check says more"
         )
-    if _is_thin(config, train).all():
+    sizes = resized_box_sizes(train, short_edge=max(short_edges(config.data)), max_size=config.data.max_size)
+    is_thin = (sizes < MIN_EDGE).any(axis=1)
+    if is_thin.all():
         raise ConfigError(
             f"all objects of {train.name} are thinner than a pixel at data.short_edge={max(short_edges(config.data))} "
             f"and data.max_size={config.data.max_size}: train on larger images, or check the units of the boxes"
         )
+    return int(is_thin.sum())
 
 
 def _caps_in_training(config: RunConfig, train: CocoDataset) -> Iterator[str]:
@@ -68,14 +76,8 @@ def _caps_in_evaluation(config: RunConfig, val: Iterable[CocoDataset]) -> Iterat
             )
 
 
-def _is_thin(config: RunConfig, train: CocoDataset) -> np.ndarray:
-    """Return which objects are thinner than a pixel at the largest training size, bool [n]."""
-    sizes = resized_box_sizes(train, short_edge=max(short_edges(config.data)), max_size=config.data.max_size)
-    return np.asarray((sizes < MIN_EDGE).any(axis=1))
-
-
-def _thin_objects(config: RunConfig, train: CocoDataset) -> Iterator[str]:
-    count, total = int(_is_thin(config, train).sum()), int(train.annotations.is_object.sum())
+def _thin_objects(config: RunConfig, train: CocoDataset, count: int) -> Iterator[str]:
+    total = int(train.annotations.is_object.sum())
     if count:
         word = "warning" if count > 0.01 * total else "note"
         yield (

@@ -62,9 +62,9 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> RunData:
     datasets = [one.dataset for one in val]
     described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.buckets))
     print(described, flush=True)
-    for line in describe_fit(config, train=train, val=datasets):
-        print(f"{'fit:':17} {visible(line, limit=2000)}", flush=True)
     if rank == 0:
+        for line in describe_fit(config, train=train, val=datasets):
+            print(f"{'fit:':17} {visible(line, limit=2000)}", flush=True)
         check_data(config.data, train, val)
     for dataset in datasets:
         check_evaluation(config.data, config.eval, dataset)
