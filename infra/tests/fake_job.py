@@ -5,11 +5,14 @@ The real ones run in the tests of jobs (tests/), and on two hosts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 # Runs the program, once, in place of all ranks. Options with one value: those that the launchers use.
 MPIRUN = """#!{python}
@@ -79,6 +82,24 @@ def install(folder: Path, *, hook: str = "") -> dict[str, str]:
         "PYTHONPATH": f"{folder / 'lib'}:{Path(__file__).parents[2]}",
         "FAKE_LOG": str(folder / "log"),
     }
+
+
+@contextlib.contextmanager
+def starting(command: Sequence[str | Path], variables: Mapping[str, str]) -> Iterator[Callable[..., Popen[str]]]:
+    """Give a function that starts a command with variables, and more of them; processes that are left are killed."""
+    processes: list[Popen[str]] = []
+
+    def start(**environment: str) -> Popen[str]:
+        processes.append(Popen(command, env={**variables, **environment}, stderr=PIPE, text=True))
+        return processes[-1]
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 def log(folder: Path, word: str = "", count: int = 1, *, seconds: float = 60) -> list[str]:

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -214,19 +213,8 @@ def test_a_leading_host_that_is_lost_ends_the_others(monkeypatch, ports):
 def container(ml, tmp_path):
     """A function that starts the entry script as the container would, with more environment; gives the process."""
     variables = {**fake_job.install(tmp_path), "MRCNN_OPT_ML": str(ml)}
-    processes = []
-
-    def start(**environment):
-        command = [sys.executable, "-m", "infra.sagemaker.entry", "train"]
-        process = subprocess.Popen(command, env={**variables, **environment}, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    with fake_job.starting([sys.executable, "-m", "infra.sagemaker.entry", "train"], variables) as start:
+        yield start
 
 
 def test_a_job_runs_to_its_end_and_leaves_the_best_model(container, ml, tmp_path):

@@ -38,19 +38,9 @@ def pod(tmp_path):
 @pytest.fixture
 def launch(pod):
     """A function that starts launch.sh with the chart's arguments, and more environment; gives the process."""
-    processes = []
-
-    def start(**environment):
-        command = [SCRIPTS / "launch.sh", "+experiment=demo", f"run.dir={pod['RUN_DIR']}", "resume=auto", "a=b c"]
-        process = subprocess.Popen(command, env={**pod, **environment}, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    command = [SCRIPTS / "launch.sh", "+experiment=demo", f"run.dir={pod['RUN_DIR']}", "resume=auto", "a=b c"]
+    with fake_job.starting(command, pod) as start:
+        yield start
 
 
 def test_the_launcher_checks_and_starts_all_ranks(launch, tmp_path, pod):

@@ -109,7 +109,7 @@ class DiskFullError(OSError):
     pass
 
 
-@pytest.mark.parametrize("stage", ["save_model", "save_file", "_flush", "rename"])
+@pytest.mark.parametrize("stage", ["save_model", "save_file", "flush", "rename"])
 def test_a_write_that_fails_leaves_the_last_checkpoint(parts: Parts, tmp_path: Path, monkeypatch, stage: str) -> None:
     good = parts.save(tmp_path, 3)
 

@@ -10,24 +10,38 @@ from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_model.building import build_model
-    from mrcnn_model.checkpoint import load_model, save_model, variable_key
+    from mrcnn_model.checkpoint import flush, load_model, save_model, variable_key
     from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
     from mrcnn_model.export.portable import PORTABLE_OPS
     from mrcnn_model.flops import count_flops
     from mrcnn_model.mask_rcnn import MaskRCNN
-    from mrcnn_model.storage.cards import CheckpointError, ModelCard, find_checkpoint, read_card, resolve_checkpoint
+    from mrcnn_model.storage.cards import (
+        CheckpointError,
+        ModelCard,
+        find_checkpoint,
+        read_best,
+        read_card,
+        resolve_checkpoint,
+    )
     from mrcnn_model.storage.readable import require_weights
     from mrcnn_model.structures import Detections, Losses, Proposals
     from mrcnn_model.weights.filling import WeightsReport, fill_model, load_weights
 
 _MODULES = {
     "building": ("build_model",),
-    "checkpoint": ("load_model", "save_model", "variable_key"),
+    "checkpoint": ("flush", "load_model", "save_model", "variable_key"),
     "detection_ops": ("COMPILED_OPS", "DetectionOps"),
     "export.portable": ("PORTABLE_OPS",),
     "flops": ("count_flops",),
     "mask_rcnn": ("MaskRCNN",),
-    "storage.cards": ("CheckpointError", "ModelCard", "find_checkpoint", "read_card", "resolve_checkpoint"),
+    "storage.cards": (
+        "CheckpointError",
+        "ModelCard",
+        "find_checkpoint",
+        "read_best",
+        "read_card",
+        "resolve_checkpoint",
+    ),
     "storage.readable": ("require_weights",),
     "structures": ("Detections", "Losses", "Proposals"),
     "weights.filling": ("WeightsReport", "fill_model", "load_weights"),
@@ -55,9 +69,11 @@ __all__ = [
     "count_flops",
     "fill_model",
     "find_checkpoint",
+    "flush",
     "import_tensorflow_quietly",
     "load_model",
     "load_weights",
+    "read_best",
     "read_card",
     "require_weights",
     "resolve_checkpoint",

@@ -23,7 +23,7 @@ from mrcnn_data.checks.pixels import report_pixels
 from mrcnn_data.checks.report_cache import ReportCache
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.images.header import read_header
-from mrcnn_data.images.reading import READING_THREADS, is_tiff, load_image, read_image_file
+from mrcnn_data.images.reading import READING_THREADS, decode_image, is_tiff, read_image_file
 from mrcnn_data.images.tiff import tiff_pages
 from mrcnn_data.report import Report
 
@@ -190,18 +190,14 @@ def look_at_image(dataset: CocoDataset, index: int) -> tuple[str, str]:
     if not os.path.lexists(path):
         return "", ""
     try:
-        stored_size = load_image(path).shape[:2]
+        data = read_image_file(path)
+        stored_size = decode_image(path, data).shape[:2]
     except DatasetError as error:
         return UNREADABLE, str(error)
     if stored_size == expected:
-        return (_PAGES if _has_pages(path) else ""), ""
+        return (_PAGES if is_tiff(data) and tiff_pages(data) > 1 else ""), ""
     try:
-        load_image(path, expected_size=expected)
+        decode_image(path, data, expected_size=expected)
     except DatasetError as error:
         return WRONG_SIZE, str(error)
     return _TURNED, ""
-
-
-def _has_pages(path: Path) -> bool:
-    data = read_image_file(path)
-    return is_tiff(data) and tiff_pages(data) > 1

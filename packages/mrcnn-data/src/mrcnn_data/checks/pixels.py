@@ -11,7 +11,7 @@ import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.errors import DatasetError
-from mrcnn_data.images.reading import READING_THREADS, decode_as_stored, load_image, read_image_file
+from mrcnn_data.images.reading import READING_THREADS, decode_as_stored, decode_image, read_image_file
 from mrcnn_data.report import Report
 
 SAMPLE = 64  # images that are decoded, evenly spread
@@ -68,8 +68,9 @@ def _described(path: Path, pixels: Pixels) -> str:
 def _look(path: Path) -> Pixels | None:
     """Return what an image holds; None if it cannot be read, which is reported elsewhere."""
     try:
-        loaded = load_image(path)
-        stored = decode_as_stored(path, read_image_file(path), cv2.IMREAD_UNCHANGED)
+        data = read_image_file(path)
+        loaded = decode_image(path, data)
+        stored = decode_as_stored(path, data, cv2.IMREAD_UNCHANGED)
     except DatasetError:
         return None
     is_wide = stored.dtype == np.uint16

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mrcnn_data.annotations.ids import as_id, as_numbers, whole_number
+from mrcnn_data.annotations.ids import as_id, as_numbers, places_of, whole_number
 from mrcnn_data.annotations.repairs import as_flag
 from mrcnn_data.errors import DatasetError
 from mrcnn_data.masks.segmentation import decode_segmentation
@@ -66,18 +67,17 @@ def rewrite_boxes(content: dict[str, Any], kind: str, path: Path, changes: list[
     Raises:
         DatasetError: fractions or percentages in an image without width and height.
     """
-    sizes = {_key(image.get("id")): (image.get("width"), image.get("height")) for image in _objects(content["images"])}
     parts = {"fractions": 1.0, "percentages": 100.0}
-    for entry in _objects(content["annotations"]):
+    for entry, size in _with_sizes(content):
         if kind == "masks":
-            if _has_mask(entry, sizes.get(_key(entry.get("image_id")))):
+            if _has_mask(entry, size):
                 entry.pop("bbox", None)
             continue
         box = [_as_float(value) for value in _list(entry.get("bbox"))]
         if len(box) == 4 and kind == "corners":
             entry["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         if kind in parts:
-            scales = [_as_float(edge) / parts[kind] for edge in sizes.get(_key(entry.get("image_id")), (None, None))]
+            scales = [_as_float(edge) / parts[kind] for edge in size]
             if not min(scales) > 0:
                 raise DatasetError(
                     f"{path}: image {entry.get('image_id')!r} has no width and height, which {kind} need"
@@ -93,15 +93,23 @@ def rewrite_boxes(content: dict[str, Any], kind: str, path: Path, changes: list[
     changes.append(f"all annotations: boxes {'from masks' if kind == 'masks' else f'rewritten from {kind}'}")
 
 
-def _key(image_id: Any) -> str:
-    """Return an id as text to find an image by: 1, 1.0 and "1" are the same."""
-    number = whole_number(image_id)
-    return str(image_id if number is None else number)
+def _with_sizes(content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[Any, Any]]]:
+    """Yield each annotation with (width, height) of the image that the reader finds for it, as written, or None."""
+    sizes = {}
+    for image in _objects(content["images"]):
+        image_id = as_id(image.get("id"))
+        if image_id is not None:
+            sizes[image_id] = image.get("width"), image.get("height")
+    entries = _objects(content["annotations"])
+    places, _ = places_of(list(sizes), [as_id(entry.get("image_id")) for entry in entries])
+    of_place = [*sizes.values(), (None, None)]  # the last for place -1
+    for entry, place in zip(entries, places.tolist(), strict=True):
+        yield entry, of_place[place]
 
 
-def _has_mask(entry: dict[str, Any], size: tuple[Any, Any] | None) -> bool:
+def _has_mask(entry: dict[str, Any], size: tuple[Any, Any]) -> bool:
     """Return whether the reader can take a box from the segmentation; `size` (width, height) of the image."""
-    width, height = (whole_number(edge) or 0 for edge in size or (None, None))
+    width, height = (whole_number(edge) or 0 for edge in size)
     if not entry.get("segmentation") or not (width > 0 and height > 0):
         return False
     raw = msgspec.json.encode(entry["segmentation"])

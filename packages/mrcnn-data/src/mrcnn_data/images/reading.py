@@ -34,7 +34,11 @@ def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | No
     Raises:
         DatasetError: the file is missing, empty, cut off, not an image, or of another size than expected.
     """
-    data = read_image_file(path)
+    return decode_image(path, read_image_file(path), expected_size=expected_size)
+
+
+def decode_image(path: str | PathLike[str], data: bytes, *, expected_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode the content of an image file, `path` for messages; see `load_image`."""
     if is_tiff(data):
         _check_number_type(path, data)
     promised = stored_size(data)

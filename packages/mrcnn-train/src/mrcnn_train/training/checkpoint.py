@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, load_weights, save_model, variable_key
-from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete, step_of
+from mrcnn_model import CheckpointError, MaskRCNN, ModelCard, flush, load_weights, read_best, save_model, variable_key
+from mrcnn_train.config.going_on import TRAINER_FILE, complete_checkpoints, is_complete
 from mrcnn_train.config.position import CheckpointState
 from mrcnn_train.errors import SaveError
 from mrcnn_train.record.run_files import replace_text
@@ -79,10 +78,10 @@ def save_checkpoint(
         save_file(arrays, partial / TRAINER_ARRAYS)
         (partial / TRAINER_FILE).write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
         for file in partial.iterdir():
-            _flush(file)
-        _flush(partial)
+            flush(file)
+        flush(partial)
         partial.rename(target)
-        _flush(checkpoints)
+        flush(checkpoints)
     return target
 
 
@@ -164,10 +163,9 @@ def mark_best(checkpoints: Path, checkpoint: Path) -> None:
 def best_name(checkpoints: Path) -> str | None:
     """Return the name in the file `best`; None if there is no such file, or if it contains something else."""
     try:
-        name = (checkpoints / BEST).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        return read_best(checkpoints)
+    except CheckpointError:
         return None
-    return name if step_of(checkpoints / name) is not None else None
 
 
 def prune_checkpoints(checkpoints: Path, *, keep_last: int, also: str | None = None) -> None:
@@ -183,12 +181,3 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file is on the disk: otherwise a power cut after the rename could leave an empty file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
