@@ -243,6 +243,32 @@ def test_orientation_of_tiff_follows_the_same_rule(tmp_path, orientation):
         np.testing.assert_array_equal(load_image(path, expected_size=(100, 40)), upright[orientation])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.tiff"])
+def test_upright_turns_an_image_as_viewers_do(tmp_path, orientation, name):
+    path = tmp_path / name
+    stored = GRADIENT
+    if name == "a.tiff":
+        path.write_bytes(tiff(GRADIENT, orientation=orientation))
+    else:
+        stored = load_image(save(path, GRADIENT))
+        path.write_bytes(with_exif_orientation(path.read_bytes(), orientation))
+    turned = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored, 1),
+    }[orientation]
+    np.testing.assert_array_equal(load_image(path, upright=True), turned)
+    np.testing.assert_array_equal(load_image(path, upright=True, expected_size=turned.shape[:2]), turned)
+    with pytest.raises(DatasetError, match="the annotations say"):
+        load_image(path, upright=True, expected_size=turned.shape[1::-1])
+
+
 def test_cmyk_tiff(tmp_path):
     inks = np.zeros((2, 3, 4), np.uint8) + np.array([0, 155, 225, 0], np.uint8)
     (tmp_path / "a.tiff").write_bytes(tiff(inks, photometric=5))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from mrcnn_data import default_buckets
 
 
 class Scene:
@@ -147,3 +152,65 @@ def shared_data():
     if not (folder / "eval_cocoapi_val2014_100").is_dir():
         pytest.skip(f"real data is absent: no {folder}/eval_cocoapi_val2014_100 (set MRCNN_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A tiny model with random weights."""
+    import keras
+
+    from mrcnn_model import ModelConfig, build_model
+
+    keras.utils.set_random_seed(0)
+    config = ModelConfig(
+        num_classes=3,
+        backbone="resnet18",
+        norm="gn",
+        gn_groups=4,
+        backbone_width=8,
+        freeze_at=0,
+        fpn_channels=16,
+        rpn_channels=16,
+        detect_proposals=20,
+        box_head_channels=32,
+        mask_head_convs=1,
+        mask_head_channels=16,
+        detections_per_image=15,
+    )
+    return build_model(config)
+
+
+@pytest.fixture
+def root(scene, tmp_path):
+    """A data set in the layout ROOT/annotations, ROOT/val."""
+    example = scene(images=3, categories=(8, 3)).truth([10, 20, 30, 40], category=3)
+    (tmp_path / "data/annotations").mkdir(parents=True)
+    (tmp_path / "data/val").mkdir()
+    (tmp_path / "data/annotations/instances_val.json").write_text(json.dumps(example.annotations))
+    for number in (1, 2, 3):
+        noise = np.random.default_rng(number).integers(0, 256, (100, 100, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"data/val/{number}.png"), noise)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def checkpoint(model, root):
+    """Makes the checkpoint of a run whose card has the given fields."""
+
+    from mrcnn_model import ModelCard, save_model
+
+    of_model = ModelCard(
+        class_names=["class 3", "class 8"],
+        category_ids=[3, 8],
+        short_edge=64,
+        max_size=64,
+        buckets=[list(bucket) for bucket in default_buckets(64, 64)],
+    )
+
+    def make(**fields):
+        directory = root.parent / "run"
+        card = dataclasses.replace(of_model, **({"data_root": str(root), "val_split": "val"} | fields))
+        save_model(directory / "checkpoints/step-00000001", model, card)
+        return directory
+
+    return make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -16,66 +15,8 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-import keras
-
-from mrcnn_data import default_buckets
 from mrcnn_eval.cli import main
-from mrcnn_model import ModelCard, ModelConfig, PrecisionChoice, build_model, save_model
-
-CARD = ModelCard(
-    class_names=["class 3", "class 8"],
-    category_ids=[3, 8],
-    short_edge=64,
-    max_size=64,
-    buckets=[list(bucket) for bucket in default_buckets(64, 64)],
-)
-
-
-@pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    config = ModelConfig(
-        num_classes=3,
-        backbone="resnet18",
-        norm="gn",
-        gn_groups=4,
-        backbone_width=8,
-        freeze_at=0,
-        fpn_channels=16,
-        rpn_channels=16,
-        detect_proposals=20,
-        box_head_channels=32,
-        mask_head_convs=1,
-        mask_head_channels=16,
-        detections_per_image=15,
-    )
-    return build_model(config)
-
-
-@pytest.fixture
-def root(scene, tmp_path):
-    """A data set in the layout ROOT/annotations, ROOT/val."""
-    example = scene(images=3, categories=(8, 3)).truth([10, 20, 30, 40], category=3)
-    (tmp_path / "data/annotations").mkdir(parents=True)
-    (tmp_path / "data/val").mkdir()
-    (tmp_path / "data/annotations/instances_val.json").write_text(json.dumps(example.annotations))
-    for number in (1, 2, 3):
-        noise = np.random.default_rng(number).integers(0, 256, (100, 100, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f"data/val/{number}.png"), noise)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def checkpoint(model, root):
-    """Makes the checkpoint of a run whose card has the given fields."""
-
-    def make(**fields):
-        directory = root.parent / "run"
-        card = dataclasses.replace(CARD, **({"data_root": str(root), "val_split": "val"} | fields))
-        save_model(directory / "checkpoints/step-00000001", model, card)
-        return directory
-
-    return make
+from mrcnn_model import PrecisionChoice
 
 
 def metrics(directory):

@@ -13,14 +13,18 @@ import pytest
 from mrcnn_data import DatasetError
 from mrcnn_eval import CocoEvaluator
 from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
+from mrcnn_eval.inference.pictures import Pictures
 from mrcnn_eval.inference.predictions import (
     nothing_shown,
-    opened_pictures,
     prediction_table,
     write_predictions,
 )
 
 CATEGORIES = [(7, "cat"), (3, "dog")]
+
+
+def opened(paths):
+    return Pictures.of({str(path): path for path in paths}, categories=CATEGORIES)
 
 
 @pytest.fixture
@@ -48,7 +52,6 @@ def test_the_content_decides_what_is_a_picture(folder):
     assert [path.name for path in pictures] == ["a.png", "b.jpg", "c.jfif", "d"]
     assert [path.name for path in left_out] == ["._a.png", "cut.png", "notes.txt", "page.jpg"]
     assert "cut off" in left_out[folder / "cut.png"]
-    assert find_pictures([folder / "notes.txt"]).pictures == [folder / "notes.txt"]  # fails when it is opened
 
 
 @pytest.mark.parametrize(("name", "message"), [("none.png", "does not exist"), ("empty", "no picture in this folder")])
@@ -58,11 +61,41 @@ def test_path_without_a_picture_is_named(folder, name, message):
 
 
 def test_file_that_is_no_picture_is_named(folder):
-    with (
-        pytest.raises(DatasetError, match=r"notes\.txt: cannot decode"),
-        opened_pictures([folder / "notes.txt"], categories=CATEGORIES),
-    ):
-        pass
+    with pytest.raises(DatasetError, match=r"notes\.txt: cannot decode"):
+        find_pictures([folder / "notes.txt"])
+    with pytest.raises(DatasetError, match=r"notes\.txt: cannot decode"):
+        opened([folder / "notes.txt"])
+
+
+def test_ids_that_look_like_numbers_stay_text(folder):
+    for name in ("7", "07"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+    dataset = Pictures.of({name: folder / name for name in ("7", "07")}, categories=CATEGORIES)
+    assert dataset.image_ids == ["7", "07"]
+    evaluator = CocoEvaluator(dataset)
+    evaluator.add("07", np.array([[10, 10, 40, 50]]), np.array([0.9]), np.array([7]))
+    assert evaluator.results()[0]["image_id"] == "07"
+
+
+def test_a_file_that_changes_its_size_is_named(folder):
+    dataset = opened([folder / "a.png"])
+    cv2.imwrite(str(folder / "a.png"), np.zeros((61, 90, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"a\.png: the image is 90 x 61 pixels"):
+        dataset.read_image(0)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((60, 90), np.uint8),
+        np.zeros((60, 90, 3)),
+        np.zeros((60, 90, 4), np.uint8),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_rgb_images_are_refused(picture):
+    with pytest.raises(ValueError, match=r"uint8 \[height, width, 3\], RGB.*this array is"):
+        Pictures.of({"a": picture}, categories=CATEGORIES)
 
 
 # What EXIF says the stored top left corner is, upright: (at the right, at the bottom).
@@ -90,11 +123,11 @@ def test_photographs_are_turned_upright_and_so_is_what_is_found(folder, with_ori
     box_h, box_w = (30, 20) if orientation >= 5 else (20, 30)
     at_right, at_bottom = CORNERS[orientation]
     x, y = width - box_w if at_right else 0, height - box_h if at_bottom else 0
-    with opened_pictures([path], categories=CATEGORIES) as dataset:
-        read = dataset.read_image(0)
-        evaluator = CocoEvaluator(dataset)
-        evaluator.add(str(path), np.array([[x, y, x + box_w, y + box_h]]), np.array([0.9]), np.array([7]))
-        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    dataset = opened([path])
+    read = dataset.read_image(0)
+    evaluator = CocoEvaluator(dataset)
+    evaluator.add(str(path), np.array([[x, y, x + box_w, y + box_h]]), np.array([0.9]), np.array([7]))
+    write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
     assert read.shape == (height, width, 3)
     expected = np.zeros((height, width), bool)
     expected[y : y + box_h, x : x + box_w] = True
@@ -132,10 +165,10 @@ def test_odd_names_of_files_are_only_names(folder, name):
     (folder / "odd").mkdir()
     (folder / "odd" / name).write_bytes((folder / "a.png").read_bytes())
     pictures = find_pictures([folder / "odd"]).pictures
-    with opened_pictures(pictures, categories=CATEGORIES) as dataset:
-        evaluator = CocoEvaluator(dataset)
-        evaluator.add(str(pictures[0]), np.array([[10, 10, 40, 50]]), np.array([0.9]), np.array([7]))
-        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    dataset = opened(pictures)
+    evaluator = CocoEvaluator(dataset)
+    evaluator.add(str(pictures[0]), np.array([[10, 10, 40, 50]]), np.array([0.9]), np.array([7]))
+    write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
     assert json.loads((folder / "empty/detections.json").read_text())[0]["image_id"] == str(folder / "odd" / name)
     assert (folder / "empty" / name).is_file()
 
@@ -151,12 +184,12 @@ def test_json_and_drawn_pictures(folder):
     (folder / "other").mkdir()
     cv2.imwrite(str(folder / "other/a.jpg"), np.full((60, 90, 3), 80, np.uint8))
     pictures = [folder / "a.png", folder / "other/a.jpg"]
-    with opened_pictures(pictures, categories=CATEGORIES) as dataset:
-        evaluator = CocoEvaluator(dataset)
-        boxes = np.array([[10, 10, 40, 50], [50, 20, 80, 40]])
-        evaluator.add(str(pictures[0]), boxes, np.array([0.9, 0.2]), np.array([7, 3]))
-        evaluator.add(str(pictures[1]), np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
-        write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
+    dataset = opened(pictures)
+    evaluator = CocoEvaluator(dataset)
+    boxes = np.array([[10, 10, 40, 50], [50, 20, 80, 40]])
+    evaluator.add(str(pictures[0]), boxes, np.array([0.9, 0.2]), np.array([7, 3]))
+    evaluator.add(str(pictures[1]), np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    write_predictions(folder / "empty", evaluator, dataset, score_threshold=0.5)
     names = drawing_names(pictures)
     assert names == ["a.png", "a-2.png"]
     entries = json.loads((folder / "empty/detections.json").read_text())

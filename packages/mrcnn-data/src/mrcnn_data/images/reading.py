@@ -20,36 +20,42 @@ _STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNED_UPRIGHT = cv2.IMREAD_COLOR_RGB
 
 
-def load_image(path: str | PathLike[str], *, expected_size: tuple[int, int] | None = None) -> np.ndarray:
+def load_image(
+    path: str | PathLike[str], *, expected_size: tuple[int, int] | None = None, upright: bool = False
+) -> np.ndarray:
     """Read an image as RGB: grey is repeated, alpha ignored, palette and CMYK converted, 16 bits scaled to 8.
 
     Orientation (of EXIF, or the tag of TIFF): pixels are taken as stored, as COCO does. The orientation is applied only
-    if `expected_size` differs from the stored size and equals the size of the upright image.
+    if `expected_size` differs from the stored size and equals the size of the upright image, or with `upright`.
 
     Args:
         path: JPEG, PNG, BMP, TIFF or WebP file.
         expected_size: (h, w) that the annotations give.
+        upright: turn the image as its orientation says, as viewers show it; `expected_size` is then of the upright
+            image.
     Returns:
         uint8 [h, w, 3] RGB.
     Raises:
         DatasetError: the file is missing, empty, cut off, not an image, or of another size than expected.
     """
-    return decode_image(path, read_image_file(path), expected_size=expected_size)
+    return decode_image(path, read_image_file(path), expected_size=expected_size, upright=upright)
 
 
-def decode_image(path: str | PathLike[str], data: bytes, *, expected_size: tuple[int, int] | None = None) -> np.ndarray:
+def decode_image(
+    path: str | PathLike[str], data: bytes, *, expected_size: tuple[int, int] | None = None, upright: bool = False
+) -> np.ndarray:
     """Decode the content of an image file, `path` for messages; see `load_image`."""
     if is_tiff(data):
         _check_number_type(path, data)
     promised = stored_size(data)
     if promised is not None:
         _check_size(path, promised, expected_size)
-    image = decode_as_stored(path, data, _STORED)
+    image = _decode(path, data, _TURNED_UPRIGHT) if upright else decode_as_stored(path, data, _STORED)
     if expected_size is None or image.shape[:2] == expected_size:
         return image
     size = image.shape[:2]
     _check_size(path, size, expected_size)
-    image = _decode(path, data, _TURNED_UPRIGHT)
+    image = image if upright else _decode(path, data, _TURNED_UPRIGHT)
     if image.shape[:2] == expected_size:
         return image
     raise DatasetError(f"{_size_differs(path, size, expected_size)}; was an EXIF orientation applied or lost?")

@@ -13,10 +13,10 @@ from mrcnn_eval.command.checkpoint import (
 from mrcnn_eval.command.options import PICTURE_SCORE, UsageError
 from mrcnn_eval.command.output import prepare_output, say_written
 from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
+from mrcnn_eval.inference.pictures import Pictures
 from mrcnn_eval.inference.predictions import (
     DETECTIONS,
     nothing_shown,
-    opened_pictures,
     prediction_table,
     write_predictions,
 )
@@ -35,10 +35,12 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     prepare_output(output, names, inputs=pictures)
     model, card, _ = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
     apply_limits(model, arguments)
-    with opened_pictures(pictures, categories=zip(card.category_ids, card.class_names, strict=True)) as dataset:
-        evaluator = run_detection(model, card, dataset, arguments)
-        shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
-        write_predictions(output, evaluator, dataset, score_threshold=shown_from)
+    dataset = Pictures.of(
+        {str(path): path for path in pictures}, categories=zip(card.category_ids, card.class_names, strict=True)
+    )
+    evaluator = run_detection(model, card, dataset, arguments)
+    shown_from = PICTURE_SCORE if arguments.score_threshold is None else arguments.score_threshold
+    write_predictions(output, evaluator, dataset, score_threshold=shown_from)
     open_console().print(prediction_table(evaluator, score_threshold=shown_from))
     hint = nothing_shown(evaluator, score_threshold=shown_from, model_threshold=model.config.score_threshold)
     if hint is not None:

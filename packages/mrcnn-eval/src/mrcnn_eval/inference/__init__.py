@@ -13,10 +13,13 @@ if TYPE_CHECKING:
         new_evaluator,
     )
     from mrcnn_eval.inference.original_pixels import add_detections
+    from mrcnn_eval.inference.predictor import Found, Predictor, load
     from mrcnn_eval.inference.tta import View, augmented_detect, views
 
 __all__ = [
     "DetectFunction",
+    "Found",
+    "Predictor",
     "Preprocessing",
     "Share",
     "View",
@@ -25,11 +28,16 @@ __all__ = [
     "compiled_detect",
     "detect_dataset",
     "evaluate_model",
+    "load",
     "new_evaluator",
     "views",
 ]
 
-_HOMES = {"View": "tta", "augmented_detect": "tta", "views": "tta", "add_detections": "original_pixels"}
+_HOMES = {
+    **dict.fromkeys(("View", "augmented_detect", "views"), "tta"),
+    **dict.fromkeys(("Found", "Predictor", "load"), "predictor"),
+    "add_detections": "original_pixels",
+}
 
 
 def __getattr__(name: str) -> object:

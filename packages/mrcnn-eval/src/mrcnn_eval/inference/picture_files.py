@@ -24,7 +24,8 @@ def find_pictures(paths: Iterable[Path]) -> FoundPictures:
     Args:
         paths: folders, of which files that are not pictures are left out, and files, which must be pictures.
     Raises:
-        DatasetError: a path that does not exist, a folder without a picture, or a name that JSON cannot hold.
+        DatasetError: a path that does not exist or is not a picture, a folder without one, or a name that JSON cannot
+            hold.
     """
     found: dict[Path, None] = {}
     left_out: dict[Path, str] = {}
@@ -40,6 +41,7 @@ def find_pictures(paths: Iterable[Path]) -> FoundPictures:
             left_out |= faults
             found.update(dict.fromkeys(file for file in inside if file not in faults))
         elif path.is_file():
+            load_image(path)
             found[path] = None
         else:
             raise DatasetError(f"--images {path}: " + ("not a regular file" if path.exists() else "does not exist"))

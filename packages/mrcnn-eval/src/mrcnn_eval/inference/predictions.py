@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from mrcnn_data import CocoDataset, load_image, visible
+from mrcnn_data import CocoDataset, visible
 from mrcnn_data.drawing import draw_instances, write_png
 from mrcnn_eval.inference.picture_files import drawing_names
 from mrcnn_eval.report.pictures import detected_instances
@@ -25,50 +21,13 @@ DETECTIONS = "detections.json"
 MAX_EDGE = 1600  # of a drawn picture, pixels
 
 
-@contextmanager
-def opened_pictures(pictures: Sequence[Path], *, categories: Iterable[tuple[int, str]]) -> Iterator[CocoDataset]:
-    """Make a data set of pictures, without objects; the image ids are the paths as given.
-
-    Photographs are turned upright as their EXIF says, as viewers show them; sizes, boxes and masks are those of the
-    upright picture.
-
-    Args:
-        pictures: files.
-        categories: (id, name) of the model's classes.
-
-    Raises:
-        DatasetError: a file that is not a picture, or is cut off.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        yield CocoDataset.from_dicts(
-            images=[_entry(path, upright=Path(folder) / f"{n}.png") for n, path in enumerate(pictures)],
-            annotations=[],
-            categories=[{"id": category_id, "name": name} for category_id, name in categories],
-            image_dir=Path("/"),
-        )
-
-
-def _entry(path: Path, *, upright: Path) -> dict[str, object]:
-    """Make the entry of a picture: of its file where a data set reads that upright, else of a copy at `upright`."""
-    stored = load_image(path)  # an error names what is wrong with the file
-    turned = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # as the orientation says
-    file = path
-    # A data set sees from the size whether to turn an image, but half turns and mirrored images keep the size. And it
-    # reads a backslash in a file name as a slash, as files from Windows mean it.
-    if (turned.shape == stored.shape and not np.array_equal(turned, stored)) or "\\" in str(path.resolve()):
-        write_png(upright, turned)
-        file = upright
-    height, width = turned.shape[:2]
-    return {"id": str(path), "file_name": str(file.resolve().relative_to("/")), "height": height, "width": width}
-
-
 def write_predictions(output: Path, evaluator: CocoEvaluator, dataset: CocoDataset, *, score_threshold: float) -> None:
     """Write `detections.json`, a COCO results list with the class names, and a PNG of each picture (`drawing_names`).
 
     Args:
         output: folder to write into.
         evaluator: holds the detections.
-        dataset: from `opened_pictures`.
+        dataset: `Pictures`, or a data set.
         score_threshold: detections below it are in the JSON, but not drawn.
     """
     names = dict(zip(evaluator.ground_truth.category_ids, evaluator.ground_truth.category_names, strict=True))

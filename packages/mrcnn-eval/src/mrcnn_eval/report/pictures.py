@@ -5,7 +5,7 @@ Images are uint8 RGB [h, w, 3]; masks uint8 [h, w], 0 or 1; pixel (x, y) spans [
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mrcnn_data.drawing import (
 )
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator
 from mrcnn_eval.scoring.ground_truth import GroundTruthError
+from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.segmentation import to_mask
 
 
@@ -115,25 +116,37 @@ def truth_instances(evaluator: CocoEvaluator, image_id: Any) -> list[Instance]:
 
 
 def detected_instances(evaluator: CocoEvaluator, image_id: Any, *, score_threshold: float) -> list[Instance]:
-    """Return the detections of an image from `score_threshold` up, lowest score first: the best is drawn on top."""
+    """Return the detections of an image from `score_threshold` up; see `result_instances`."""
     truth = evaluator.ground_truth
-    results = evaluator.image_results[image_id]
+    names = dict(zip(truth.category_ids, truth.category_names, strict=True))
+    return result_instances(evaluator.image_results[image_id], names, score_threshold=score_threshold)
+
+
+def result_instances(results: ImageResults, names: Mapping[int, str], *, score_threshold: float) -> list[Instance]:
+    """Return detections from `score_threshold` up, lowest score first: the best is drawn on top.
+
+    Args:
+        results: of one image.
+        names: of all classes by category id, in the order that gives them their colors.
+        score_threshold: detections below it are left out.
+    """
+    numbers = {category_id: number for number, category_id in enumerate(names)}
+    is_single_class = len(names) == 1
     instances = []
     for row in np.argsort(results.scores, kind="stable"):
         if results.scores[row] < score_threshold:
             continue
-        category = truth.category_ids.index(int(results.category_ids[row]))
-        name = "" if _is_single_class(evaluator) else truth.category_names[category]
+        category_id = int(results.category_ids[row])
         rle = results.rles[row]
         instances.append(
             Instance(
                 box=None if np.isnan(results.boxes[row]).any() else corners(results.boxes[row]),
                 mask=None if rle is None else to_mask(rle, size=tuple(rle["size"])),
-                label=f"{name} {results.scores[row]:.2f}".strip(),
-                color=class_color(category),
+                label=f"{'' if is_single_class else names[category_id]} {results.scores[row]:.2f}".strip(),
+                color=class_color(numbers[category_id]),
             )
         )
-    return told_apart(instances) if _is_single_class(evaluator) else instances
+    return told_apart(instances) if is_single_class else instances
 
 
 def _is_single_class(evaluator: CocoEvaluator) -> bool:
