@@ -127,7 +127,15 @@ def small_root(tmp_path: Path, shapes: Path) -> Path:
 
 def test_missing_split_lists_those_there_are(command, small_root: Path) -> None:
     outcome = command("+experiment=small", f"data.root={small_root}", "data.val=test")
-    assert_refused(outcome, "instances_test.json", "'test'", "train, val")
+    assert_refused(outcome, "instances_test.json", "'test'", "train, val", "data.val=NAME, or data.val=null")
+    assert_refused(command("+experiment=small", f"data.root={small_root}", "data.train=a"), "'a'", "data.train=NAME")
+
+
+def test_roboflow_s_layout_trains_as_it_is(command, small_root: Path) -> None:
+    for split in ("train", "val"):
+        (small_root / f"annotations/instances_{split}.json").rename(small_root / split / "_annotations.coco.json")
+    outcome = command("+experiment=small", f"data.root={small_root}", "dry_run=true")
+    assert outcome.exit_code == 0, outcome.err
 
 
 def test_missing_image_file_is_named(command, small_root: Path) -> None:

@@ -23,6 +23,7 @@ from mrcnn_data.report import STOPS_TRAINING, Report
 
 PathLike = str | os.PathLike[str]
 
+BESIDE_IMAGES = "_annotations.coco.json"  # name of the annotation file in the image folder, of Roboflow
 # COCO 2014 has two splits that share the images of a third.
 _IMAGE_FOLDERS = {"minival2014": "val2014", "valminusminival2014": "val2014"}
 # What on_error="skip" does with an image whose file cannot be used.
@@ -82,25 +83,42 @@ class Opened(NamedTuple):
 
 
 def find_split(root: PathLike, split: str) -> Source:
-    """Find annotation file and image folder of ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/.
+    """Find annotation file and image folder of a split.
+
+    ROOT/annotations/instances_SPLIT.json with ROOT/SPLIT/, as COCO has it, or ROOT/SPLIT/_annotations.coco.json beside
+    the images, as Roboflow exports it.
 
     Raises:
-        DatasetError: the root or the split does not exist.
+        DatasetError: the root or the split does not exist, or it has both files.
     """
     folder = Path(root)
     if not folder.is_dir():
         raise DatasetError(f"{folder}: the data root does not exist")
     annotation_path = folder / "annotations" / f"instances_{split}.json"
+    beside_images = folder / split / BESIDE_IMAGES
+    if annotation_path.is_file() and beside_images.is_file():
+        raise DatasetError(
+            f"split {split!r} has two annotation files, {annotation_path} and {beside_images}: remove one, or name the "
+            "file and its image folder"
+        )
+    if beside_images.is_file():
+        return Source(beside_images, beside_images.parent)
     if not annotation_path.is_file():
-        splits = sorted(path.stem.removeprefix("instances_") for path in folder.glob("annotations/instances_*.json"))
+        splits = _splits_of(folder)
         raise DatasetError(
             f"{annotation_path}: split {split!r} does not exist"
-            + (f"; {folder} has {', '.join(splits)}" if splits else "")
+            + (f"; {folder} has {', '.join(splits)}" if splits else f", nor does {beside_images}")
         )
     image_dir = folder / split
     if not image_dir.is_dir() and split in _IMAGE_FOLDERS:
         image_dir = folder / _IMAGE_FOLDERS[split]
     return Source(annotation_path, image_dir)
+
+
+def _splits_of(root: Path) -> list[str]:
+    """Return the names of the splits in a root that exists."""
+    named = [path.stem.removeprefix("instances_") for path in root.glob("annotations/instances_*.json")]
+    return sorted({*named, *(path.parent.name for path in root.glob(f"*/{BESIDE_IMAGES}"))})
 
 
 def open_columns(columns: Columns, report: Report, source: Source, *, on_error: str, allow_errors: bool) -> Opened:

@@ -16,6 +16,7 @@ from mrcnn_data.pipes import run_piped
 from mrcnn_data.text import visible
 from mrcnn_data.tools import commands
 from mrcnn_data.tools.commands import MAX_SIZE
+from mrcnn_data.tools.sources import add_sources
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def _add_shapes(shapes: argparse.ArgumentParser) -> None:
 
 
 def _add_check(check: argparse.ArgumentParser) -> None:
-    _add_splits(check)
+    add_sources(check)
     check.add_argument("--json", metavar="OUT", type=Path, help="also write the findings as JSON")
     check.add_argument(
         "--fix", metavar="OUT.json", type=Path, help="write a clean annotation file and OUT.changes.txt (one SPLIT)"
@@ -81,7 +82,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
 
 
 def _add_stats(stats: argparse.ArgumentParser) -> None:
-    _add_splits(stats)
+    add_sources(stats)
     _add_sizes(stats)
     stats.add_argument(
         "--aspect-classes", type=int, default=3, metavar="N", help="how many bucket shapes to suggest (default: 3)"
@@ -91,7 +92,7 @@ def _add_stats(stats: argparse.ArgumentParser) -> None:
 
 
 def _add_show(show: argparse.ArgumentParser) -> None:
-    _add_splits(show)
+    add_sources(show)
     show.add_argument("--short-edge", type=int, metavar="PX", help="resize the samples to this (default: not resized)")
     show.add_argument("--max-size", type=int, metavar="PX", help=f"limit of their long edge ({MAX_SIZE})")
     show.add_argument("--out", metavar="OUT.png", type=Path, default=Path("sheet.png"), help="(default: sheet.png)")
@@ -154,11 +155,6 @@ def _add_subset(subset: argparse.ArgumentParser) -> None:
         help="only these classes, and images with an object of one (default: all)",
     )
     subset.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same images (default: 0)")
-
-
-def _add_splits(command: argparse.ArgumentParser) -> None:
-    command.add_argument("root", metavar="ROOT", help="folder with annotations/instances_SPLIT.json and SPLIT/")
-    command.add_argument("splits", metavar="SPLIT", nargs="+")
 
 
 def _add_sizes(command: argparse.ArgumentParser) -> None:

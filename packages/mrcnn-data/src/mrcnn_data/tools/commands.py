@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from mrcnn_data.annotations.dataset import CocoDataset
-from mrcnn_data.annotations.opening import find_split
 from mrcnn_data.annotations.scoring import scoring_summary
 from mrcnn_data.augmentation.options import Augmentation
 from mrcnn_data.checks.checking import check_datasets
@@ -31,6 +29,7 @@ from mrcnn_data.statistics.tables import statistics_record, statistics_tables, s
 from mrcnn_data.synthetic import generate_shapes
 from mrcnn_data.text import visible
 from mrcnn_data.tools.mask_import import import_masks, write_imported
+from mrcnn_data.tools.sources import as_arguments, find_source, open_sources, source_names, source_paths
 from mrcnn_data.tools.subset import write_subset
 
 MAX_LINE = 4000  # characters printed: a few paths of full length
@@ -51,16 +50,17 @@ def shapes(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Print what is wrong in each split, and write the findings and a clean file where asked to."""
-    if options.fix is not None and len(options.splits) > 1:
+    splits = source_names(options)
+    if options.fix is not None and len(splits) > 1:
         raise OptionError("--fix takes one split at a time")
     if options.fix is None and any((options.one_class, options.boxes, options.crowds_are_objects, options.force)):
         raise OptionError("--one-class, --boxes, --crowds-are-objects and --force belong to --fix OUT.json")
-    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix), inputs=_inputs(options))
+    _check_outputs(options.json, options.fix, options.fix and changes_path(options.fix), inputs=source_paths(options))
     datasets: dict[str, CocoDataset] = {}
     unopened: dict[str, str] = {}
-    for split in options.splits:
+    for split in splits:
         try:
-            datasets[split] = CocoDataset.from_root(options.root, split, allow_errors=True)
+            datasets[split] = open_sources(options, split)
         except DatasetError as error:
             print(f"mrcnn-data: {error}", file=sys.stderr)
             unopened[split] = str(error)
@@ -70,16 +70,16 @@ def check(options: argparse.Namespace) -> int:
         _say(f"{split}: {counts}")
         _say(f"    {scoring_summary(dataset)}")
         _print_findings(reports[split], advises_json=options.json is None)
-    results = [
+    results: list[dict[str, Any]] = [
         {"split": split, "error": unopened[split], "exit_code": 2}
         if split in unopened
         else _check_record(split, datasets[split], reports[split])
-        for split in options.splits
+        for split in splits
     ]
     if options.json is not None:
         _write_json(options.json, results)
     if options.fix is not None:
-        source = find_split(options.root, options.splits[0])
+        source = find_source(options, splits[0])
         fixed = write_fixed(
             source,
             options.fix,
@@ -126,8 +126,8 @@ def _print_findings(report: Report, *, advises_json: bool) -> None:
 def stats(options: argparse.Namespace) -> int:
     """Print tables of a dataset and suggested options; draw and write them where asked to."""
     _check_at_least(options, 1, "short_edge", "max_size", "aspect_classes")
-    _check_outputs(options.json, options.png, inputs=_inputs(options))
-    dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
+    _check_outputs(options.json, options.png, inputs=source_paths(options))
+    dataset = open_sources(options, *source_names(options))
     statistics = dataset_statistics(dataset)
     suggestions = suggestions_for(
         statistics,
@@ -155,8 +155,8 @@ def show(options: argparse.Namespace) -> int:
     given = [name for name in ("short_edge", "max_size") if getattr(options, name) is not None]
     _check_at_least(options, 1, *given, "images")
     _check_at_least(options, 0, "samples")
-    _check_outputs(options.out, inputs=_inputs(options))
-    dataset = CocoDataset.from_root(options.root, options.splits, allow_errors=True)
+    _check_outputs(options.out, inputs=source_paths(options))
+    dataset = open_sources(options, *source_names(options))
     _print_faults(dataset, options)
     indices = (
         choose_images(dataset, options.images)
@@ -274,7 +274,7 @@ def _print_faults(dataset: CocoDataset, options: argparse.Namespace) -> None:
     ]
     found = ", ".join(f"{count} x {severity}" for severity, count in counts if count)
     if found:
-        _say(f"{found}: see mrcnn-data check {options.root} {' '.join(options.splits)}")
+        _say(f"{found}: see mrcnn-data check {as_arguments(options)}")
 
 
 def _check_at_least(options: argparse.Namespace, least: int, *names: str) -> None:
@@ -291,15 +291,6 @@ def _check_outputs(*paths: Path | None, inputs: Sequence[Path]) -> None:
         if path.exists() and any(path.resolve().is_relative_to(one.resolve()) for one in inputs):
             raise OutputError(f"{visible(path)} exists and is an input of this command: choose another output")
     check_outputs(given)
-
-
-def _inputs(options: argparse.Namespace) -> list[Path]:
-    """Return the annotation files and image folders of the splits; those that do not exist are reported later."""
-    found: list[Path] = []
-    for split in options.splits:
-        with contextlib.suppress(DatasetError):
-            found += find_split(options.root, split)
-    return found
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn_data import CocoDataset, DatasetError, EvalLoader, OptionError, Report, TrainLoader, check_datasets, visible
+from mrcnn_data import (
+    CocoDataset,
+    DatasetError,
+    EvalLoader,
+    OptionError,
+    Report,
+    TrainLoader,
+    check_datasets,
+    find_split,
+    visible,
+)
 from mrcnn_eval import CocoEvaluator, class_difference
 from mrcnn_train.config.fit import describe_fit
 from mrcnn_train.config.options import DataOptions, EvalOptions, RunConfig, TrainOptions
@@ -85,7 +95,18 @@ def open_train(data: DataOptions) -> CocoDataset:
             cache_dir=data.cache_dir,
         )
     assert data.root is not None
-    return CocoDataset.from_root(data.root, as_list(data.train), on_error=data.on_error, cache_dir=data.cache_dir)
+    splits = as_list(data.train)
+    _require_splits(data.root, splits, cure="give data.train=NAME")
+    return CocoDataset.from_root(data.root, splits, on_error=data.on_error, cache_dir=data.cache_dir)
+
+
+def _require_splits(root: str, splits: Iterable[str], *, cure: str) -> None:
+    """Raise DatasetError, with what to do, if a split does not exist."""
+    for split in splits:
+        try:
+            find_split(root, split)
+        except DatasetError as error:
+            raise DatasetError(f"{error}: {cure}" if Path(root).is_dir() else str(error)) from error
 
 
 def open_val(data: DataOptions, train: CocoDataset) -> list[ValSet]:
@@ -111,6 +132,7 @@ def _open_each_val(data: DataOptions) -> Iterator[tuple[str, CocoDataset]]:
         return
     for split in as_list(data.val):
         assert data.root is not None
+        _require_splits(data.root, [split], cure="give data.val=NAME, or data.val=null to train without evaluation")
         yield split, CocoDataset.from_root(data.root, split, on_error=data.on_error, cache_dir=data.cache_dir)
 
 
