@@ -66,10 +66,7 @@ def check(options: argparse.Namespace) -> int:
             unopened[split] = str(error)
     reports = check_datasets(datasets, image_files=not options.no_images)
     for split, dataset in datasets.items():
-        counts = f"{len(dataset)} images, {dataset.num_objects().sum()} objects, {dataset.num_classes - 1} classes"
-        _say(f"{split}: {counts}")
-        _say(f"    {scoring_summary(dataset)}")
-        _print_findings(reports[split], advises_json=options.json is None)
+        _print_check(split, dataset, reports[split], advises_json=options.json is None)
     results: list[dict[str, Any]] = [
         {"split": split, "error": unopened[split], "exit_code": 2}
         if split in unopened
@@ -111,7 +108,10 @@ def _check_record(split: str, dataset: CocoDataset, report: Report) -> dict[str,
     }
 
 
-def _print_findings(report: Report, *, advises_json: bool) -> None:
+def _print_check(split: str, dataset: CocoDataset, report: Report, *, advises_json: bool) -> None:
+    counts = f"{len(dataset)} images, {dataset.num_objects().sum()} objects, {dataset.num_classes - 1} classes"
+    _say(f"{split}: {counts}")
+    _say(f"    {scoring_summary(dataset)}")
     findings = report.by_severity()
     for finding in findings:
         _say(finding)
