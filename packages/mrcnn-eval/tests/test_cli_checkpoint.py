@@ -17,6 +17,7 @@ pytest.importorskip("tensorflow")
 
 from mrcnn_eval.cli import main
 from mrcnn_model import PrecisionChoice
+from mrcnn_ops import Driver, Gpu
 
 
 def metrics(directory):
@@ -99,10 +100,22 @@ def test_the_precision_is_this_machine_s_and_printed(checkpoint, root, chosen, c
     run = checkpoint()
     assert main(["--checkpoint", str(run), "--limit", "1"]) == 0
     line = "precision: mixed_bfloat16 (auto: CPU with AMX, 4.9 times float32 here)"
-    assert capsys.readouterr().out.splitlines()[1] == line
+    assert capsys.readouterr().out.splitlines()[1:3] == ["device: CPU (no GPU is visible)", line]
     assert metrics(run)["settings"]["precision"] == "mixed_bfloat16"
     assert main(["--checkpoint", str(run), "--images", str(root / "val/1.png"), "--precision", "auto"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == line
+    assert capsys.readouterr().out.splitlines()[1:3] == ["device: CPU (no GPU is visible)", line]
+
+
+def test_a_gpu_that_would_not_be_used_is_one_line_with_the_cure(checkpoint, monkeypatch, capsys):
+    assert main(["--checkpoint", str(checkpoint()), "--device", "gpu"]) == 2
+    error = capsys.readouterr().err
+    assert "no GPU is visible" in error
+    assert "--device cpu computes without GPUs" in error
+    monkeypatch.setattr("mrcnn_model.device.read_driver", lambda: Driver((12, 9), (Gpu("NVIDIA H100", "aa"),)))
+    assert main(["--checkpoint", str(checkpoint())]) == 2
+    assert "the driver shows 1 GPU (NVIDIA H100), but TensorFlow sees none" in capsys.readouterr().err
+    assert main(["--checkpoint", str(checkpoint()), "--device", "cpu", "--limit", "1"]) == 0
+    assert "device: CPU\n" in capsys.readouterr().out
 
 
 def test_a_given_precision_is_used_and_a_difference_is_named(checkpoint, chosen, capsys):

@@ -105,9 +105,7 @@ def predict(tmp_path, monkeypatch):
     run.inferences = 0
     card = SimpleNamespace(category_ids=[3], class_names=["cat"], buckets=[[64, 64]], short_edge=64, max_size=64)
     model = SimpleNamespace(config=SimpleNamespace(score_threshold=0.05))
-    monkeypatch.setattr(
-        "mrcnn_eval.command.prediction.load_checkpoint", lambda checkpoint, *, precision: (model, card, "float32")
-    )
+    monkeypatch.setattr("mrcnn_eval.command.prediction.load_checkpoint", lambda arguments: (model, card, "float32"))
     monkeypatch.setattr("mrcnn_eval.inference.detection.detect_dataset", detect)
     return run
 

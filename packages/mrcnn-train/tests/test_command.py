@@ -94,6 +94,8 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["+experiment=demo", "data.augmentation.contrast=x"], ["data.augmentation.contrast", "'x'"]),
         (["+experiment=demo", "data.repeat_threshold=2"], ["data.repeat_threshold", "0 to 1"]),
         (["+experiment=demo", "data.on_error=ignore"], ["data.on_error", "'ignore'", "one of raise, skip"]),
+        (["+experiment=demo", "device=cuda"], ["device", "'cuda'", "auto, cpu, gpu"]),
+        (["+experiment=demo", "device=gpu", "dry_run=true"], ["no GPU is visible", "device=cpu"]),
         (["+experiment=demo", "precision=fp16"], ["precision", "'fp16'", "mixed_float16, mixed_bfloat16"]),
         (["+experiment=demo", "optimizer.name=adam"], ["optimizer.name", "'adam'", "sgd, lars, novograd"]),
         (["+experiment=demo", "optimizer.decay=cosine"], ["optimizer.decay=cosine", "optimizer.drop_fractions=[]"]),

@@ -1,14 +1,10 @@
 """The place of a process under each launcher, and the cores and the GPU that it takes."""
 
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 
+from mrcnn_model import Device
 from mrcnn_train import ConfigError
-from mrcnn_train.job.devices import check_gpus_differ, gpu_uuid, own_gpu
+from mrcnn_train.job.devices import check_gpus_differ, describe_devices, use_own_device
 from mrcnn_train.job.place import Place, check_alone, launched_place, tasks_per_node
 
 # Seen in tasks of Slurm 22.05: `srun -N 2 -n 3`, the task of the second node.
@@ -98,14 +94,6 @@ def test_one_process_in_a_slurm_job_of_several() -> None:
     check_alone(SRUN)
 
 
-def test_own_gpu() -> None:
-    place = Place(5, 8, local_rank=1, local_size=4)
-    assert own_gpu(place, ["a", "b", "c", "d"]) == "b"
-    assert own_gpu(place, ["only"]) == "only"  # the launcher shows each process its own
-    with pytest.raises(ConfigError, match="4 processes on a machine of 2 GPUs"):
-        own_gpu(place, ["a", "b"])
-
-
 def test_processes_that_share_a_gpu() -> None:
     check_gpus_differ(["a", "b"])
     check_gpus_differ([None, None])
@@ -115,29 +103,27 @@ def test_processes_that_share_a_gpu() -> None:
         check_gpus_differ(["a", None])
 
 
-FAKE_DRIVER = """
-#include <string.h>
-int cuInit(unsigned flags) { return 0; }
-int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
-int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal >= COUNT; }
-int cuDeviceGetUuid_v2(unsigned char *uuid, int device) { memset(uuid, device, 16); return 0; }
-"""
+def test_devices_of_several_processes_are_counted() -> None:
+    devices = [Device("NVIDIA H100", f"number {n} of 8", f"{n}") for n in range(8)]
+    assert describe_devices(devices) == "8 x NVIDIA H100"
+    assert describe_devices([*devices[:1], Device("Tesla T4", "", "t")]) == "1 x NVIDIA H100, 1 x Tesla T4"
+    assert describe_devices(devices[3:4]) == "NVIDIA H100 (number 3 of 8)"
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to build a pretended driver with")
-@pytest.mark.parametrize(("count", "uuid"), [(0, None), (1, "28" * 16), (4, "2a" * 16)])
-def test_gpu_uuid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, uuid: str | None) -> None:
-    library = tmp_path / "driver.so"
-    build = ["gcc", "-shared", "-fPIC", f"-DCOUNT={count}", "-xc", "-", "-o", library]
-    subprocess.run(build, input=FAKE_DRIVER, text=True, check=True)
-    driver = ctypes.CDLL(str(library))
-    monkeypatch.setattr("mrcnn_train.job.devices.ctypes.CDLL", lambda name: driver)
-    assert gpu_uuid(local_rank=2) == uuid
+def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+    monkeypatch.setattr("mrcnn_model.device.use_device", lambda wanted, **options: asked.update(options, wanted=wanted))
+    use_own_device(Place(5, 8, local_rank=1, local_size=4), "gpu")
+    assert asked == {"wanted": "gpu", "number": 1, "processes": 4}
 
 
-def test_gpu_uuid_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ctypes.CDLL:
-        raise OSError(name)
+def test_a_device_that_cannot_be_used_is_an_error_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no GPU is visible.*device=cpu computes without GPUs"):
+        use_own_device(Place(), "gpu")
 
-    monkeypatch.setattr("mrcnn_train.job.devices.ctypes.CDLL", missing)
-    assert gpu_uuid(local_rank=0) is None
+    def other_tensorflow(*_, **__):
+        raise ImportError("mrcnn_ops was built for TensorFlow 2.20")
+
+    monkeypatch.setattr("mrcnn_model.device.use_device", other_tensorflow)
+    with pytest.raises(ConfigError, match="was built for TensorFlow"):
+        use_own_device(Place(), "auto")

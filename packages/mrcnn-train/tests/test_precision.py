@@ -183,6 +183,7 @@ def test_the_plan_has_the_choice_and_the_run_keeps_it(command, machine) -> None:
     assert command("train.max_steps=1") == line
     assert saved_precision() == "mixed_bfloat16"
     assert f"precision:        {line}" in Path("run/report.md").read_text()
+    assert "device:           CPU (no GPU is visible)" in Path("run/report.md").read_text()
     assert command("resume=run", "train.max_steps=2") == "mixed_bfloat16"
 
 

@@ -5,13 +5,23 @@ Importing this package does not import TensorFlow; the first use of a name that 
 
 from typing import TYPE_CHECKING
 
-from mrcnn_model.config import AUTO_PRECISION, PRECISIONS, ModelConfig, OptionError, PrecisionChoice, choose_precision
+from mrcnn_model.config import (
+    AUTO_PRECISION,
+    DEVICES,
+    PRECISIONS,
+    DeviceError,
+    ModelConfig,
+    OptionError,
+    PrecisionChoice,
+    choose_precision,
+)
 from mrcnn_model.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from mrcnn_model.building import build_model
     from mrcnn_model.checkpoint import flush, load_model, save_model, variable_key
     from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
+    from mrcnn_model.device import Device, use_device
     from mrcnn_model.export.portable import PORTABLE_OPS
     from mrcnn_model.flops import count_flops
     from mrcnn_model.mask_rcnn import MaskRCNN
@@ -31,6 +41,7 @@ _MODULES = {
     "building": ("build_model",),
     "checkpoint": ("flush", "load_model", "save_model", "variable_key"),
     "detection_ops": ("COMPILED_OPS", "DetectionOps"),
+    "device": ("Device", "use_device"),
     "export.portable": ("PORTABLE_OPS",),
     "flops": ("count_flops",),
     "mask_rcnn": ("MaskRCNN",),
@@ -51,11 +62,14 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "AUTO_PRECISION",
     "COMPILED_OPS",
+    "DEVICES",
     "PORTABLE_OPS",
     "PRECISIONS",
     "CheckpointError",
     "DetectionOps",
     "Detections",
+    "Device",
+    "DeviceError",
     "Losses",
     "MaskRCNN",
     "ModelCard",
@@ -78,6 +92,7 @@ __all__ = [
     "require_weights",
     "resolve_checkpoint",
     "save_model",
+    "use_device",
     "variable_key",
 ]
 

@@ -1,6 +1,7 @@
 """Compiled TensorFlow ops for Mask R-CNN: CPU kernels of all of them, CUDA kernels of all but `encode_masks`."""
 
 from mrcnn_ops.detections import NmsDetections, multiclass_nms
+from mrcnn_ops.driver import Driver, Gpu, read_driver, too_old
 from mrcnn_ops.library import build_info
 from mrcnn_ops.mask_encoding import encode_masks
 from mrcnn_ops.matching import BoxMatches, match_boxes
@@ -9,7 +10,9 @@ from mrcnn_ops.roi_align import multilevel_roi_align
 
 __all__ = [
     "BoxMatches",
+    "Driver",
     "GeneratedProposals",
+    "Gpu",
     "NmsDetections",
     "build_info",
     "encode_masks",
@@ -17,4 +20,6 @@ __all__ = [
     "match_boxes",
     "multiclass_nms",
     "multilevel_roi_align",
+    "read_driver",
+    "too_old",
 ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+
+from mrcnn_ops.driver import read_driver, too_old
 
 
 def _find(name: str, folders: Iterable[str]) -> Path:
@@ -45,6 +48,9 @@ def load_library(folders: Iterable[str]) -> tuple[Any, dict[str, str]]:
     check_tensorflow(build["tensorflow"], tf.__version__)
     path = str(_find("libmrcnn_ops.so", folders))
     ops = tf.load_op_library(path)
+    fault = None if build["cuda"] == "none" else too_old(read_driver(), build["cuda"])
+    if fault is not None:  # at the first op it would be "CUDA error 35"
+        warnings.warn(f"mrcnn_ops: {fault}", RuntimeWarning, stacklevel=2)
     instruction_set = ctypes.CDLL(path).mrcnn_ops_instruction_set
     instruction_set.restype = ctypes.c_char_p
     return ops, {**build, "instruction_set": instruction_set().decode()}

@@ -112,7 +112,7 @@ def _start_or_run(composed: DictConfig, place: Place) -> int:
         if is_multirun():
             raise ConfigError("--multirun starts jobs one by one: give launch.processes instead of using a launcher")
         number_of_processes(composed.launch, place)  # raises before this process waits for the others
-        processes = meet(place, bind_cores=composed.distributed.bind_cores)
+        processes = meet(place, bind_cores=composed.distributed.bind_cores, device=composed.device)
         return run(_config_of_rank_0(composed, processes), processes)
     config = launched_config(composed)
     if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
@@ -127,7 +127,7 @@ def _start_or_check(composed: DictConfig, place: Place) -> int:
     from mrcnn_train.runner import meet
 
     if place.size > 1:
-        processes = meet(place, bind_cores=composed.distributed.bind_cores)
+        processes = meet(place, bind_cores=composed.distributed.bind_cores, device=composed.device)
         return preflight(_config_of_rank_0(composed, processes, needs_experiment=False), processes)
     config = launched_config(composed, needs_experiment=False)
     if config.launch.hosts is not None:

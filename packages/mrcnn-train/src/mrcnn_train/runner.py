@@ -26,6 +26,7 @@ from mrcnn_train.config.precision import needs_choice, settle_precision
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.devices import describe_devices
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import Place, launched_place
 from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
@@ -58,14 +59,19 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
     with StopSignals(speaks=place.rank == 0) as stop, _quiet_unless_first(place):
         try:
             if not config.dry_run:
-                return _run(config, processes or meet(place, bind_cores=config.distributed.bind_cores), stop)
+                return _run(
+                    config,
+                    processes or meet(place, bind_cores=config.distributed.bind_cores, device=config.device),
+                    stop,
+                )
             with stop.raising():
                 if place.rank == 0:
                     _prepare_folders(config)
                     data = _open(config, rank=0, size=size)
                     with data.loader:
                         _has_finished(config, data)
-                        _settle_precision(config, data, Processes(place))
+                        processes = Processes(place)
+                        _settle_precision(config, _settle_device(config, data, processes), processes)
                 return 0
         except StopRequested as request:
             if stop.received is not None:  # otherwise another process received it
@@ -94,6 +100,7 @@ def _run(config: RunConfig, processes: Processes, stop: StopSignals) -> int:
             finished = processes.together(lambda: _has_finished(config, data) if place.rank == 0 else None)
             if processes.broadcast(finished):
                 return 0
+            data = _settle_device(config, data, processes)
             config, data = _settle_precision(config, data, processes)
             exit_code = _train(config, data, processes=processes, stop=stop)
             # A launcher kills the other processes when one ends by a signal, so rank 0 must have written everything.
@@ -108,7 +115,7 @@ def _leave_together(processes: Processes, stop: StopSignals) -> None:
             raise StopRequested(number)
 
 
-def meet(place: Place, *, bind_cores: bool = True) -> Processes:
+def meet(place: Place, *, bind_cores: bool = True, device: str = "auto") -> Processes:
     """Join the other processes of the job, if there are any.
 
     Raises:
@@ -116,7 +123,7 @@ def meet(place: Place, *, bind_cores: bool = True) -> Processes:
     """
     if place.size > 1:
         import_tensorflow_quietly()  # Horovod needs it; a single process imports it after checking its input
-    return connect(place, bind_cores=bind_cores)
+    return connect(place, bind_cores=bind_cores, device=device)
 
 
 def _has_finished(config: RunConfig, data: RunData) -> bool:
@@ -213,6 +220,22 @@ def _check_weights(config: RunConfig, *, warn: bool) -> None:
             raise ConfigError(f"model.weights: {error}") from error
 
 
+def _settle_device(config: RunConfig, data: RunData, processes: Processes) -> RunData:
+    """Choose the device of a single process, add the line about the devices to the plan, and print it.
+
+    Raises:
+        ConfigError: see `use_own_device`.
+    """
+    import_tensorflow_quietly()
+    return _with_line(data, "device", describe_devices(processes.devices(config.device)))
+
+
+def _with_line(data: RunData, what: str, text: str) -> RunData:
+    line = plan_line(what, text)
+    print(line, flush=True)
+    return data._replace(described=f"{data.described}\n{line}")
+
+
 def _settle_precision(config: RunConfig, data: RunData, processes: Processes) -> tuple[RunConfig, RunData]:
     """Replace `precision=auto`, and add the line about the precision to the plan and print it.
 
@@ -224,9 +247,7 @@ def _settle_precision(config: RunConfig, data: RunData, processes: Processes) ->
         import_tensorflow_quietly()
         choices = processes.gather(processes.together(choose_precision))
     config, text = processes.together(lambda: settle_precision(config, choices))
-    line = plan_line("precision", text)
-    print(line, flush=True)
-    return config, data._replace(described=f"{data.described}\n{line}")
+    return config, _with_line(data, "precision", text)
 
 
 def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals) -> int:

@@ -12,6 +12,7 @@ from mrcnn_eval.command.output import progress_bar
 from mrcnn_model import (
     AUTO_PRECISION,
     CheckpointError,
+    DeviceError,
     choose_precision,
     find_checkpoint,
     import_tensorflow_quietly,
@@ -32,31 +33,29 @@ class Loaded(NamedTuple):
     precision: str
 
 
-def load_checkpoint(checkpoint: Path, *, precision: str | None = None) -> Loaded:
-    """Load the model of a checkpoint or run directory; print which checkpoint it is, and a precision that is chosen.
-
-    Args:
-        checkpoint: the directory.
-        precision: one of `mrcnn_model.PRECISIONS`; by default, or "auto", the fastest of this machine.
+def load_checkpoint(arguments: argparse.Namespace) -> Loaded:
+    """Load the model of `--checkpoint`; print which checkpoint it is, its device, and a precision that is chosen.
 
     Raises:
-        UsageError: it does not exist or cannot be loaded.
+        UsageError: it does not exist or cannot be loaded, or the device cannot be used.
     """
+    precision: str = arguments.precision or AUTO_PRECISION
     try:
-        found = find_checkpoint(checkpoint)
+        found = find_checkpoint(arguments.checkpoint)
         require_weights(found.directory)  # before TensorFlow is imported, which takes seconds
         print(f"Checkpoint {visible(found, limit=MAX_MESSAGE)}", flush=True)
         import_tensorflow_quietly()
         try:
-            from mrcnn_model import load_model
+            from mrcnn_model import load_model, use_device
         except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
             raise UsageError(str(error)) from error
-        if precision in (None, AUTO_PRECISION):
+        print(f"device: {use_device(arguments.device or 'auto', cpu_option='--device cpu')}", flush=True)
+        if precision == AUTO_PRECISION:
             choice = choose_precision()
             precision = choice.precision
             print(f"precision: {choice}", flush=True)
         model, card = load_model(found.directory, precision=precision)
-    except CheckpointError as error:
+    except (CheckpointError, DeviceError) as error:
         raise UsageError(str(error)) from error
     return Loaded(model, card, precision)
 

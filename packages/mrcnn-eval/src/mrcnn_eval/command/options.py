@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from mrcnn_data import visible
-from mrcnn_model import AUTO_PRECISION, PRECISIONS
+from mrcnn_model import AUTO_PRECISION, DEVICES, PRECISIONS
 
-NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precision")
+NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precision", "device")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "mask_areas", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
@@ -79,6 +79,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of the arithmetic: {', '.join(PRECISIONS)}, or auto (default), the fastest here",
     )
+    add("--device", choices=DEVICES, metavar="NAME", help="auto (default: a GPU where one is visible), cpu, or gpu")
     add(
         "--output",
         type=Path,

@@ -33,7 +33,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
     _say_left_out(list(left_out.values()))
     names = [DETECTIONS, *drawing_names(pictures)]
     prepare_output(output, names, inputs=pictures)
-    model, card, _ = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
+    model, card, _ = load_checkpoint(arguments)
     apply_limits(model, arguments)
     dataset = Pictures.of(
         {str(path): path for path in pictures}, categories=zip(card.category_ids, card.class_names, strict=True)

@@ -90,7 +90,7 @@ def _scores_below(entry: Mapping[str, Any], threshold: float) -> bool:
 
 def score_checkpoint(arguments: argparse.Namespace, other: OtherRun | None) -> None:
     """Run a checkpoint over a data set and score it."""
-    model, card, precision = load_checkpoint(arguments.checkpoint, precision=arguments.precision)
+    model, card, precision = load_checkpoint(arguments)
     try:
         dataset = open_dataset(arguments, card)
     except DatasetError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mrcnn_model import AUTO_PRECISION, PRECISIONS
+from mrcnn_model import AUTO_PRECISION, DEVICES, PRECISIONS
 from mrcnn_train.config.options import DataOptions, OptimizerOptions, RunConfig, StopOptions, TrainOptions
 from mrcnn_train.config.values import as_list, model_config, short_edges
 from mrcnn_train.errors import ConfigError
@@ -87,6 +87,7 @@ def _check_words(config: RunConfig) -> None:
     optimizer, data = config.optimizer, config.data
     for name, word, known in (
         ("precision", config.precision, (AUTO_PRECISION, *PRECISIONS)),
+        ("device", config.device, DEVICES),
         ("optimizer.name", optimizer.name, OPTIMIZERS),
         ("optimizer.decay", optimizer.decay, DECAYS),
         ("optimizer.rate_per", optimizer.rate_per, RATE_PERIODS),

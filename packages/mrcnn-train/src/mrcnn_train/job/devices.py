@@ -1,69 +1,52 @@
-"""Choose the GPU of a process of the job."""
+"""Choose the GPU or CPU of a process of the job."""
 
 from __future__ import annotations
 
-import ctypes
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+from mrcnn_model import DeviceError
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import Place
 
-UUID_BYTES = 16
+if TYPE_CHECKING:
+    from mrcnn_model import Device
 
 
-def use_own_gpu(place: Place) -> str | None:
-    """Let GPU memory grow as needed, and take one GPU if there are several processes; before TensorFlow uses GPUs.
-
-    Returns:
-        The UUID of the GPU, for `check_gpus_differ`; None for a single process, or without a GPU.
-
-    Raises:
-        ConfigError: there are GPUs, but fewer than processes.
-    """
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if place.size > 1 and gpus:
-        gpus = [own_gpu(place, gpus)]
-        tf.config.set_visible_devices(gpus, "GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    return gpu_uuid(place.local_rank) if place.size > 1 and gpus else None
-
-
-def own_gpu(place: Place, gpus: Sequence[Any]) -> Any:
-    """Return the GPU of a process: that of its local rank, or the only visible one.
+def use_own_device(place: Place, wanted: str) -> Device:
+    """Take the GPU of this process's local rank, or the CPU, before TensorFlow computes; see `mrcnn_model.use_device`.
 
     A single visible GPU may be a different one for each process (Slurm's --gpus-per-task, a wrapper that sets
     CUDA_VISIBLE_DEVICES). `check_gpus_differ` checks this once the processes are connected.
 
+    Args:
+        wanted: the option `device`.
+
     Raises:
-        ConfigError: several GPUs are visible, but fewer than the processes of this machine.
+        ConfigError: there is a GPU that cannot be used as it should be, none for "gpu", or fewer GPUs than processes.
     """
-    if len(gpus) == 1:
-        return gpus[0]
-    if place.local_size > len(gpus):
-        raise ConfigError(
-            f"{place.local_size} processes on a machine of {len(gpus)} GPUs: start as many processes as GPUs"
-        )
-    return gpus[place.local_rank]
-
-
-def gpu_uuid(local_rank: int) -> str | None:
-    """Return the UUID of the GPU that `own_gpu` chooses, from the driver; None without a driver or a GPU."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    count, device, uuid = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * UUID_BYTES)()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
-        return None
-    index = 0 if count.value == 1 else local_rank
-    # v2 also tells the slices of one GPU (MIG) apart.
-    if driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceGetUuid_v2(ctypes.byref(uuid), device):
-        return None
-    return bytes(uuid).hex()
+        from mrcnn_model import use_device
+
+        return use_device(wanted, number=place.local_rank, processes=place.local_size)
+    except (DeviceError, ImportError) as error:  # mrcnn-ops says in one line which TensorFlow it was built for
+        raise ConfigError(str(error)) from error
+
+
+def describe_devices(devices: Sequence[Device]) -> str:
+    """Name the devices of all processes.
+
+    >>> from mrcnn_model import Device
+    >>> describe_devices([Device("CPU", "no GPU is visible")])
+    'CPU (no GPU is visible)'
+    >>> describe_devices([Device("NVIDIA H100", "number 0 of 2", "a"), Device("NVIDIA H100", "number 1 of 2", "b")])
+    '2 x NVIDIA H100'
+    """
+    if len(devices) == 1:
+        return str(devices[0])
+    counts = Counter(device.name for device in devices)
+    return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
 def check_gpus_differ(uuids: Sequence[str | None]) -> None:

@@ -12,17 +12,20 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mrcnn_eval import OtherRankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
 from mrcnn_train.job.cores import gpu_node, take_cores
-from mrcnn_train.job.devices import check_gpus_differ, use_own_gpu
+from mrcnn_train.job.devices import check_gpus_differ, use_own_device
 from mrcnn_train.job.facts import read_gpus
 from mrcnn_train.job.hosts import interface_of, own_address_toward
 from mrcnn_train.job.place import Place, check_alone
 from mrcnn_train.job.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from mrcnn_model import Device
 
 Value = TypeVar("Value")
 
@@ -53,6 +56,20 @@ class Processes:
 
     def __init__(self, place: Place | None = None) -> None:
         self.place = place or Place()
+        self.device: Device | None = None  # of this process, once it is chosen
+
+    def devices(self, wanted: str) -> list[Device]:
+        """Return the devices of all processes. A single process takes its device now, several did when they connected.
+
+        Args:
+            wanted: the option `device`.
+
+        Raises:
+            ConfigError: see `use_own_device`.
+        """
+        if self.device is None:
+            self.device = use_own_device(self.place, wanted)
+        return self.gather(self.device)
 
     @property
     def rank(self) -> int:
@@ -124,7 +141,7 @@ class HorovodProcesses(Processes):
     Every exchange raises PeerLostError if another process has ended or frozen.
     """
 
-    def __init__(self, place: Place, gpu: str | None = None) -> None:
+    def __init__(self, place: Place, device: Device) -> None:
         for variable, value in HOROVOD_DEFAULTS.items():
             os.environ.setdefault(variable, value)
         try:
@@ -146,7 +163,8 @@ class HorovodProcesses(Processes):
             )
         super().__init__(found)
         self._watchdog: Watchdog | None = None
-        check_gpus_differ(self.gather(gpu))
+        self.device = device
+        check_gpus_differ([each.uuid for each in self.gather(device)])
 
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf
@@ -209,11 +227,12 @@ class HorovodProcesses(Processes):
             self._watchdog.progress()
 
 
-def connect(place: Place, *, bind_cores: bool = True) -> Processes:
+def connect(place: Place, *, bind_cores: bool = True, device: str = "auto") -> Processes:
     """Join the other processes of the job, if there are any. Each takes one GPU and its share of the cores.
 
     Args:
         bind_cores: take a share of the cores, near the GPU; False leaves that to the launcher and the system.
+        device: the option of that name. A single process takes its device later: see `Processes.devices`.
 
     Raises:
         ConfigError: Horovod is not installed, or is not the one that started this process; more processes than GPUs.
@@ -224,7 +243,7 @@ def connect(place: Place, *, bind_cores: bool = True) -> Processes:
     if bind_cores:
         nodes = [gpu_node(pci_id) for pci_id in read_gpus().pci_ids[: place.local_size]]
         take_cores(place.local_rank, place.local_size, gpu_nodes=nodes)
-    return HorovodProcesses(place, gpu=use_own_gpu(place))
+    return HorovodProcesses(place, use_own_device(place, device))
 
 
 def _meet(point: slurm.MeetingPoint, place: Place) -> Any:

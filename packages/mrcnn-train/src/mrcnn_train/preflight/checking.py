@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn_data import find_split
+from mrcnn_data import find_split, visible
+from mrcnn_model import import_tensorflow_quietly
 from mrcnn_train.config.options import DataOptions, RunConfig
 from mrcnn_train.config.values import as_list
 from mrcnn_train.errors import ConfigError
+from mrcnn_train.job.devices import describe_devices
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.hosts import Host, Ssh, addresses_of, complaints, is_local, parse_hosts, start
 from mrcnn_train.job.launch import meeting_points, passed_variables
@@ -140,8 +142,11 @@ def measure_exchange(processes: Processes) -> float:
 def preflight(config: RunConfig, processes: Processes) -> int:
     """Check a job whose processes have started, print what was found, and return the exit code."""
     hosts = compare_ranks(config, processes)
+    import_tensorflow_quietly()
+    devices = describe_devices(processes.devices(config.device))
     speed = measure_exchange(processes)
     if processes.rank == 0:
+        print(f"{'device:':17} {visible(devices)}")
         print(f"{'processes:':17} {processes.size} on {hosts} hosts")
         if processes.size > 1:
             print(f"{'exchange:':17} {GRADIENT_BYTES / 1e6:.0f} MB at {speed:.2f} GB/s per process")

@@ -23,7 +23,6 @@ from mrcnn_train.config.options import DataOptions, OptimizerOptions, RunConfig
 from mrcnn_train.config.position import damaged, newest_position
 from mrcnn_train.config.values import as_list, eval_buckets, eval_sizes, model_config
 from mrcnn_train.errors import ConfigError
-from mrcnn_train.job.devices import use_own_gpu
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.training.checkpoint import restore_checkpoint
 from mrcnn_train.training.datasets import require_same_classes
@@ -62,8 +61,6 @@ def prepare(config: RunConfig, train: CocoDataset, processes: Processes) -> Trai
     Raises:
         ConfigError: weights or checkpoint are missing or incomplete, or belong to another model or other classes.
     """
-    if processes.size == 1:
-        use_own_gpu(processes.place)  # several processes have done this when they connected
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,97 @@
+"""The GPU or CPU that a process computes on: chosen once, before TensorFlow computes, and never without a word."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from mrcnn_model.config.devices import DeviceError
+from mrcnn_ops import Driver, build_info, read_driver, too_old
+
+
+class Device(NamedTuple):
+    """What a process computes on.
+
+    Attributes:
+        name: "CPU", or the model of the GPU.
+        note: what else to say about the choice; "" for nothing.
+        uuid: of the GPU, as the driver gives it; None for the CPU, or without NVIDIA's driver.
+    """
+
+    name: str
+    note: str = ""
+    uuid: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.note})" if self.note else self.name
+
+
+def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu_option: str = "device=cpu") -> Device:
+    """Take one GPU, whose memory TensorFlow then takes as it needs it, or the CPU.
+
+    Args:
+        wanted: one of `DEVICES`. "auto" takes a GPU where one is visible; "gpu" requires one.
+        number: which of the visible GPUs. A single one is taken whatever the number is: a launcher may show each
+            process another one.
+        processes: how many processes of this machine take a GPU.
+        cpu_option: how the user chooses the CPU, for messages.
+
+    Raises:
+        DeviceError: there is a GPU, but it cannot be used as it should be; none for "gpu"; fewer GPUs than processes;
+            or TensorFlow has computed something already, and its devices can no longer be chosen.
+    """
+    driver, gpus = read_driver(), tf.config.list_physical_devices("GPU")
+    try:
+        if wanted == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+            return Device("CPU", f"{cpu_option}; {_count(len(gpus))} not used" if gpus else "")
+        fault = device_fault(wanted, driver=driver, num_gpus=len(gpus), kernels=build_info()["cuda"])
+        if fault is not None:
+            raise DeviceError(f"{fault}; {cpu_option} computes without GPUs")
+        if not gpus:
+            return Device("CPU", "no GPU is visible")
+        if 1 < len(gpus) < processes:
+            raise DeviceError(
+                f"{processes} processes on a machine of {len(gpus)} GPUs: start as many processes as GPUs"
+            )
+        index = 0 if len(gpus) == 1 else number
+        tf.config.set_visible_devices(gpus[index], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[index], True)
+    except DeviceError:
+        raise
+    except RuntimeError as error:
+        raise DeviceError(f"TensorFlow computes already, so its device cannot be chosen: {error}") from error
+    return Device(
+        tf.config.experimental.get_device_details(gpus[index]).get("device_name", "GPU"),
+        f"number {index} of {len(gpus)}" if len(gpus) > 1 else "",
+        driver.gpus[index].uuid if driver is not None and len(driver.gpus) == len(gpus) else None,
+    )
+
+
+def device_fault(wanted: str, *, driver: Driver | None, num_gpus: int, kernels: str) -> str | None:
+    """Explain what keeps a machine's GPUs from being used as they should be; None if nothing does.
+
+    Args:
+        wanted: "auto" or "gpu".
+        driver: NVIDIA's, None without one.
+        num_gpus: how many GPUs TensorFlow sees.
+        kernels: `mrcnn_ops.build_info()["cuda"]`.
+    """
+    if num_gpus == 0 and driver is not None and driver.gpus:
+        return (
+            f"the driver shows {_count(len(driver.gpus))} ({driver.gpus[0].name}), but TensorFlow sees none: "
+            "`make gpu` or pip install 'tensorflow[and-cuda]', installs the CUDA libraries that it loads"
+        )
+    if num_gpus == 0:
+        return "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES" if wanted == "gpu" else None
+    if kernels == "none":
+        return (
+            "TensorFlow sees a GPU, but mrcnn-ops was built without CUDA kernels, so its ops would run on the CPU and "
+            "copy the feature maps there: `make gpu` builds them (it needs nvcc)"
+        )
+    return too_old(driver, kernels)
+
+
+def _count(num_gpus: int) -> str:
+    return f"{num_gpus} GPU" + "s" * (num_gpus > 1)
