@@ -6,7 +6,7 @@ BUILD_HOROVOD := PYTHON=$(CURDIR)/$(PY) infra/horovod/build.sh
 PACKAGES := $(wildcard packages/*)
 CXX_SOURCES := $(shell find packages/*/csrc bench -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: help setup horovod lock demo test test-slow fuzz test-kernels test-infra test-docker lint format bench gpu gpu-check wheels clean
+.PHONY: help setup horovod lock demo test test-slow drill fuzz test-kernels test-infra test-docker lint format bench gpu gpu-check wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,10 @@ test: setup ## The fast tests of every package and of the workspace, two package
 test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several processes, faults, fuzzing, torchvision, C++, packages alone
 	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
+
+drill: setup ## Faults staged on tiny runs (signals, full disk, lost ranks): a table of what was survived, ten minutes
+	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the faults of several processes are not tried"
+	$(PY) packages/mrcnn-train/tests/drill.py
 
 FUZZ_MINUTES ?= 20
 fuzz: setup ## Random files for every parser, FUZZ_MINUTES=20 for each; a file that breaks one is kept in tests/fuzz/found

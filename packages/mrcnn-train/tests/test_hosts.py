@@ -49,7 +49,12 @@ def test_hosts_as_written(written: str, host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["a", "a:", "a:0", ":8", "a:8:8", "-oProxyCommand=x:8", "a b:2", "a;id:2", "$(id):1", "@a:1", "-l@a:1"]
+    "written",
+    [
+        *("a", "a:", "a:0", ":8", "a:8:8", "a:-1", "a:1e3", "a:999999", "@a:1", "me@@a:1", "a:1 ", " a:1", ""),
+        *("-oProxyCommand=x:8", "-l@a:1", "me@-oProxyCommand=x:1", "a b:2", "a;id:2", "$(id):1", "`id`:1", "a|b:1"),
+        *("a/b:1", "[::1]:1", "a\n:1", "a:1\n", "a\0:1", "a\x1b[2J:1", "ä:1", "a:١", "a\u202e:1"),  # noqa: RUF001
+    ],
 )
 def test_what_is_no_host_is_refused(written: str) -> None:
     with pytest.raises(ConfigError, match=r"launch\.hosts has"):
