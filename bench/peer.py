@@ -12,12 +12,12 @@ from typing_extensions import Self
 
 
 class Peer:
-    """A process `python SCRIPT INPUTS THREADS OPTION...`; the constructor waits until it is ready."""
+    """A process `python SCRIPT INPUTS THREADS`; the constructor waits until it is ready."""
 
-    def __init__(self, python: Path | str, script: Path, inputs: Path, threads: int, *options: str) -> None:
+    def __init__(self, python: Path | str, script: Path, inputs: Path, threads: int) -> None:
         self._script = script
         self._process = subprocess.Popen(
-            [python, script, inputs, str(threads), *options],
+            [python, script, inputs, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,7 +1,6 @@
 """The torchvision side of bench/model.py: a process in an environment with torch and without TensorFlow.
 
-Called as `torchvision_model.py INPUTS THREADS DTYPE LAYOUT DEVICE`: dtype float32, or bfloat16 or float16 by autocast;
-layout default or channels_last; device cpu or cuda. It reads lines from standard input: `train`, `detect` and `gemm` do
+Called as `torchvision_model.py INPUTS THREADS`. It reads lines from standard input: `train`, `detect` and `gemm` do
 that once and answer with the seconds; `counts` answers with the numbers of samples and detections of the last call,
 `memory` with the most memory that the process has held.
 """
@@ -41,9 +40,7 @@ class NoResizing(GeneralizedRCNNTransform):
 
 
 class Bench:
-    def __init__(self, inputs: dict[str, np.ndarray], dtype: torch.dtype, layout: str, device: str) -> None:
-        self.autocast = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
-        memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    def __init__(self, inputs: dict[str, np.ndarray]) -> None:
         state = {name[8:]: torch.from_numpy(array) for name, array in inputs.items() if name.startswith("weights/")}
         num_classes = len(state["roi_heads.box_predictor.cls_score.bias"])
         backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), TRAINABLE_STAGES)
@@ -56,21 +53,15 @@ class Bench:
         self.model.load_state_dict(state)
         transform = self.model.transform
         self.model.transform = NoResizing(800, 1333, transform.image_mean, transform.image_std)
-        self.model.to(device, memory_format=memory_format)
-        # The transform makes a batch of the images, which the backbone gets in the wanted layout.
-        self.model.backbone.register_forward_pre_hook(
-            lambda _, inputs: tuple(batch.contiguous(memory_format=memory_format) for batch in inputs)
-        )
         self.images = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in inputs["images"]]
-        self.images = [image.to(device) for image in self.images]
         self.targets = [
-            {"boxes": boxes.to(device), "labels": labels.long().to(device), "masks": masks.to(device)}
+            {"boxes": boxes, "labels": labels.long(), "masks": masks}
             for boxes, labels, masks in zip(
                 *(map(torch.from_numpy, inputs[name]) for name in ("gt_boxes", "gt_classes", "full_masks")), strict=True
             )
         ]
         self.proposals = {
-            mode: list(torch.from_numpy(inputs[f"{name}_proposals"]).to(device))
+            mode: list(torch.from_numpy(inputs[f"{name}_proposals"]))
             for mode, name in ((True, "train"), (False, "detect"))
         }
         self.model.rpn.register_forward_hook(lambda rpn, _, output: (self.proposals[rpn.training], output[1]))
@@ -90,8 +81,7 @@ class Bench:
     def train(self) -> None:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast:
-            losses = self.model(self.images, self.targets)
+        losses = self.model(self.images, self.targets)
         total: Any = torch.stack(list(losses.values())).sum()
         total.backward()
         self.optimizer.step()
@@ -99,16 +89,15 @@ class Bench:
 
     def detect(self) -> None:
         self.model.eval()
-        with torch.no_grad(), self.autocast:
+        with torch.no_grad():
             self.counts["detections"] = [len(found["scores"]) for found in self.model(self.images)]
 
 
-def main(inputs_path: str, threads: str, dtype_name: str, layout: str, device: str) -> None:
+def main(inputs_path: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    dtype = getattr(torch, dtype_name)
     with np.load(inputs_path) as file:
-        bench = Bench(dict(file), dtype, layout, device)
-    square = torch.rand(2048, 2048, device=device).to(dtype)
+        bench = Bench(dict(file))
+    square = torch.rand(2048, 2048)
     actions: dict[str, Callable[[], Any]] = {
         "train": bench.train,
         "detect": bench.detect,
@@ -124,8 +113,6 @@ def main(inputs_path: str, threads: str, dtype_name: str, layout: str, device: s
         else:
             begin = time.perf_counter()
             actions[command]()
-            if device == "cuda":
-                torch.cuda.synchronize()
             answer = time.perf_counter() - begin
         print(json.dumps(answer), flush=True)
 
