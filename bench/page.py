@@ -42,7 +42,7 @@ def page_part(results: Sequence[Result]) -> str:
 
 
 def table(result: Result) -> str:
-    command = " ".join(["python", f"bench/{result.benchmark.partition('-')[0]}.py", *result.command])
+    command = " ".join(["python", *result.command])
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     in_precision = f", {result.precision}" if result.precision else ""
     lines = [

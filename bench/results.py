@@ -6,7 +6,7 @@
 - precision: of the arithmetic: "float32", "bfloat16", "float16"; null if the benchmark has no choice of precision
 - machine: the processor, its best instructions for matrix products, and the number of its cores
 - date: the day (UTC), "2026-12-01"
-- command: the arguments of the script
+- command: the script and its arguments, with PATH for absolute paths
 - versions: those of Python and of the libraries that were measured or compared with, by name
 - figures: a list of objects:
   - name: what was measured, unique in the file
@@ -101,7 +101,7 @@ def write_results(
     precision: str | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> int:
-    """Write the figures of this run, print what is wanted and missed, and return the exit code: 1 if any is missed.
+    """Write the figures of this run, print those that have a target, and return the exit code: 1 if any is missed.
 
     Args:
         versions: of libraries in another environment.
@@ -113,7 +113,7 @@ def write_results(
         precision,
         machine(),
         time.strftime("%Y-%m-%d", time.gmtime()),
-        sys.argv[1:],
+        own_command(),
         {**own_versions(), **(versions or {})},
         list(figures),
     )
@@ -142,6 +142,11 @@ def read_results(folder: Path = RESULTS) -> list[Result]:
         content: dict[str, Any] = json.loads(path.read_text())
         results.append(Result(**{**content, "figures": [Figure(**figure) for figure in content["figures"]]}))
     return results
+
+
+def own_command() -> list[str]:
+    """Return the script and its arguments, without the folders of this machine."""
+    return [f"bench/{Path(sys.argv[0]).name}", *(re.sub(r"(^|=)/.*", r"\1PATH", word) for word in sys.argv[1:])]
 
 
 def own_versions() -> dict[str, str]:

@@ -10,7 +10,6 @@ its evaluation.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -73,23 +72,18 @@ def main() -> int:
         folder = Path(name)
         run_dir = f"run.dir={folder / 'run'}"
         demo = [python, "-c", FIRST_STEP, *DEMO, run_dir, "run.exist=overwrite"]
-        command = [python, "-m", "mrcnn_eval", "--help"]
-        imported = [python, "-c", "import mrcnn_data"]
-        return write_results(
-            "start",
-            [
-                Figure(
-                    "demo, to the end of the first step",
-                    median_seconds(demo, folder, repeats=options.demo_repeats, until="first step"),
-                    "s",
-                    at_most=20.0,
-                ),
-                Figure("mrcnn-eval --help", median_seconds(command, folder, repeats=options.repeats), "s", at_most=1.5),
-                Figure(
-                    "import mrcnn_data", median_seconds(imported, folder, repeats=options.repeats), "s", at_most=0.5
-                ),
-            ],
-        )
+        shown_help = [python, "-m", "mrcnn_eval", "--help"]
+        import_data = [python, "-c", "import mrcnn_data"]
+        first_step = median_seconds(demo, folder, repeats=options.demo_repeats, until="first step")
+        shown, imported = (median_seconds(one, folder, repeats=options.repeats) for one in (shown_help, import_data))
+    return write_results(
+        "start",
+        [
+            Figure("demo, to the end of the first step", first_step, "s", at_most=20.0),
+            Figure("mrcnn-eval --help", shown, "s", at_most=1.5),
+            Figure("import mrcnn_data", imported, "s", at_most=0.5),
+        ],
+    )
 
 
 if __name__ == "__main__":
