@@ -70,8 +70,7 @@ def main() -> int:
     print(f"machine: {machine()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_dir = f"run.dir={folder / 'run'}"
-        demo = [python, "-c", FIRST_STEP, *DEMO, run_dir, "run.exist=overwrite"]
+        demo = [python, "-c", FIRST_STEP, *DEMO]
         shown_help = [python, "-m", "mrcnn_eval", "--help"]
         import_data = [python, "-c", "import mrcnn_data"]
         first_step = median_seconds(demo, folder, repeats=options.demo_repeats, until="first step")
