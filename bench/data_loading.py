@@ -30,6 +30,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from machine import machine, shared_data
+from results import Figure, write_results
 
 from mrcnn_data import Augmentation, Batch, CocoDataset, TrainLoader, default_buckets
 from mrcnn_data.images import resized_sizes
@@ -70,24 +71,24 @@ def main() -> int:
     share = statistics.median(one / other for one, other in zip(rates, limits, strict=True))
     print(f"decode + resize limit: {limit:7.1f} images/s  (rounds: {', '.join(f'{one:.0f}' for one in limits)})")
     print(f"TrainLoader:           {rate:7.1f} images/s  (rounds: {', '.join(f'{one:.0f}' for one in rates)})")
-    passed = verdict(f"share of the limit: {share:.1%}", share >= LEAST_SHARE_OF_LIMIT, "at least 65 %")
-
+    figures = [
+        Figure("decode + resize alone", limit, "images/s"),
+        Figure("TrainLoader", rate, "images/s"),
+        Figure("TrainLoader, share of decode + resize", 100 * share, "%", at_least=100 * LEAST_SHARE_OF_LIMIT),
+    ]
     torch_rate = torch_loader_rate(
         options.torch_python, options.data_root, options.threads, seconds=2 * options.seconds
     )
     if torch_rate is not None:
         print(f"torch DataLoader:      {torch_rate:7.1f} images/s")
-        times = rate / torch_rate
-        passed &= verdict(f"TrainLoader / torch: {times:.1f}", times >= LEAST_TIMES_TORCH, "at least 5")
+        figures += [
+            Figure("torch DataLoader", torch_rate, "images/s"),
+            Figure("TrainLoader, times torch", rate / torch_rate, "times", at_least=LEAST_TIMES_TORCH),
+        ]
 
     slope = memory_slope(dataset, options.threads)
-    passed &= verdict(f"memory: {slope:+.2f} MB an epoch over {EPOCHS}", slope < MOST_MB_PER_EPOCH, "less than 1")
-    return 0 if passed else 1
-
-
-def verdict(what: str, is_met: bool, target: str) -> bool:
-    print(f"{what} ({target}: {'met' if is_met else 'NOT MET'})", flush=True)
-    return is_met
+    figures.append(Figure(f"memory growth over {EPOCHS} epochs", slope, "MB an epoch", at_most=MOST_MB_PER_EPOCH))
+    return write_results("data_loading", figures)
 
 
 def make_loader(dataset: CocoDataset, num_threads: int) -> TrainLoader:

@@ -15,11 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from results import Figure, write_results
+
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def main() -> None:
     experiment, *overrides = sys.argv[1:] or ["demo", "train.max_steps=20", "eval.limit=8", "log.every=5"]
+    figures: list[Figure] = []
     print(f"{'precision':16} box AP  mask AP  images/s  skipped")
     with tempfile.TemporaryDirectory() as directory:
         for precision in PRECISIONS:
@@ -36,6 +39,13 @@ def main() -> None:
             print(
                 f"{precision:16} {last['box_AP']:6.3f} {last['mask_AP']:8.3f} {speed:9.2f} {skipped:8.0f}", flush=True
             )
+            figures += [
+                Figure(f"{precision}, box AP", last["box_AP"], "AP"),
+                Figure(f"{precision}, mask AP", last["mask_AP"], "AP"),
+                Figure(f"{precision}, speed", speed, "images/s"),
+                Figure(f"{precision}, skipped steps", skipped, "steps"),
+            ]
+    write_results(f"half_precision_{experiment}", figures)
 
 
 if __name__ == "__main__":

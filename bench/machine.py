@@ -11,13 +11,31 @@ from pathlib import Path
 
 import numpy as np
 
+# Instructions that multiply matrices, best first: name, flag in /proc/cpuinfo.
+INSTRUCTIONS = (
+    ("AMX", "amx_bf16"),
+    ("AVX-512 bfloat16", "avx512_bf16"),
+    ("AVX-512", "avx512f"),
+    ("AVX2", "avx2"),
+)
+
 
 def machine() -> str:
-    """Return the name of the processor and the number of its cores."""
+    """Return the name of the processor, its best instructions for matrix products, and the number of its cores."""
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    instructions = [instruction for instruction, flag in INSTRUCTIONS if flag in cpu_flags()]
+    return f"{name}{f' with {instructions[0]}' if instructions else ''}, {os.cpu_count()} cores"
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the features of an x86 processor; none elsewhere."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key: str) -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def shared_data(name: str) -> Path:

@@ -1,344 +1,164 @@
 """Measure training step and inference of R50-FPN beside torchvision's Mask R-CNN: seconds, efficiency, memory.
 
-    make bench-model        or        python bench/model.py --torch-python PYTHON [--repeats 7] [--sizes 1x800x1216]
+    make bench-model        or        python bench/model.py --precision bfloat16 --torch-python PYTHON [--repeats 7]
 
 Both sides have the same weights, images, ground truth and frozen layers (stem, first stage, all norms), and compute in
-float32 on two threads. They run in two processes that take turns. Both compute their proposals, which are then replaced
-by given ones, so that 512 RoIs an image are sampled, 128 of them foreground, and 100 objects are detected; the script
-checks these numbers. A step is forward, backward and an update by SGD with momentum. Neither side resizes images or
-pastes masks.
+the same precision: ours by the model's policy, torchvision by torch's autocast. `auto` is what this machine's training
+would use. torchvision runs in its default layout and in channels_last, and in half precision also in float32; the
+faster layout is the peer. The two sides are processes that take turns, on two threads of the CPU each, or on the GPU
+(where float32 means TF32 on both sides).
+
+Both compute their proposals, which are then replaced by given ones, so that 512 RoIs an image are sampled, 128 of them
+foreground, and 100 objects are detected; the script checks these numbers. A step is forward, backward and an update by
+SGD with momentum. Neither side resizes images or pastes masks.
 
 FLOP are those of our graph, for both sides, although torchvision's mask head computes more: masks of all classes.
-Efficiency is FLOP / seconds / GEMM rate; the GEMM rate is the best of NumPy, TensorFlow and torch for 2048 x 2048
-matrices. Memory is the most that a process has held up to its last step, with inputs, weights and framework. After the
-comparison each part of the network runs alone. Its time is shown beside two limits: the time of its products at the
-GEMM rate, and the time to read their inputs and write their outputs once at the speed of a copy.
+Efficiency is FLOP / seconds / GEMM rate; the GEMM rate is the best of TensorFlow and torch, and in float32 NumPy, for
+square matrices of the precision. Memory is the most that a process has held up to its last step, with inputs, weights
+and framework; on a GPU, the most that tensors have held. After the comparison each part of the network runs alone. Its
+time is shown beside two limits: the time of its products at the GEMM rate, and the time to read their inputs and write
+their outputs once at the speed of a copy.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
-from machine import copy_gigabytes_per_second, machine, peak_gigabytes
+from machine import copy_gigabytes_per_second, cpu_flags, machine
 from peer import Peer
-from timing import gemm_gflops, seconds_of
+from results import Figure, write_results
+from timing import gemm_gflops, gpu_gigabytes_per_second, use_device
 
-import mrcnn_ops
-from mrcnn_model import DetectionOps, ModelConfig, build_model, count_flops, fill_model
-from mrcnn_model.targets import GroundTruth, anchor_targets, roi_targets
-from mrcnn_model.weights import LAYOUTS, export_weights
+from mrcnn_model import choose_precision
 
-THREADS = 2
-NUM_OBJECTS = 20
-PRODUCTS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul", "BatchMatMulV2")  # types of ops
-SIZES = ("1x800x1216", "2x320x480")  # images x height x width
-CONFIG = ModelConfig(
-    freeze_affine=True,
-    zero_residual_scale=False,
-    symmetric_padding=True,
-    round_anchors=True,
-    roi_align_aligned=False,
-    keep_padding_anchors=True,
-)
-WANTED = {"train": 1.0, "detect": 1.3}  # times torchvision's speed
-WANTED_EFFICIENCY = 0.55  # of the step at 800 px
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+
+from our_model import CONFIG, KINDS, POLICIES, give_weights, make_inputs
+
 HERE = Path(__file__).resolve().parent
-Arrays = dict[str, np.ndarray]
+THREADS = 2
+GEMM_REPEATS = 15
+SIZES = ("1x800x1216", "2x320x480")  # images x height x width
+LAYOUTS = ("contiguous", "channels_last")
+TITLES = {"train": "step", "detect": "inference"}
+TIMES, TIMES_FLOAT32, OF_GEMM = "times torchvision", "times torchvision in float32", "of GEMM"
+
+# What is wanted on a CPU, by precision and size: the least, and an aim if there is one.
+WANTED: dict[tuple[str, str], dict[str, tuple[float, float | None]]] = {
+    ("float32", "1x800x1216"): {
+        f"step, {TIMES}": (1.5, None),
+        f"step, {OF_GEMM}": (0.55, 0.75),
+        f"inference, {TIMES}": (1.3, None),
+    },
+    ("float32", "2x320x480"): {f"step, {TIMES}": (2.0, None), f"inference, {TIMES}": (1.3, None)},
+    ("bfloat16", "1x800x1216"): {
+        f"step, {TIMES}": (3.0, None),
+        f"step, {TIMES_FLOAT32}": (7.0, None),
+        f"step, {OF_GEMM}": (0.5, 0.65),
+        f"inference, {TIMES}": (4.0, None),
+    },
+    ("bfloat16", "2x320x480"): {f"step, {TIMES}": (2.5, None), f"step, {TIMES_FLOAT32}": (6.0, None)},
+}
+
+
+class Setting(NamedTuple):
+    """What both sides are told."""
+
+    precision: str
+    device: str
+    torch_python: Path
+    repeats: int
 
 
 class Limits(NamedTuple):
-    """What the machine can do."""
+    """What the device can do."""
 
     gflops: float  # a matrix product
     gigabytes: float  # copied per second, read plus written
 
 
-# ---- inputs ---------------------------------------------------------------------------------------------------------
+class Turns(NamedTuple):
+    """Medians of turns with one variant of torchvision; pairs are ours and torchvision's."""
+
+    precision: str  # of torchvision
+    layout: str
+    seconds: dict[str, tuple[float, float]]  # by kind
+    memory: tuple[float, float]  # GiB
+    counts: tuple[dict[str, Any], dict[str, Any]]
+
+    def ratio(self, kind: str) -> float:
+        mine, other = self.seconds[kind]
+        return other / mine
 
 
-def make_inputs(num_images: int, height: int, width: int) -> Arrays:
-    """Make noise with 20 elliptic objects an image, and proposals of which enough are foreground."""
-    rng = np.random.default_rng(0)
-    size = np.array([width, height])
-    edges = rng.uniform(0.05, 0.3, [num_images, NUM_OBJECTS, 2]) * size
-    corners = rng.uniform(0, size - edges)
-    gt_boxes = np.concatenate([corners, corners + edges], axis=-1).astype(np.float32)
-    y, x = np.mgrid[-1:1:112j, -1:1:112j]
-    ellipse = (x * x + y * y <= 1).astype(np.uint8)
-    return {
-        "images": rng.integers(0, 256, [num_images, height, width, 3], np.uint8),
-        "roi_samples": np.array(CONFIG.roi_samples),
-        "image_sizes": np.array([[height, width]] * num_images, np.int32),
-        "gt_boxes": gt_boxes,
-        "gt_classes": rng.integers(1, CONFIG.num_classes, [num_images, NUM_OBJECTS]).astype(np.int32),
-        "gt_masks": np.broadcast_to(ellipse, [num_images, NUM_OBJECTS, *ellipse.shape]),
-        "full_masks": np.stack([[ellipse_in(box, height, width) for box in boxes] for boxes in gt_boxes]),
-        "train_proposals": np.stack([some_proposals(rng, boxes, size, CONFIG.train_proposals) for boxes in gt_boxes]),
-        "detect_proposals": np.stack([some_proposals(rng, boxes, size, CONFIG.detect_proposals) for boxes in gt_boxes]),
-    }
+class Measured(NamedTuple):
+    """The measurements of one size."""
+
+    turns: list[Turns]
+    limits: Limits
+    flops: dict[str, int]
+    parts: list[list[Any]]
+    versions: dict[str, str]
+
+    def peer(self, kind: str, precision: str) -> Turns:
+        """Return the turns with torchvision's better layout."""
+        return min((one for one in self.turns if one.precision == precision), key=lambda one: one.ratio(kind))
 
 
-def ellipse_in(box: np.ndarray, height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width] + 0.5
-    x1, y1, x2, y2 = box
-    return (((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1).astype(np.uint8)
+def measure(size: str, setting: Setting) -> Measured:
+    """Run both sides. One variant of torchvision runs at a time, so that only two processes hold memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inputs.npz"
+        inputs = make_inputs(*map(int, size.split("x")))
+        give_weights(inputs)
+        np.savez(path, allow_pickle=False, **inputs)
+        del inputs
+        turns: list[Turns] = []
+        precision, device = setting.precision, setting.device
+        with Peer(sys.executable, HERE / "peers" / "our_model.py", path, THREADS, precision, device) as ours:
+            for theirs_precision in dict.fromkeys((precision, "float32")):
+                for layout in LAYOUTS:
+                    script, options = HERE / "peers" / "torchvision_model.py", (theirs_precision, device, layout)
+                    with Peer(setting.torch_python, script, path, THREADS, *options) as theirs:
+                        if not turns:
+                            limits = measure_limits(theirs, setting)
+                            versions = theirs.ask("versions")
+                        turns.append(take_turns(ours, theirs, theirs_precision, layout, setting.repeats))
+            return Measured(turns, limits, ours.ask("flops"), ours.ask(f"parts {min(setting.repeats, 5)}"), versions)
 
 
-def some_proposals(rng: np.random.Generator, gt_boxes: np.ndarray, size: np.ndarray, count: int) -> np.ndarray:
-    """Return float32 [count, 4]: a quarter are objects moved by a tenth of their size, the others lie anywhere."""
-    near = gt_boxes[rng.integers(0, len(gt_boxes), count // 4)]
-    edges = near[:, 2:] - near[:, :2]
-    near = near + (rng.uniform(-0.1, 0.1, [len(near), 4]) * np.concatenate([edges, edges], axis=-1))
-    edges = np.exp(rng.uniform(np.log(16), np.log(size / 2), [count - len(near), 2]))
-    corners = rng.uniform(0, size - edges)
-    boxes = np.concatenate([near, np.concatenate([corners, corners + edges], axis=-1)])
-    return rng.permutation(boxes.clip(0, [*size, *size])).astype(np.float32)
-
-
-def give_weights(inputs: Arrays) -> None:
-    """Add random weights under torchvision's names, and a score threshold that 2,000 candidates of ours reach."""
-    keras.utils.set_random_seed(0)
-    bench = Bench(inputs | {"score_threshold": np.array(0.0)})
-    head = bench.model.box_stages[0].head
-    head.logits.kernel.assign(head.logits.kernel.value * 20)  # otherwise all classes have nearly the same score
-    inputs |= {f"weights/{name}": array for name, array in export_weights(bench.model, LAYOUTS["torchvision"]).items()}
-    scores = np.sort(bench.scores().numpy().reshape(len(inputs["images"]), -1), axis=-1)
-    inputs["score_threshold"] = scores[:, -2000].min()
-
-
-# ---- our side -------------------------------------------------------------------------------------------------------
-
-
-class Bench:
-    """Our network with given proposals; the functions are compiled at their first call."""
-
-    def __init__(self, inputs: Arrays) -> None:
-        self.tensors = {
-            name: tf.constant(array)
-            for name, array in inputs.items()
-            if name != "full_masks" and not name.startswith("weights/")
-        }
-        num_images = len(inputs["images"])
-        self.batch = {name: self.tensors[name] for name in ("images", "image_sizes", "gt_boxes", "gt_classes")} | {
-            "gt_masks": self.tensors["gt_masks"],
-            "gt_has_mask": tf.ones([num_images, NUM_OBJECTS], tf.bool),
-            "crowd_boxes": tf.zeros([num_images, 0, 4]),
-            "sample_seeds": tf.constant([[image, 1] for image in range(num_images)], tf.int32),
-        }
-        config = ModelConfig(**CONFIG.to_flat() | {"score_threshold": float(inputs["score_threshold"])})
-        self.model = build_model(config, ops=DetectionOps(generate_proposals=self._given_proposals))
-        self.variables = [variable.value for variable in self.model.trainable_variables]
-        self.momentum = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
-        self.train = tf.function(self._train)
-        self.detect = tf.function(lambda: self.model.detect(*self._images()))
-        self.scores = tf.function(self._scores)
-
-    def _images(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return self.batch["images"], self.batch["image_sizes"]
-
-    def _given_proposals(self, *arguments: Any, num_proposals: int, **options: Any) -> mrcnn_ops.GeneratedProposals:
-        """Compute the proposals as usual, then return the given ones."""
-        computed = mrcnn_ops.generate_proposals(*arguments, num_proposals=num_proposals, **options)
-        mode = "train" if num_proposals == CONFIG.train_proposals else "detect"
-        with tf.control_dependencies([computed.boxes]):
-            return computed._replace(
-                boxes=tf.identity(self.tensors[f"{mode}_proposals"]), valid=tf.ones_like(computed.valid)
-            )
-
-    def _train(self) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        with tf.GradientTape() as tape:
-            losses, stats = self.model.losses(**self.batch)
-            total = tf.add_n(list(losses))
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(total, self.variables)]
-        with tf.control_dependencies(gradients):  # as in mrcnn_train and torch: all gradients, then the update
-            for variable, momentum, gradient in zip(self.variables, self.momentum, gradients, strict=True):
-                tf.raw_ops.ResourceApplyMomentum(
-                    var=variable.handle, accum=momentum.handle, lr=0.0, grad=gradient, momentum=0.9
-                )
-        return tf.stack(list(losses)), stats
-
-    def _scores(self) -> tf.Tensor:
-        pyramid = self.model.features(*self._images())
-        proposals = self.model.proposals(self.model.rpn(pyramid), pyramid, self.batch["image_sizes"], training=False)
-        return self.model.classified_boxes(pyramid, proposals, self.batch["image_sizes"])[0]
-
-    def counts(self) -> dict[str, Any]:
-        """Return the numbers of samples and detections, means over the images, and of trainable parameters."""
-        losses, stats = self.train()
-        return {
-            "trainable": sum(int(np.prod(variable.shape)) for variable in self.variables),
-            "sampled": float(stats["sampled_rois"]),
-            "positives": float(stats["foreground_rois"]),
-            "detections": float(tf.reduce_mean(tf.reduce_sum(tf.cast(self.detect().valid, tf.float32), axis=-1))),
-            "losses": np.round(losses.numpy(), 4).tolist(),
-        }
-
-    def flops(self) -> dict[str, int]:
-        return {name: count_flops(getattr(self, name).get_concrete_function().graph) for name in WANTED}
-
-
-# ---- parts ----------------------------------------------------------------------------------------------------------
-
-
-class Part(NamedTuple):
-    name: str
-    run: Callable[..., Any]  # tensors -> tensors
-    inputs: Sequence[tf.Tensor]
-    layers: Sequence[keras.layers.Layer] = ()  # whose variables get gradients
-    needs_input_gradient: bool = True
-
-
-def parts(bench: Bench) -> list[Part]:
-    """Return the training step in six parts, each with the outputs of the one before as inputs."""
-    model, batch, config = bench.model, bench.batch, bench.model.config
-    images, image_sizes = bench._images()
-    features = model.backbone(model_pixels(images))
-    pyramid = model.fpn(features)
-    rpn_output = model.rpn(pyramid)
-    anchors = model.anchors(pyramid)
-    gt = GroundTruth(
-        batch["gt_boxes"], batch["gt_classes"], batch["gt_masks"], batch["gt_has_mask"], batch["crowd_boxes"]
+def measure_limits(theirs: Peer, setting: Setting) -> Limits:
+    gflops = gemm_gflops(
+        lambda: float(theirs.ask("gemm")), GEMM_REPEATS, precision=setting.precision, device=setting.device
     )
-    stage = model.box_stages[0]
-
-    def targets(logits: tf.Tensor, deltas: tf.Tensor) -> Any:
-        proposals = model.proposals(type(rpn_output)(logits, deltas), pyramid, image_sizes, training=True)
-        from_anchors = anchor_targets(
-            anchors,
-            gt,
-            image_sizes,
-            batch["sample_seeds"],
-            config.rpn,
-            crowd_overlap_threshold=config.rois.crowd_overlap_threshold,
-        )
-        rois = roi_targets(
-            proposals,
-            gt,
-            batch["sample_seeds"],
-            config.rois,
-            foreground_iou=stage.foreground_iou,
-            weights=stage.weights,
-        )
-        return from_anchors.boxes, rois.boxes, rois.classes
-
-    _, boxes, classes = targets(*rpn_output)
-    slots = [tensor[:, : config.rois.max_foreground] for tensor in (boxes, classes)]
-    return [
-        Part("backbone", lambda x: model.backbone(model_pixels(x), training=True), [images], [model.backbone], False),
-        Part("pyramid", lambda *c: model.fpn([features[0], *c], training=True), features[1:], [model.fpn]),
-        Part("region proposal network", lambda *p: list(model.rpn(p, training=True)), pyramid, [model.rpn]),
-        Part("proposals, matching, sampling", targets, [*rpn_output], (), False),
-        Part(
-            "box head with its RoIAlign",
-            lambda *p: list(stage.classify([*p, pyramid[4]], boxes, training=True)),
-            pyramid[:4],
-            [stage.head],
-        ),
-        Part(
-            "mask head with its RoIAlign",
-            lambda *p: model.mask_logits([*p, pyramid[4]], *slots, training=True),
-            pyramid[:4],
-            [model.mask_head] if model.mask_head else [],
-        ),
-    ]
+    is_gpu = setting.device == "gpu"
+    return Limits(
+        gflops, gpu_gigabytes_per_second(GEMM_REPEATS) if is_gpu else copy_gigabytes_per_second(THREADS, GEMM_REPEATS)
+    )
 
 
-def model_pixels(images: tf.Tensor) -> tf.Tensor:
-    return tf.cast(images, tf.float32) / 64 - 2
-
-
-def compiled(part: Part, *, with_gradient: bool) -> Any:
-    variables = [variable.value for layer in part.layers for variable in layer.trainable_variables]
-
-    @tf.function
-    def run(*inputs: tf.Tensor) -> Any:
-        if not with_gradient or not variables:
-            return part.run(*inputs)
-        with tf.GradientTape() as tape:
-            if part.needs_input_gradient:
-                tape.watch(inputs)
-            outputs = tf.nest.flatten(part.run(*inputs))
-        sources = [*variables, *(inputs if part.needs_input_gradient else ())]
-        gradients = tape.gradient(outputs, sources)  # of the sum of all outputs
-        return [tf.convert_to_tensor(g) for g in gradients if g is not None]
-
-    return run.get_concrete_function(*part.inputs)
-
-
-def megabytes(graph: tf.Graph) -> float:
-    """Return the bytes of inputs and outputs of a graph's convolutions and matrix products, each counted once."""
-    total = 0
-    for op in graph.get_operations():
-        if op.type in PRODUCTS:
-            tensors = [tensor for tensor in [*op.inputs, *op.outputs] if tensor.dtype.is_floating]
-            total += sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors)
-    return total / 1e6
-
-
-def measure_parts(bench: Bench, repeats: int) -> list[list[Any]]:
-    rows = []
-    for part in parts(bench):
-        for with_gradient in (False, True) if part.layers else (False,):
-            run = compiled(part, with_gradient=with_gradient)
-            run(*part.inputs)
-            seconds = statistics.median(seconds_of(partial(run, *part.inputs)) for _ in range(repeats))
-            name = f"{part.name}{', forward + backward' if with_gradient else ''}"
-            rows.append([name, seconds, count_flops(run.graph) / 1e9, megabytes(run.graph)])
-    return rows
-
-
-def print_parts(rows: list[list[Any]], limits: Limits) -> None:
-    print("| part | s | GFLOP | at the GEMM rate, s | at the speed of a copy, s | bound by | reached |")
-    print("|---|---|---|---|---|---|---|")
-    for name, seconds, gflop, mb in rows:
-        floors = {"arithmetic": gflop / limits.gflops, "memory": mb / 1e3 / limits.gigabytes}
-        bound = max(floors, key=lambda kind: floors[kind])
-        reached = f"{floors[bound] / seconds:.0%}" if gflop else "-"
-        print(
-            f"| {name} | {seconds:.2f} | {gflop:.0f} | {floors['arithmetic']:.2f} | {floors['memory']:.2f} | "
-            f"{bound if gflop else 'comparisons'} | {reached} |"
-        )
-
-
-# ---- measurement ----------------------------------------------------------------------------------------------------
-
-
-def serve(inputs_path: str, threads: str) -> None:
-    """Answer as bench/peers/torchvision_model.py does, except to `gemm`, and to `flops` and `parts REPEATS`."""
-    tf.config.threading.set_intra_op_parallelism_threads(int(threads))
-    tf.config.threading.set_inter_op_parallelism_threads(int(threads))
-    with np.load(inputs_path) as file:
-        inputs = dict(file)
-    bench = Bench(inputs)
-    weights = {name[8:]: array for name, array in inputs.items() if name.startswith("weights/")}
-    fill_model(bench.model, weights, layout=LAYOUTS["torchvision"])
-    del inputs, weights  # torchvision's side has freed them too
-    actions: dict[str, Callable[[], Any]] = {
-        "train": lambda: seconds_of(bench.train),
-        "detect": lambda: seconds_of(bench.detect),
-        "memory": peak_gigabytes,
-        "counts": bench.counts,
-        "flops": bench.flops,
-    }
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        command, *numbers = line.split()
-        if command == "parts":
-            answer = measure_parts(bench, int(numbers[0]))
-        else:
-            answer = actions[command]()
-        print(json.dumps(answer), flush=True)
+def take_turns(ours: Peer, theirs: Peer, precision: str, layout: str, repeats: int) -> Turns:
+    seconds: dict[str, tuple[float, float]] = {}
+    for kind in KINDS:
+        for side in (ours, theirs):
+            side.ask(kind)  # compiles, warms up
+        turns = [(ours.ask(kind), theirs.ask(kind)) for _ in range(repeats)]
+        mine, other = zip(*turns, strict=True)
+        seconds[kind] = (statistics.median(mine), statistics.median(other))
+        if kind == "train":
+            memory = (ours.ask("memory"), theirs.ask("memory"))
+    counts = (ours.ask("counts"), theirs.ask("counts"))
+    check_counts(*counts)
+    return Turns(precision, layout, seconds, memory, counts)
 
 
 def check_counts(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -354,63 +174,112 @@ def check_counts(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             raise SystemExit(f"{name}: ours {ours[name]}, torchvision {theirs[name]}; expected {expected}")
 
 
-def compare(size: str, torch_python: Path, repeats: int) -> list[str]:
-    """Measure one size, print its tables, and return what was missed."""
-    num_images, height, width = map(int, size.split("x"))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "inputs.npz"
-        inputs = make_inputs(num_images, height, width)
-        give_weights(inputs)
-        np.savez(path, allow_pickle=False, **inputs)
-        del inputs
-        with (
-            Peer(sys.executable, Path(__file__), path, THREADS) as ours,
-            Peer(torch_python, HERE / "peers" / "torchvision_model.py", path, THREADS) as theirs,
-        ):
-            sides = (ours, theirs)
-            limits = Limits(gemm_gflops(lambda: float(theirs.ask("gemm")), 15), copy_gigabytes_per_second(THREADS, 15))
-            seconds, memory = {}, []
-            for kind in WANTED:
-                for side in sides:
-                    side.ask(kind)  # compiles, warms up
-                turns = [[side.ask(kind) for side in sides] for _ in range(repeats)]
-                seconds[kind] = [statistics.median(turn) for turn in zip(*turns, strict=True)]
-                if kind == "train":
-                    memory = [side.ask("memory") for side in sides]
-            counts = [side.ask("counts") for side in sides]
-            check_counts(*counts)
-            flops = ours.ask("flops")
-            rows = ours.ask(f"parts {min(repeats, 5)}")
+# ---- figures and tables ---------------------------------------------------------------------------------------------
 
-    print(f"\n## {num_images} x {height} x {width}")
+
+def make_figures(size: str, measured: Measured, precision: str, *, wants: bool, has_amx: bool) -> list[Figure]:
+    """Return the figures of one size.
+
+    Args:
+        wants: whether there are targets: on a CPU.
+        has_amx: whether the CPU has the instructions for which the targets of bfloat16 are stated.
+    """
+    wanted = WANTED.get((precision, size), {}) if wants else {}
+    unchecked = "not measured here: no AMX" if precision == "bfloat16" and not has_amx else None
+
+    def figure(name: str, value: float, unit: str) -> Figure:
+        least, aim = wanted.get(name, (None, None))
+        return Figure(f"{size} {name}", value, unit, least, None, aim, unchecked if name in wanted else None)
+
+    figures = [
+        figure("GEMM rate", measured.limits.gflops, "GFLOP/s"),
+        figure("copy, read plus written", measured.limits.gigabytes, "GB/s"),
+    ]
+    for kind in KINDS:
+        title, peer = TITLES[kind], measured.peer(kind, precision)
+        gflop = measured.flops[kind] / 1e9
+        figures += [
+            figure(title, peer.seconds[kind][0], "s"),
+            *(
+                figure(f"{title}, torchvision {one.precision} {one.layout}", one.seconds[kind][1], "s")
+                for one in measured.turns
+            ),
+            figure(f"{title}, {TIMES}", peer.ratio(kind), "times"),
+            figure(f"{title}, {OF_GEMM}", gflop / peer.seconds[kind][0] / measured.limits.gflops, "of GEMM"),
+        ]
+        if precision != "float32":
+            figures.append(figure(f"{title}, {TIMES_FLOAT32}", measured.peer(kind, "float32").ratio(kind), "times"))
+    # Ours up to the first turns: later ones add inference. Theirs in the faster layout.
+    mine, theirs = measured.turns[0].memory[0], measured.peer("train", precision).memory[1]
+    figures += [
+        Figure(f"{size} step, peak memory", mine, "GiB", at_most=round(theirs, 2) if wants else None),
+        figure("step, peak memory of torchvision", theirs, "GiB"),
+    ]
+    return figures + [figure(f"part: {name}", seconds, "s") for name, seconds, _, _ in measured.parts]
+
+
+def print_size(size: str, measured: Measured, setting: Setting) -> None:
+    limits = measured.limits
+    print(f"\n## {size.replace('x', ' x ')}, {setting.precision}, {setting.device}")
     print(f"GEMM {limits.gflops:.0f} GFLOP/s, copy {limits.gigabytes:.1f} GB/s (read + written)")
-    print(f"losses: ours {counts[0]['losses']}, torchvision {counts[1]['losses']}\n")
-    print("| | ours, s | torchvision, s | ratio | wanted | GFLOP | efficiency: ours | torchvision |")
-    print("|---|---|---|---|---|---|---|---|")
-    missed = []
-    for kind, (mine, other) in seconds.items():
-        gflop = flops[kind] / 1e9
-        efficiency = [gflop / s / limits.gflops for s in (mine, other)]
+    print(
+        f"losses: ours {measured.turns[0].counts[0]['losses']}, torchvision {measured.turns[0].counts[1]['losses']}\n"
+    )
+    print("| | torchvision in | ours, s | torchvision, s | ratio | GFLOP | efficiency: ours | torchvision | GiB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for kind in KINDS:
+        gflop = measured.flops[kind] / 1e9
+        for one in measured.turns:
+            mine, other = one.seconds[kind]
+            same = one.precision == setting.precision
+            efficiency = [f"{gflop / s / limits.gflops:.2f}" if same else "-" for s in (mine, other)]
+            best = " (best)" if one is measured.peer(kind, one.precision) else ""
+            print(
+                f"| {TITLES[kind]} | {one.precision}, {one.layout}{best} | {mine:.2f} | {other:.2f} | "
+                f"{one.ratio(kind):.2f} | {gflop:.0f} | {' | '.join(efficiency)} | {one.memory[1]:.2f} |"
+            )
+    print(f"\npeak memory of our step: {measured.turns[0].memory[0]:.2f} GiB\n")
+    print_parts(measured.parts, limits)
+    print()
+
+
+def print_parts(rows: Sequence[Sequence[Any]], limits: Limits) -> None:
+    print("| part | s | GFLOP | at the GEMM rate, s | at the speed of a copy, s | bound by | reached |")
+    print("|---|---|---|---|---|---|---|")
+    for name, seconds, gflop, mb in rows:
+        floors = {"arithmetic": gflop / limits.gflops, "memory": mb / 1e3 / limits.gigabytes}
+        bound = max(floors, key=lambda kind: floors[kind])
+        reached = f"{floors[bound] / seconds:.0%}" if gflop else "-"
         print(
-            f"| {kind} | {mine:.2f} | {other:.2f} | {other / mine:.2f} | {WANTED[kind]:g} | {gflop:.0f} | "
-            f"{efficiency[0]:.2f} | {efficiency[1]:.2f} |"
+            f"| {name} | {seconds:.2f} | {gflop:.0f} | {floors['arithmetic']:.2f} | {floors['memory']:.2f} | "
+            f"{bound if gflop else 'comparisons'} | {reached} |"
         )
-        if other / mine < WANTED[kind]:
-            missed.append(f"{size} {kind}: ratio {other / mine:.2f}")
-        if kind == "train" and height >= 800 and efficiency[0] < WANTED_EFFICIENCY:
-            missed.append(f"{size}: efficiency {efficiency[0]:.2f}")
-    print(f"\npeak memory of the step: ours {memory[0]:.2f} GiB, torchvision {memory[1]:.2f} GiB\n")
-    if memory[0] > memory[1]:
-        missed.append(f"{size}: memory {memory[0]:.2f} GiB")
-    print_parts(rows, limits)
-    return missed
 
 
-def main() -> None:
-    if len(sys.argv) == 3 and sys.argv[1].endswith(".npz"):  # as a Peer starts it
-        serve(sys.argv[1], sys.argv[2])
-        return
+# ---- command --------------------------------------------------------------------------------------------------------
+
+
+def require_gpu(torch_python: Path) -> None:
+    """End with one line unless both TensorFlow and torch see a GPU."""
+    if not tf.config.list_physical_devices("GPU"):
+        sys.exit("--device gpu: TensorFlow sees no GPU; see docs/gpu.md, or choose --device cpu")
+    command = [str(torch_python), "-c", "import torch; raise SystemExit(not torch.cuda.is_available())"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        sys.exit(f"--device gpu: torch in {torch_python} sees no GPU; install a torch for CUDA there")
+
+
+def settle_precision(name: str) -> str:
+    if name != "auto":
+        return name
+    choice = choose_precision()
+    print(f"precision: {choice}", flush=True)
+    return {policy: precision for precision, policy in POLICIES.items()}[choice.precision]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("auto", *POLICIES), default="auto", help="(%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="(%(default)s) of both sides")
     parser.add_argument("--torch-python", type=Path, default=HERE.parent / ".bench/bin/python")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="images x height x width, edges multiples of 32")
@@ -419,12 +288,20 @@ def main() -> None:
         parser.error(
             f"{options.torch_python} is not there: `make bench-model` makes it, or --torch-python names another"
         )
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    if options.device == "gpu":
+        require_gpu(options.torch_python)
+    use_device(options.device, threads=THREADS)
     print(f"machine: {machine()}, {THREADS} threads a side")
-    missed = [miss for size in options.sizes for miss in compare(size, options.torch_python, options.repeats)]
-    if missed:
-        sys.exit(f"missed: {'; '.join(missed)}")
+    setting = Setting(settle_precision(options.precision), options.device, options.torch_python, options.repeats)
+    figures: list[Figure] = []
+    is_gpu, has_amx = setting.device == "gpu", "amx_bf16" in cpu_flags()
+    for size in options.sizes:
+        measured = measure(size, setting)
+        print_size(size, measured, setting)
+        figures += make_figures(size, measured, setting.precision, wants=not is_gpu, has_amx=has_amx)
+    name = "model-gpu" if is_gpu else "model"
+    return write_results(name, figures, precision=setting.precision, versions=measured.versions)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

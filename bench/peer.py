@@ -12,12 +12,12 @@ from typing_extensions import Self
 
 
 class Peer:
-    """A process `python SCRIPT INPUTS THREADS`; the constructor waits until it is ready."""
+    """A process `python SCRIPT INPUTS THREADS OPTIONS`; the constructor waits until it is ready."""
 
-    def __init__(self, python: Path | str, script: Path, inputs: Path, threads: int) -> None:
+    def __init__(self, python: Path | str, script: Path, inputs: Path, threads: int, *options: str) -> None:
         self._script = script
         self._process = subprocess.Popen(
-            [python, script, inputs, str(threads)],
+            [python, script, inputs, str(threads), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

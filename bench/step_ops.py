@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from machine import machine
+from results import Figure, write_results
 from timing import seconds_of
 
 import mrcnn_ops
@@ -113,6 +114,16 @@ def main() -> None:
     print(
         f"before (stock TensorFlow ops) {medians[0]:.2f} s, after (compiled ops) {medians[1]:.2f} s: "
         f"{medians[0] / medians[1]:.2f}x"
+    )
+    size = f"{options.images}x{options.size} step"
+    write_results(
+        "step_ops",
+        [
+            Figure(f"{size}, stock TensorFlow ops", medians[0], "s"),
+            Figure(f"{size}, compiled ops", medians[1], "s"),
+            Figure(f"{size}, times stock ops", medians[0] / medians[1], "times"),
+        ],
+        precision="float32",
     )
 
 

@@ -19,6 +19,8 @@ INNER_PARTS = {
     ("tests/fuzz/parsers.py", "mrcnn_data"): "repairs random annotation files as `check --fix` does",
     ("tests/fuzz/parsers.py", "mrcnn_train"): "reads random configs as `resume=RUN` does, without a run",
     ("bench/loop_overhead.py", "mrcnn_train"): "times the step without the loop, replaces the display and the record",
+    ("bench/peers/trainer.py", "mrcnn_train"): "stops the loop before each step, to take turns with another process",
+    ("bench/start.py", "mrcnn_train"): "ends the command after its first step",
 }
 
 # An import of a program in a string (run as another process): at the beginning of a line or after a semicolon.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mrcnn_data import Batch
+from mrcnn_train.job.gpu_use import GpuUse
 from mrcnn_train.record.progress import ProgressDisplay
 from mrcnn_train.record.run_record import RunRecord
 from mrcnn_train.record.window import EpochMeter, Window
@@ -21,6 +22,7 @@ class StepLog:
         record: None on all processes except rank 0.
         images_per_step: of all processes.
         gather: see `Window`.
+        gpu: None without a GPU.
     """
 
     def __init__(
@@ -30,9 +32,11 @@ class StepLog:
         *,
         images_per_step: int,
         gather: Callable[[list[Any]], list[list[Any]]],
+        gpu: GpuUse | None = None,
     ) -> None:
         self._record = record
         self._display = display
+        self._gpu = gpu
         self._window = Window(images_per_step=images_per_step, gather=gather)
         self._meter = EpochMeter(images_per_step=images_per_step)
         self._images_per_step = images_per_step
@@ -59,6 +63,8 @@ class StepLog:
         if due.log:  # the host waits for the device here
             numbers = self._window.read()
             if self._record is not None:
+                if self._gpu is not None:
+                    numbers.means.update(self._gpu.read())
                 self._record.training(done, numbers, epoch=epoch)
             self._display.log(
                 done, numbers.means, epoch=epoch, images_per_step=self._images_per_step, is_first=self._is_first

@@ -10,6 +10,7 @@ from mrcnn_data import DatasetError, TrainLoader, visible
 from mrcnn_train.config.going_on import End, describe_resume, describe_target, last_step, mark_finished
 from mrcnn_train.config.schedule import learning_rate
 from mrcnn_train.errors import PeerLostError, SaveError
+from mrcnn_train.job.gpu_use import find_gpu_use
 from mrcnn_train.job.signals import NAMES, StopRequested
 from mrcnn_train.job.votes import StopVotes
 from mrcnn_train.record.metrics_log import TENSORBOARD_DIR
@@ -108,7 +109,8 @@ def _run_steps(
     plan, loader, start_step = job.data.plan, job.data.loader, job.state.start_step
     cadence = make_cadence(job.config, plan, evaluates=bool(job.data.val))
     update = _make_step(job)
-    log = StepLog(record, display, images_per_step=plan.global_batch, gather=job.processes.gather)
+    gpu = find_gpu_use(job.processes.place.local_rank) if record is not None else None
+    log = StepLog(record, display, images_per_step=plan.global_batch, gather=job.processes.gather, gpu=gpu)
     batches_of_steps = loader.steps(start_step)
     if _lacks_evaluation(job, cadence, scoring):
         scoring.evaluate(start_step, epoch=loader.epoch_of(start_step))
