@@ -20,6 +20,11 @@ INNER_PARTS = {
     ("tests/fuzz/parsers.py", "mrcnn_train"): "reads random configs as `resume=RUN` does, without a run",
     ("bench/loop_overhead.py", "mrcnn_train"): "times the step without the loop, replaces the display and the record",
     ("bench/peers/trainer.py", "mrcnn_train"): "stops the loop before each step, to take turns with another process",
+    (
+        "packages/mrcnn-train/tests/drill.py",
+        "mrcnn_data",
+    ): "ends the process before a written file gets its name",
+    ("packages/mrcnn-train/tests/drill.py", "mrcnn_eval"): "runs the command in a process with a fault",
     ("bench/start.py", "mrcnn_train"): "ends the command after its first step",
 }
 

@@ -42,7 +42,7 @@ def missing_library(name: str) -> ctypes.CDLL:
 
 
 def test_without_a_gpu_nothing_is_read() -> None:
-    assert find_gpu_use(0) is None
+    assert find_gpu_use(None) is None
 
 
 def test_peak_memory_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,8 +54,8 @@ def test_peak_memory_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
     monkeypatch.setattr(tf.config.experimental, "get_memory_info", memory)
-    monkeypatch.setattr("mrcnn_train.job.devices.ctypes.CDLL", missing_library)
-    reader = find_gpu_use(0)
+    monkeypatch.setattr("mrcnn_train.job.gpu_use.ctypes.CDLL", missing_library)
+    reader = find_gpu_use(None)
     assert reader is not None
     assert reader.read() == {"gpu_memory": 3.0}
     assert asked == ["GPU:0"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from mrcnn_train.job.devices import gpu_uuid
-
 NVML = "libnvidia-ml.so.1"  # part of NVIDIA's driver
 
 
@@ -29,8 +27,12 @@ class GpuUse:
         return numbers if utilisation is None else {**numbers, "gpu_utilisation": float(utilisation)}
 
 
-def find_gpu_use(local_rank: int) -> GpuUse | None:
-    """Return the reader of the GPU that TensorFlow uses in this process; None without a GPU."""
+def find_gpu_use(uuid: str | None) -> GpuUse | None:
+    """Return the reader of the GPU that TensorFlow uses in this process; None without a GPU.
+
+    Args:
+        uuid: of the GPU, see `mrcnn_model.Device`; None if it is not known.
+    """
     import tensorflow as tf
 
     if not tf.config.get_visible_devices("GPU"):
@@ -39,7 +41,7 @@ def find_gpu_use(local_rank: int) -> GpuUse | None:
     def peak_bytes() -> int:
         return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
-    return GpuUse(peak_bytes, utilisation_reader(gpu_uuid(local_rank)))
+    return GpuUse(peak_bytes, utilisation_reader(uuid))
 
 
 class _Rates(ctypes.Structure):
@@ -54,7 +56,7 @@ def utilisation_reader(uuid: str | None) -> Callable[[], int | None]:
     It returns None without NVML, for an unknown GPU, and where the driver does not measure it (a slice of a GPU).
 
     Args:
-        uuid: of the GPU, as `gpu_uuid` returns it.
+        uuid: see `find_gpu_use`.
     """
     try:
         library = ctypes.CDLL(NVML)

@@ -109,7 +109,8 @@ def _run_steps(
     plan, loader, start_step = job.data.plan, job.data.loader, job.state.start_step
     cadence = make_cadence(job.config, plan, evaluates=bool(job.data.val))
     update = _make_step(job)
-    gpu = find_gpu_use(job.processes.place.local_rank) if record is not None else None
+    device = job.processes.device
+    gpu = find_gpu_use(device and device.uuid) if record is not None else None
     log = StepLog(record, display, images_per_step=plan.global_batch, gather=job.processes.gather, gpu=gpu)
     batches_of_steps = loader.steps(start_step)
     if _lacks_evaluation(job, cadence, scoring):
