@@ -31,7 +31,12 @@ class Driver(NamedTuple):
 
 
 def read_driver(library: str = LIBRARY) -> Driver | None:
-    """Ask the driver; None where it is not installed or does not work."""
+    """Ask the driver; None where it is not installed or does not work.
+
+    Examples:
+        >>> read_driver("no-such-library.so") is None
+        True
+    """
     try:
         driver = ctypes.CDLL(library)
     except OSError:
@@ -68,8 +73,9 @@ def too_old(driver: Driver | None, kernels: str) -> str | None:
         driver: of this machine.
         kernels: `build_info()["cuda"]`, which begins with the version of the toolkit, or "none".
 
-    >>> too_old(Driver((12, 4), (Gpu("H100", "00"),)), "13.0.88: 90")
-    'the driver supports CUDA 12.4, but mrcnn-ops was built with CUDA 13: update the driver, or build with CUDA 12'
+    Examples:
+        >>> too_old(Driver((12, 4), (Gpu("H100", "00"),)), "13.0.88: 90")
+        'the driver supports CUDA 12.4, but mrcnn-ops was built with CUDA 13: update the driver, or build with CUDA 12'
     """
     toolkit = re.match(r"\d+", kernels)
     if toolkit is None or driver is None or not driver.gpus or driver.cuda[0] >= int(toolkit[0]):
