@@ -92,14 +92,16 @@ def draw_chart(path: Path, bars: Sequence[tuple[str, Figure]], title: str) -> No
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(8, 1.1 + 0.27 * len(bars)), layout="constrained")
-    axes = canvas.add_subplot(title=title)
+    canvas.suptitle(title, fontsize="medium")  # over the whole width: the names at the left take much of it
+    axes = canvas.add_subplot()
     values = [figure.value for _, figure in bars]
     axes.barh(range(len(bars)), values, color="tab:blue", height=0.7)
     for row, (_, figure) in enumerate(bars):
-        axes.text(figure.value, row, f" {rounded(figure.value)}", va="center", fontsize="small")
         limit = figure.at_least if figure.at_least is not None else figure.at_most
         if limit is not None and not figure.unchecked:
             axes.plot([limit, limit], [row - 0.45, row + 0.45], color="tab:red")
+        text = rounded(figure.value)  # in the bar, where no line of a limit that was nearly met crosses it
+        axes.text(figure.value * 0.98, row, text, va="center", ha="right", fontsize="small", color="white")
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize="small")
     axes.set_xlim(0, 1.12 * max(values))
     axes.invert_yaxis()
