@@ -31,6 +31,24 @@ class Parameter(NamedTuple):
     is_kernel: bool
 
 
+class Step(NamedTuple):
+    """What a rule needs of a step. Nothing here makes the host wait for the device, as `tf.cond` would on a GPU.
+
+    Attributes:
+        rate: learning rate, float32 scalar.
+        is_taken: bool scalar; False for a step that is not finite.
+    """
+
+    rate: tf.Tensor
+    is_taken: tf.Tensor
+
+    def assign(self, variable: tf.Variable, value: tf.Tensor) -> tf.Tensor:
+        """Assign a value if the step is taken; return the variable's value after that."""
+        kept = tf.where(self.is_taken, value, variable)
+        variable.assign(kept)
+        return kept
+
+
 class Rule(Protocol):
     """How a gradient changes a parameter.
 
@@ -44,8 +62,8 @@ class Rule(Protocol):
         """Make the variables that the rule needs for a parameter."""
         ...
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
-        """Change the parameter and its slots."""
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
+        """Change the parameter and its slots; a step that is not taken leaves their values."""
         ...
 
 
@@ -60,10 +78,15 @@ class Sgd:
     def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
         return {"momentum": zeros_like(parameter.value)}
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
-        momentum = slots["momentum"]
-        momentum.assign(self._momentum * momentum + gradient)
-        parameter.value.assign_sub(rate * momentum)
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
+        # One op for both variables. For a step that is not taken: v = 1 v + 0, w = w - 0 v.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=parameter.value.handle,
+            accum=slots["momentum"].handle,
+            lr=tf.where(step.is_taken, step.rate, 0.0),
+            grad=gradient,
+            momentum=tf.where(step.is_taken, self._momentum, 1.0),
+        )
 
 
 class Lars:
@@ -81,15 +104,15 @@ class Lars:
     def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
         return {"momentum": zeros_like(parameter.value)}
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
         value, momentum = parameter.value, slots["momentum"]
         local = tf.constant(1.0)
         if parameter.is_kernel:
             weight_norm, gradient_norm = tf.norm(value), tf.norm(gradient)
             share = self._trust * weight_norm / (gradient_norm + parameter.weight_decay * weight_norm)
             local = tf.where((weight_norm > 0) & (gradient_norm > 0), share, 1.0)
-        momentum.assign(self._momentum * momentum + rate * local * (gradient + parameter.weight_decay * value))
-        value.assign_sub(momentum)
+        change = step.rate * local * (gradient + parameter.weight_decay * value)
+        step.assign(value, value - step.assign(momentum, self._momentum * momentum + change))
 
 
 class NovoGrad:
@@ -108,14 +131,14 @@ class NovoGrad:
     def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
         return {"momentum": zeros_like(parameter.value), "squared_norm": tf.Variable(-1.0, trainable=False)}
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], rate: tf.Tensor) -> None:
+    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
         value, momentum, squared_norm = parameter.value, slots["momentum"], slots["squared_norm"]
         square = tf.reduce_sum(tf.square(gradient))
         is_first = squared_norm < 0
-        squared_norm.assign(tf.where(is_first, square, self._beta_2 * squared_norm + (1 - self._beta_2) * square))
-        direction = gradient / (tf.sqrt(squared_norm) + self.EPSILON) + parameter.weight_decay * value
-        momentum.assign(self._beta_1 * momentum + direction)
-        value.assign_sub(rate * momentum)
+        average = tf.where(is_first, square, self._beta_2 * squared_norm + (1 - self._beta_2) * square)
+        direction = gradient / (tf.sqrt(step.assign(squared_norm, average)) + self.EPSILON)
+        direction += parameter.weight_decay * value
+        step.assign(value, value - step.rate * step.assign(momentum, self._beta_1 * momentum + direction))
 
 
 class Optimizer:
@@ -204,17 +227,21 @@ class Optimizer:
         scale = tf.constant(1.0)
         if self._clip_norm is not None:
             scale = tf.minimum(1.0, self._clip_norm / tf.maximum(norm, 1e-12))
-
-        def update() -> tf.Tensor:
-            for parameter, slots, gradient in zip(self._parameters, self._slots, gradients, strict=True):
-                self._rule.update(parameter, scale * gradient, slots, parameter.rate_factor * learning_rate)
-                if self._ema_decay is not None:
-                    average = slots["average"]
-                    average.assign(self._ema_decay * average + (1.0 - self._ema_decay) * parameter.value)
-            return tf.constant(True)
-
-        # The host sees the losses only when it logs: until then a NaN must not reach the weights.
-        tf.cond(is_finite & tf.math.is_finite(norm), update, lambda: tf.constant(False))
+        # The host sees the losses only when it logs: until then a NaN must not reach the weights. All gradients are
+        # known before the first weight changes, since the norm needs them.
+        is_taken = is_finite & tf.math.is_finite(norm)
+        scale = tf.where(is_taken, scale, 0.0)
+        steps = {
+            factor: Step(factor * learning_rate if factor != 1.0 else learning_rate, is_taken)
+            for factor in {parameter.rate_factor for parameter in self._parameters}
+        }
+        for parameter, slots, gradient in zip(self._parameters, self._slots, gradients, strict=True):
+            step = steps[parameter.rate_factor]
+            # By 0, also NaN and infinity become 0.
+            self._rule.update(parameter, tf.math.multiply_no_nan(gradient, scale), slots, step)
+            if self._ema_decay is not None:
+                average = slots["average"]
+                step.assign(average, self._ema_decay * average + (1.0 - self._ema_decay) * parameter.value)
         return norm
 
     def swap_average(self) -> None:
