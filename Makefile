@@ -24,7 +24,7 @@ lock: ## Renew poetry.lock from the pyproject files
 	@PYTHON=$(PYTHON) infra/setup.sh lock
 
 demo: setup ## Train on generated shapes and print COCO AP (minutes, CPU)
-	$(PY) -m mrcnn_train +experiment=demo
+	$(PY) -m mrcnn_train +experiment=demo $(if $(wildcard .venv/gpu.env),,device=cpu)
 
 test: setup ## The fast tests of every package and of the workspace, two packages at a time
 	$(PY) tests/run_suites.py --jobs 2 -m "not slow"
@@ -33,7 +33,7 @@ test-slow: setup .bench/ready ## Slow tests, hours: training to an AP, several p
 	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the tests of jobs of several processes are skipped"
 	MRCNN_TORCH_PYTHON=$(CURDIR)/.bench/bin/python $(PY) tests/run_suites.py -m slow
 
-drill: setup ## Faults staged on tiny runs (signals, full disk, lost ranks): a table of what was survived, ten minutes
+drill: setup ## Faults staged on tiny runs (signals, full disk, lost ranks): a table of what was survived, seven minutes
 	@$(BUILD_HOROVOD) || echo "Horovod could not be built: the faults of several processes are not tried"
 	$(PY) packages/mrcnn-train/tests/drill.py
 

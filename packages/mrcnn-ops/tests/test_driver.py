@@ -22,7 +22,7 @@ int cuInit(unsigned flags) { return COUNT == 0 ? 100 : 0; }
 int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal >= COUNT; }
 int cuDeviceGetName(char *name, int length, int device) { strcpy(name, "NVIDIA H100"); return length < 12; }
-int cuDeviceGetUuid_v2(unsigned char *uuid, int device) { memset(uuid, device, 16); return 0; }
+int UUID(unsigned char *uuid, int device) { memset(uuid, device, 16); return 0; }
 """
 SEARCH_PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 CMAKE = shutil.which("cmake", path=SEARCH_PATH)
@@ -36,9 +36,9 @@ def library(tmp_path):
     if compiler is None:
         pytest.skip("no C compiler to build a pretended driver with")
 
-    def build(version: int, count: int, *, broken: int = 0) -> str:
+    def build(version: int, count: int, *, broken: int = 0, uuid: str = "cuDeviceGetUuid_v2") -> str:
         path = str(tmp_path / "driver.so")
-        defines = [f"-DVERSION={version}", f"-DCOUNT={count}", f"-DBROKEN={broken}"]
+        defines = [f"-DVERSION={version}", f"-DCOUNT={count}", f"-DBROKEN={broken}", f"-DUUID={uuid}"]
         subprocess.run(
             [compiler, "-shared", "-fPIC", *defines, "-xc", "-", "-o", path], input=DRIVER, text=True, check=True
         )
@@ -51,6 +51,10 @@ def test_the_driver_tells_its_version_and_its_gpus(library):
     assert read_driver(library(12090, 2)) == Driver(
         (12, 9), (Gpu("NVIDIA H100", "28" * 16), Gpu("NVIDIA H100", "29" * 16))
     )
+
+
+def test_a_driver_from_before_slices_of_gpus(library):
+    assert read_driver(library(11000, 1, uuid="cuDeviceGetUuid")) == Driver((11, 0), (Gpu("NVIDIA H100", "28" * 16),))
 
 
 def test_a_driver_without_a_visible_gpu(library):

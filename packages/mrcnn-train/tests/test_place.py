@@ -95,12 +95,14 @@ def test_one_process_in_a_slurm_job_of_several() -> None:
 
 
 def test_processes_that_share_a_gpu() -> None:
-    check_gpus_differ(["a", "b"])
-    check_gpus_differ([None, None])
+    a, b, cpu, other = Device("H100", "", "a"), Device("H100", "", "b"), Device("CPU"), Device("MI300")
+    check_gpus_differ([a, b])
+    check_gpus_differ([cpu, cpu])
+    check_gpus_differ([other, other])
     with pytest.raises(ConfigError, match="processes 1 and 2 have the same GPU"):
-        check_gpus_differ(["a", "b", "b"])
+        check_gpus_differ([a, b, b])
     with pytest.raises(ConfigError, match=r"processes \[1\] have no GPU"):
-        check_gpus_differ(["a", None])
+        check_gpus_differ([a, cpu])
 
 
 def test_devices_of_several_processes_are_counted() -> None:

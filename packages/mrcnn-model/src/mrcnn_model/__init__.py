@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mrcnn_model.config import (
     AUTO_PRECISION,
+    CPU,
     DEVICES,
     PRECISIONS,
     DeviceError,
@@ -62,6 +63,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "AUTO_PRECISION",
     "COMPILED_OPS",
+    "CPU",
     "DEVICES",
     "PORTABLE_OPS",
     "PRECISIONS",

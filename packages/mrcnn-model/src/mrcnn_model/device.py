@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mrcnn_model.config.devices import DeviceError
+from mrcnn_model.config.devices import CPU, DEVICES, DeviceError
 from mrcnn_ops import Driver, build_info, read_driver, too_old
 
 
@@ -38,22 +38,32 @@ def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu
         cpu_option: how the user chooses the CPU, for messages.
 
     Raises:
+        ValueError: `wanted` is not one of `DEVICES`.
         DeviceError: there is a GPU, but it cannot be used as it should be; none for "gpu"; fewer GPUs than processes;
             or TensorFlow has computed something already, and its devices can no longer be chosen.
     """
-    driver, gpus = read_driver(), tf.config.list_physical_devices("GPU")
+    if wanted not in DEVICES:
+        raise ValueError(f"{wanted!r} is not one of {', '.join(DEVICES)}")
+    gpus = tf.config.list_physical_devices("GPU")
     try:
         if wanted == "cpu":
             tf.config.set_visible_devices([], "GPU")
-            return Device("CPU", f"{cpu_option}; {_count(len(gpus))} not used" if gpus else "")
+            return Device(CPU, f"{cpu_option}; {_count(len(gpus))} not used" if gpus else "")
+        driver = read_driver()
         fault = device_fault(wanted, driver=driver, num_gpus=len(gpus), kernels=build_info()["cuda"])
         if fault is not None:
             raise DeviceError(f"{fault}; {cpu_option} computes without GPUs")
         if not gpus:
-            return Device("CPU", "no GPU is visible")
-        if 1 < len(gpus) < processes:
+            return Device(CPU, "no GPU is visible")
+        if 1 < len(gpus) <= max(number, processes - 1):
             raise DeviceError(
-                f"{processes} processes on a machine of {len(gpus)} GPUs: start as many processes as GPUs"
+                f"{max(number + 1, processes)} processes on a machine of {len(gpus)} GPUs: start as many processes as "
+                "GPUs"
+            )
+        if processes > 1 and driver is not None and len(driver.gpus) != len(gpus):
+            raise DeviceError(
+                f"the driver shows {_count(len(driver.gpus))}, TensorFlow sees {len(gpus)}, so the GPUs of the "
+                "processes cannot be told apart: hide the others with CUDA_VISIBLE_DEVICES"
             )
         index = 0 if len(gpus) == 1 else number
         tf.config.set_visible_devices(gpus[index], "GPU")

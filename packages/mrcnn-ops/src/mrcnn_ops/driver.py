@@ -55,11 +55,12 @@ def read_driver(library: str = LIBRARY) -> Driver | None:
 def _gpu(driver: ctypes.CDLL, ordinal: int) -> Gpu | None:
     device, uuid = ctypes.c_int(), (ctypes.c_ubyte * _UUID_BYTES)()
     name = ctypes.create_string_buffer(_NAME_BYTES)
-    # v2 also tells the slices of one GPU apart.
+    # v2 also tells the slices of one GPU apart; drivers before CUDA 11.4 lack it.
+    get_uuid = getattr(driver, "cuDeviceGetUuid_v2", None) or driver.cuDeviceGetUuid
     failed = (
         driver.cuDeviceGet(ctypes.byref(device), ordinal)
         or driver.cuDeviceGetName(name, _NAME_BYTES, device)
-        or driver.cuDeviceGetUuid_v2(ctypes.byref(uuid), device)
+        or get_uuid(ctypes.byref(uuid), device)
     )
     return None if failed else Gpu(name.value.decode(errors="replace"), bytes(uuid).hex())
 

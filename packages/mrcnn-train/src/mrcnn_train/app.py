@@ -118,7 +118,7 @@ def _start_or_run(composed: DictConfig, place: Place) -> int:
     if is_multirun():  # each job gets a process, because TensorFlow keeps memory and settings until its process ends
         return run_job(job_arguments())
     if not config.dry_run and _has_to_start(config):
-        return launch(config.launch, sys.argv[1:])
+        return launch(config.launch, _arguments_of_ranks(config))
     return run(config)
 
 
@@ -133,7 +133,7 @@ def _start_or_check(composed: DictConfig, place: Place) -> int:
     if config.launch.hosts is not None:
         probe_hosts(config)
     if _has_to_start(config):
-        return launch(config.launch, sys.argv[1:], module="mrcnn_train.preflight")
+        return launch(config.launch, _arguments_of_ranks(config), module="mrcnn_train.preflight")
     return preflight(config, meet(place))
 
 
@@ -147,6 +147,13 @@ def _config_of_rank_0(composed: DictConfig, processes: Processes, *, needs_exper
     config = processes.broadcast(config)
     assert config is not None
     return config
+
+
+def _arguments_of_ranks(config: RunConfig) -> list[str]:
+    """Return the arguments of this command, with the device of the run: ranks take it before they get its config."""
+    arguments = sys.argv[1:]
+    is_given = any(argument.lstrip("+").startswith("device=") for argument in arguments)
+    return arguments if is_given else [*arguments, f"device={config.device}"]
 
 
 def _has_to_start(config: RunConfig) -> bool:

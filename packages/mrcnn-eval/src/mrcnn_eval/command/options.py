@@ -14,7 +14,6 @@ NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precisi
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "mask_areas", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
-PICTURE_SCORE = 0.5  # least score of a detection that is drawn: all of them would cover the picture
 MAX_MESSAGE = 2000  # characters of an error or a warning
 
 
@@ -79,7 +78,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of the arithmetic: {', '.join(PRECISIONS)}, or auto (default), the fastest here",
     )
-    add("--device", choices=DEVICES, metavar="NAME", help="auto (default: a GPU where one is visible), cpu, or gpu")
+    add("--device", choices=DEVICES, metavar="NAME", help="auto (default: a GPU, or the CPU without one), cpu, or gpu")
     add(
         "--output",
         type=Path,

@@ -10,7 +10,7 @@ from mrcnn_eval.command.checkpoint import (
     load_checkpoint,
     run_detection,
 )
-from mrcnn_eval.command.options import PICTURE_SCORE, UsageError
+from mrcnn_eval.command.options import UsageError
 from mrcnn_eval.command.output import prepare_output, say_written
 from mrcnn_eval.inference.picture_files import drawing_names, find_pictures
 from mrcnn_eval.inference.pictures import Pictures
@@ -20,6 +20,7 @@ from mrcnn_eval.inference.predictions import (
     prediction_table,
     write_predictions,
 )
+from mrcnn_eval.report.pictures import PICTURE_SCORE
 
 MOST_NAMED = 10  # files that are no pictures
 

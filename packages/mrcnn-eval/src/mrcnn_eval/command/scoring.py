@@ -16,7 +16,7 @@ from mrcnn_eval.command.checkpoint import (
     open_dataset,
     run_detection,
 )
-from mrcnn_eval.command.options import PICTURE_SCORE, UsageError
+from mrcnn_eval.command.options import UsageError
 from mrcnn_eval.command.output import prepare_output, say_written
 from mrcnn_eval.command.unlabelled import images_alone, predict_unlabelled
 from mrcnn_eval.report.comparison import Comparison, OtherRun, compare, comparison_table, shared_kinds, write_comparison
@@ -218,7 +218,7 @@ def _write(
     if images is not None:
         from mrcnn_eval.report.pictures import draw_contact_sheet
 
-        draw_contact_sheet(output / "contact_sheet.png", evaluator, images, score_threshold=PICTURE_SCORE)
+        draw_contact_sheet(output / "contact_sheet.png", evaluator, images)
     if arguments.report:
         from mrcnn_eval.report.html import write_html_report
 

@@ -14,10 +14,10 @@ from mrcnn_data.drawing import draw_instances, write_png
 from mrcnn_eval.inference.detection import Preprocessing, compiled_detect, detect_dataset, new_evaluator
 from mrcnn_eval.inference.pictures import Picture, Pictures, read_picture
 from mrcnn_eval.inference.predictions import MAX_EDGE
-from mrcnn_eval.report.pictures import result_instances
+from mrcnn_eval.report.pictures import PICTURE_SCORE, result_instances
 from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.segmentation import Rle, to_mask
-from mrcnn_model import AUTO_PRECISION, MaskRCNN, ModelCard, load_model
+from mrcnn_model import AUTO_PRECISION, DeviceError, MaskRCNN, ModelCard, load_model, use_device
 
 Several: TypeAlias = list[Picture] | tuple[Picture, ...]
 
@@ -40,6 +40,7 @@ class Found:
     names: list[str]
     rles: list[Rle | None]
     _picture: Picture = field(repr=False)
+    _size: tuple[int, int] = field(repr=False)  # (h, w) of the picture
     _results: ImageResults = field(repr=False)
     _class_names: dict[int, str] = field(repr=False)
 
@@ -53,7 +54,7 @@ class Found:
     @property
     def masks(self) -> np.ndarray:
         """Masks as bool [n, h, w], decoded at each access; all False from a model without masks."""
-        height, width = read_picture(self._picture).shape[:2]
+        height, width = self._size
         masks = np.zeros((len(self), height, width), bool)
         for mask, rle in zip(masks, self.rles, strict=True):
             if rle is not None:
@@ -70,6 +71,7 @@ class Found:
             uint8 RGB [H, W, 3], the longer edge at most 1600.
 
         Raises:
+            DatasetError: the picture was given as a file, which can no longer be read.
             OutputError: the file exists and was not written by this product, or cannot be written.
         """
         instances = result_instances(self._results, self._class_names, score_threshold=0.0)
@@ -98,13 +100,15 @@ class Predictor:
         self._detect = compiled_detect(model)
 
     @overload
-    def predict(self, pictures: Picture, *, score_threshold: float = ..., batch_size: int = ...) -> Found: ...
+    def predict(self, pictures: Picture, *, score_threshold: float | None = ..., batch_size: int = ...) -> Found: ...
 
     @overload
-    def predict(self, pictures: Several, *, score_threshold: float = ..., batch_size: int = ...) -> list[Found]: ...
+    def predict(
+        self, pictures: Several, *, score_threshold: float | None = ..., batch_size: int = ...
+    ) -> list[Found]: ...
 
     def predict(
-        self, pictures: Picture | Several, *, score_threshold: float = 0.5, batch_size: int = 1
+        self, pictures: Picture | Several, *, score_threshold: float | None = None, batch_size: int = 1
     ) -> Found | list[Found]:
         """Find the objects in one picture, or in each of a list.
 
@@ -113,7 +117,8 @@ class Predictor:
         Args:
             pictures: a file, or uint8 [h, w, 3] RGB; or a list or tuple of such. Files are turned upright as their EXIF
                 says, and boxes and masks are of the upright picture.
-            score_threshold: objects below it are left out; at least `model.config.score_threshold`.
+            score_threshold: objects below it are left out; by default 0.5, and at least that of the model
+                (`model.config.score_threshold`).
             batch_size: pictures that the network works on at once.
 
         Raises:
@@ -121,6 +126,8 @@ class Predictor:
             ValueError: an array that is not such an image, or a threshold below what the model returns.
         """
         lowest = self.model.config.score_threshold
+        if score_threshold is None:
+            score_threshold = max(PICTURE_SCORE, lowest)
         if not lowest <= score_threshold <= 1:
             raise ValueError(
                 f"score_threshold={score_threshold}: the model returns objects from {lowest:g} on: choose {lowest:g} "
@@ -140,13 +147,14 @@ class Predictor:
             evaluator=new_evaluator(self.model, dataset),
             detect=self._detect,
         )
+        sizes = [(int(height), int(width)) for height, width in dataset.image_sizes]
         found = [
-            self._found(picture, evaluator.image_results[str(number)], score_threshold)
-            for number, picture in enumerate(inputs)
+            self._found(picture, size, evaluator.image_results[str(number)], score_threshold)
+            for number, (picture, size) in enumerate(zip(inputs, sizes, strict=True))
         ]
         return found if isinstance(pictures, (list, tuple)) else found[0]
 
-    def _found(self, picture: Picture, results: ImageResults, score_threshold: float) -> Found:
+    def _found(self, picture: Picture, size: tuple[int, int], results: ImageResults, score_threshold: float) -> Found:
         order = np.argsort(-results.scores, kind="stable")
         order = order[results.scores[order] >= score_threshold]
         results = ImageResults(
@@ -162,14 +170,19 @@ class Predictor:
             category_ids=results.category_ids,
             names=[self.class_names[category_id] for category_id in results.category_ids.tolist()],
             rles=results.rles,
-            _picture=picture,
+            _picture=picture.copy() if isinstance(picture, np.ndarray) else picture,  # a video's buffer is used again
+            _size=size,
             _results=results,
             _class_names=self.class_names,
         )
 
 
 def load(
-    checkpoint: str | PathLike[str], *, precision: str = AUTO_PRECISION, score_threshold: float | None = None
+    checkpoint: str | PathLike[str],
+    *,
+    precision: str = AUTO_PRECISION,
+    device: str = "auto",
+    score_threshold: float | None = None,
 ) -> Predictor:
     """Load a trained model, to find objects in pictures.
 
@@ -181,14 +194,21 @@ def load(
     Args:
         checkpoint: run directory (its best checkpoint, or the newest without an evaluation) or checkpoint directory.
         precision: see `mrcnn_model.load_model`.
+        device: see `mrcnn_model.use_device`. If TensorFlow computes already, "auto" is the device that it has.
         score_threshold: the model returns no objects below it; by default that of the training, usually 0.05.
 
     Raises:
         CheckpointError: there is no complete checkpoint.
+        DeviceError: there is a GPU that cannot be used, or none for "gpu".
         ValueError: a threshold that is not between 0 and 1.
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold={score_threshold}: choose 0 to 1")
+    try:
+        use_device(device, cpu_option='load(..., device="cpu")')
+    except DeviceError as error:
+        if device != "auto" or not isinstance(error.__cause__, RuntimeError):
+            raise
     model, card = load_model(Path(checkpoint), precision=precision)
     if score_threshold is not None:
         model.config.score_threshold = score_threshold

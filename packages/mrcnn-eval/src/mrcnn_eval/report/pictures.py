@@ -30,13 +30,15 @@ from mrcnn_eval.scoring.ground_truth import GroundTruthError
 from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.segmentation import to_mask
 
+PICTURE_SCORE = 0.5  # least score of a detection that is drawn: all of them would cover the picture
+
 
 def draw_contact_sheet(
     path: str | Path,
     evaluator: CocoEvaluator,
     images: str | Path | None = None,
     *,
-    score_threshold: float = 0.5,
+    score_threshold: float = PICTURE_SCORE,
     max_images: int = 8,
     on_error: str = "raise",
 ) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mrcnn_model import DeviceError
+from mrcnn_model import CPU, DeviceError
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import Place
 
@@ -38,36 +38,36 @@ def describe_devices(devices: Sequence[Device]) -> str:
     """Name the devices of all processes.
 
     >>> from mrcnn_model import Device
-    >>> describe_devices([Device("CPU", "no GPU is visible")])
-    'CPU (no GPU is visible)'
+    >>> describe_devices([Device("CPU", "no GPU is visible")] * 2)
+    '2 x CPU (no GPU is visible)'
     >>> describe_devices([Device("NVIDIA H100", "number 0 of 2", "a"), Device("NVIDIA H100", "number 1 of 2", "b")])
     '2 x NVIDIA H100'
     """
     if len(devices) == 1:
         return str(devices[0])
-    counts = Counter(device.name for device in devices)
+    counts = Counter(str(device) if device.name == CPU else device.name for device in devices)
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
-def check_gpus_differ(uuids: Sequence[str | None]) -> None:
+def check_gpus_differ(devices: Sequence[Device]) -> None:
     """Check that no two processes share a GPU.
 
     Args:
-        uuids: those of the processes' GPUs, by rank; None for a process without a GPU.
+        devices: those of the processes, by rank. GPUs without a UUID, which are not NVIDIA's, cannot be compared.
 
     Raises:
         ConfigError: two ranks have the same GPU, or only some ranks have one.
     """
     first_rank: dict[str, int] = {}
-    for rank, uuid in enumerate(uuids):
-        if uuid is None:
+    for rank, device in enumerate(devices):
+        if device.uuid is None:
             continue
-        if uuid in first_rank:
+        if device.uuid in first_rank:
             raise ConfigError(
-                f"processes {first_rank[uuid]} and {rank} have the same GPU: start as many processes as GPUs on each "
-                "machine, and let the launcher show each process all of them or only its own"
+                f"processes {first_rank[device.uuid]} and {rank} have the same GPU: start as many processes as GPUs on "
+                "each machine, and let the launcher show each process all of them or only its own"
             )
-        first_rank[uuid] = rank
-    without = [rank for rank, uuid in enumerate(uuids) if uuid is None]
-    if first_rank and without:
+        first_rank[device.uuid] = rank
+    without = [rank for rank, device in enumerate(devices) if device.name == CPU]
+    if 0 < len(without) < len(devices):
         raise ConfigError(f"processes {without} have no GPU, the others have one: see nvidia-smi on their machines")

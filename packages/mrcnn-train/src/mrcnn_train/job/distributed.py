@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mrcnn_eval import OtherRankError, shares_of_all
+from mrcnn_model import CPU
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
 from mrcnn_train.job.cores import gpu_node, take_cores
@@ -65,10 +66,15 @@ class Processes:
             wanted: the option `device`.
 
         Raises:
-            ConfigError: see `use_own_device`.
+            ConfigError: see `use_own_device`; or the processes have taken GPUs that the resumed run does not want.
         """
         if self.device is None:
             self.device = use_own_device(self.place, wanted)
+        if wanted == "cpu" and self.device.name != CPU:
+            raise ConfigError(
+                "the run has device=cpu, but the processes have taken GPUs: give device=cpu, or another device, on the "
+                "command line too"
+            )
         return self.gather(self.device)
 
     @property
@@ -164,7 +170,7 @@ class HorovodProcesses(Processes):
         super().__init__(found)
         self._watchdog: Watchdog | None = None
         self.device = device
-        check_gpus_differ([each.uuid for each in self.gather(device)])
+        check_gpus_differ(self.gather(device))
 
     def mean(self, tensor: Any, *, name: str, wire: str | None = None) -> Any:
         import tensorflow as tf

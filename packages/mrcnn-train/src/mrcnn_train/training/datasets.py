@@ -106,7 +106,8 @@ def _require_splits(root: str, splits: Iterable[str], *, cure: str) -> None:
         try:
             find_split(root, split)
         except DatasetError as error:
-            raise DatasetError(f"{error}: {cure}" if Path(root).is_dir() else str(error)) from error
+            is_missing = Path(root).is_dir() and "does not exist" in str(error)
+            raise DatasetError(f"{error}: {cure}" if is_missing else str(error)) from error
 
 
 def open_val(data: DataOptions, train: CocoDataset) -> list[ValSet]:
