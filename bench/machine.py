@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,22 @@ INSTRUCTIONS = (
 
 
 def machine() -> str:
-    """Return the name of the processor, its best instructions for matrix products, and the number of its cores."""
+    """Return the processor's name, its best instructions for matrix products, the number of its cores, and the GPUs."""
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
     instructions = [instruction for instruction, flag in INSTRUCTIONS if flag in cpu_flags()]
-    return f"{name}{f' with {instructions[0]}' if instructions else ''}, {os.cpu_count()} cores"
+    cores = f"{name}{f' with {instructions[0]}' if instructions else ''}, {os.cpu_count()} cores"
+    return ", ".join([cores, *_gpus()])
+
+
+def _gpus() -> list[str]:
+    """Return the names of the GPUs, such as "8 x NVIDIA H100"; empty without NVIDIA's driver."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    counts = Counter(line.strip() for line in listed.splitlines() if line.strip())
+    return [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
 
 
 def cpu_flags() -> frozenset[str]:

@@ -185,7 +185,7 @@ def make_figures(size: str, measured: Measured, precision: str, *, wants: bool, 
         has_amx: whether the CPU has the instructions for which the targets of bfloat16 are stated.
     """
     wanted = WANTED.get((precision, size), {}) if wants else {}
-    unchecked = "not measured here: no AMX" if precision == "bfloat16" and not has_amx else None
+    unchecked = "a target for AMX, which this CPU lacks" if precision == "bfloat16" and not has_amx else None
 
     def figure(name: str, value: float, unit: str) -> Figure:
         least, aim = wanted.get(name, (None, None))

@@ -96,14 +96,16 @@ def draw_chart(path: Path, bars: Sequence[tuple[str, Figure]], title: str) -> No
     axes = canvas.add_subplot()
     values = [figure.value for _, figure in bars]
     axes.barh(range(len(bars)), values, color="tab:blue", height=0.7)
+    furthest = max(values)
     for row, (_, figure) in enumerate(bars):
         limit = figure.at_least if figure.at_least is not None else figure.at_most
         if limit is not None and not figure.unchecked:
             axes.plot([limit, limit], [row - 0.45, row + 0.45], color="tab:red")
+            furthest = max(furthest, limit)
         text = rounded(figure.value)  # in the bar, where no line of a limit that was nearly met crosses it
         axes.text(figure.value * 0.98, row, text, va="center", ha="right", fontsize="small", color="white")
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize="small")
-    axes.set_xlim(0, 1.12 * max(values))
+    axes.set_xlim(0, 1.12 * furthest)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     path.parent.mkdir(exist_ok=True)

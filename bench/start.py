@@ -20,7 +20,7 @@ from pathlib import Path
 from machine import machine
 from results import Figure, write_results
 
-DEMO = ("+experiment=demo", "train.max_steps=1", "data.val=null", "checkpoint.every_epochs=null")
+DEMO = ("+experiment=demo", "device=cpu", "train.max_steps=1", "data.val=null", "checkpoint.every_epochs=null")
 FIRST_STEP = """
 import os, sys
 from mrcnn_train.app import main
@@ -42,15 +42,18 @@ sys.exit(main())
 def seconds(command: list[str], folder: Path, *, until: str | None = None) -> float:
     """Return the seconds until a command ends, or prints a line with `until`."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    elapsed, is_found = 0.0, until is None
-    for line in process.stdout:
-        if until is not None and until in line:
-            elapsed, is_found = time.perf_counter() - began, True
-    code = process.wait()
-    if code or not is_found:
-        raise RuntimeError(f"{' '.join(command)}: exit code {code}, without {until!r}")
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
+        elapsed, is_found = 0.0, until is None
+        for line in process.stdout:
+            if until is not None and until in line:
+                elapsed, is_found = time.perf_counter() - began, True
+        code = process.wait()
+        if code or not is_found:
+            errors.seek(0)
+            missing = "" if is_found else f", {until!r} was not printed"
+            raise RuntimeError(f"{' '.join(command)}: exit code {code}{missing}: {errors.read()[-1000:]}")
     return elapsed or time.perf_counter() - began
 
 

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import mrcnn_model
+
 GEMM_EDGE = {"cpu": 2048, "gpu": 8192}  # of the square matrices whose product is timed
 
 
 def use_device(device: str, *, threads: int) -> None:
-    """Let TensorFlow use the CPU alone with a number of threads, or the first GPU; before its first computation."""
-    gpus = tf.config.list_physical_devices("GPU")[:1] if device == "gpu" else []
-    tf.config.set_visible_devices(gpus, "GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)  # the other side needs memory too
-    if not gpus:
+    """Let TensorFlow use the CPU alone with a number of threads, or the first GPU; before its first computation.
+
+    Raises:
+        mrcnn_model.DeviceError: there is no GPU, or it would not be used as it should be.
+    """
+    mrcnn_model.use_device(device, cpu_option="--device cpu")
+    if device == "cpu":
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 

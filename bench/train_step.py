@@ -5,7 +5,8 @@
 The trainer runs as a user would, with the recipe of COCO, one image a step, buckets of 800 x 1344 and 1344 x 800, on
 `coco_open`. Its time is that of a whole turn of the loop. bench/model.py's step is forward, backward and an update by
 SGD alone, on one batch of 800 x 1344. The two processes take turns, so that other work on the machine slows both; what
-the trainer adds is the ratio of the medians. The first steps, which compile, do not count.
+the trainer adds is the ratio of the medians. Before its turn, bench/model.py waits until the trainer has logged and its
+loader has decoded the next images. The first steps, which compile, do not count.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from machine import machine, shared_data
 from model import settle_precision
 from peer import Peer
 from results import Figure, write_results
+from timing import use_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
@@ -31,6 +34,7 @@ THREADS = 2
 SIZE = (1, 800, 1344)
 WARM_UP = 12  # steps in which the trainer sees both buckets
 MOST_TIMES = 1.1
+LOADING_SECONDS = 1.0
 
 
 def main() -> int:
@@ -44,6 +48,7 @@ def main() -> int:
         print(f"skipped: no data at {options.data_root} (--data-root)")
         return 0
     print(f"machine: {machine()}, {THREADS} threads")
+    use_device("cpu", threads=THREADS)
     precision = settle_precision(options.precision)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -54,6 +59,7 @@ def main() -> int:
         overrides = [
             *("+experiment=8x4_12ep", f"data.root={options.data_root.resolve()}", "data.train=train", "data.val=null"),
             *("data.buckets=[[800,1344],[1344,800]]", "model.weights=null", f"precision={POLICIES[precision]}"),
+            "device=cpu",
             *("train.images_per_gpu=1", "train.global_batch=1", "train.max_steps=100000", "log.every=1"),
             f"run.dir={folder / 'run'}",
         ]
@@ -66,7 +72,10 @@ def main() -> int:
             for side, steps in zip(sides, (2, options.warm_up), strict=True):
                 for _ in range(steps):
                     side.ask("train")
-            turns = [[side.ask("train") for side in sides] for _ in range(options.repeats)]
+            turns = []
+            for _ in range(options.repeats):
+                time.sleep(LOADING_SECONDS)
+                turns.append([side.ask("train") for side in sides])
             memory = [side.ask("memory") for side in sides]
     for name, column in zip(("bench/model.py", "trainer"), zip(*turns, strict=True), strict=True):
         print(f"{name:15} {', '.join(f'{seconds:.2f}' for seconds in column)} s")

@@ -19,6 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 from mrcnn_data import default_buckets
 
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the tests are of the CPU, also on a machine with GPUs
+
 
 class Scene:
     """Builds a COCO dict and the results list that belongs to it."""

@@ -16,7 +16,7 @@ from mrcnn_data import DatasetError, OutputError
 from mrcnn_eval import load
 from mrcnn_eval.cli import main
 from mrcnn_eval.scoring.segmentation import to_mask
-from mrcnn_model import CheckpointError
+from mrcnn_model import CheckpointError, DeviceError
 
 LOWEST = 0.2  # the weights are random: many objects at low scores
 
@@ -66,9 +66,12 @@ def test_surest_first_with_the_ids_and_names_of_the_training(predictor, root):
 def test_a_list_gives_a_list_in_its_order_and_equals_one_by_one(predictor, root):
     paths = [root / f"val/{number}.png" for number in (3, 1, 2)]
     together = predictor.predict(paths, score_threshold=LOWEST, batch_size=2)
-    assert [len(found) for found in together] == [
-        len(predictor.predict(path, score_threshold=LOWEST)) for path in paths
-    ]
+    for found, path in zip(together, paths, strict=True):
+        alone = predictor.predict(path, score_threshold=LOWEST)
+        assert found.names == alone.names
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+    assert not np.array_equal(together[0].boxes[:1], together[1].boxes[:1])
     assert predictor.predict([]) == []
 
 
@@ -98,6 +101,32 @@ def test_the_readme_finds_objects_in_a_photograph(run, root, monkeypatch, capsys
     exec(code, names := {})
     assert f"({len(names['found'])}, 100, 100)" in capsys.readouterr().out
     assert cv2.imread("drawing.png") is not None
+
+
+def test_the_default_threshold_is_at_least_that_of_the_model(run, root):
+    found = load(run, precision="float32", score_threshold=0.75).predict(root / "val/1.png")
+    assert (found.scores >= 0.75).all()
+    assert (load(run, precision="float32").predict(root / "val/1.png").scores >= 0.5).all()
+
+
+def test_what_was_found_does_not_depend_on_the_file_or_the_buffer_any_more(predictor, root):
+    path, buffer = root / "val/1.png", cv2.imread(str(root / "val/1.png"))[..., ::-1].copy()
+    from_file = predictor.predict(path, score_threshold=LOWEST)
+    from_buffer = predictor.predict(buffer, score_threshold=LOWEST)
+    drawn = from_buffer.draw()
+    buffer[...] = 0  # the next frame of a video
+    np.testing.assert_array_equal(from_buffer.draw(), drawn)
+    path.unlink()
+    assert from_file.masks.shape == (len(from_file), 100, 100)
+    with pytest.raises(DatasetError, match=r"1\.png"):
+        from_file.draw()
+
+
+def test_a_device_that_is_not_there_is_refused(run):
+    with pytest.raises(DeviceError, match=r'no GPU is visible.*load\(\.\.\., device="cpu"\)'):
+        load(run, device="gpu")
+    with pytest.raises(ValueError, match="'cuda' is not one of auto, cpu, gpu"):
+        load(run, device="cuda")
 
 
 @pytest.mark.parametrize("score_threshold", [0.1, -1.0, 1.5, float("nan")])

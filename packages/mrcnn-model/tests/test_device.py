@@ -52,6 +52,22 @@ def test_more_processes_than_gpus(machine):
         use_device(number=0, processes=4)
 
 
+def test_gpus_that_cannot_be_told_apart(machine):
+    """TensorFlow leaves out a GPU that only drives a display."""
+    machine(num_gpus=1)
+    assert use_device().uuid is None
+    with pytest.raises(DeviceError, match=r"the driver shows 2 GPUs, TensorFlow sees 1.*CUDA_VISIBLE_DEVICES"):
+        use_device(number=1, processes=2)
+
+
+def test_names_and_numbers_that_are_none(machine):
+    machine(num_gpus=2)
+    with pytest.raises(ValueError, match="'cuda' is not one of auto, cpu, gpu"):
+        use_device("cuda")
+    with pytest.raises(DeviceError, match="4 processes on a machine of 2 GPUs"):
+        use_device(number=3)
+
+
 def test_the_cpu_where_there_is_no_gpu_or_where_it_is_asked_for(machine):
     chosen, growing = machine(num_gpus=0, driver=None, kernels="none")
     assert str(use_device()) == "CPU (no GPU is visible)"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the tests are of the CPU, also on a machine with GPUs
 
 import hydra
 import pytest

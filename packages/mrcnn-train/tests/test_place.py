@@ -4,7 +4,9 @@ import pytest
 
 from mrcnn_model import Device
 from mrcnn_train import ConfigError
+from mrcnn_train.app import _arguments_of_ranks
 from mrcnn_train.job.devices import check_gpus_differ, describe_devices, use_own_device
+from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.place import Place, check_alone, launched_place, tasks_per_node
 
 # Seen in tasks of Slurm 22.05: `srun -N 2 -n 3`, the task of the second node.
@@ -110,6 +112,19 @@ def test_devices_of_several_processes_are_counted() -> None:
     assert describe_devices(devices) == "8 x NVIDIA H100"
     assert describe_devices([*devices[:1], Device("Tesla T4", "", "t")]) == "1 x NVIDIA H100, 1 x Tesla T4"
     assert describe_devices(devices[3:4]) == "NVIDIA H100 (number 3 of 8)"
+
+
+def test_ranks_take_the_device_of_a_resumed_run(compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose("+experiment=demo", "device=cpu")
+    monkeypatch.setattr("sys.argv", ["mrcnn_train", "resume=run"])
+    assert _arguments_of_ranks(config) == ["resume=run", "device=cpu"]
+    monkeypatch.setattr("sys.argv", ["mrcnn_train", "resume=run", "device=auto"])
+    assert _arguments_of_ranks(config) == ["resume=run", "device=auto"]
+    taken = Processes()
+    taken.device = Device("NVIDIA H100")
+    assert taken.devices("auto") == [taken.device]
+    with pytest.raises(ConfigError, match=r"the run has device=cpu, but the processes have taken GPUs"):
+        taken.devices("cpu")
 
 
 def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ class CocoDataset:
         cache_dir: PathLike | None = None,
         allow_errors: bool = False,
     ) -> CocoDataset:
-        """Open ROOT/annotations/instances_SPLIT.json with the images of ROOT/SPLIT/; several splits together."""
+        """Open a split of a root, in COCO's layout or Roboflow's (see `find_split`); several splits together."""
         sources = [find_split(root, name) for name in ([split] if isinstance(split, str) else split)]
         return cls.open(
             [source.annotation_path for source in sources],

@@ -16,7 +16,7 @@ from mrcnn_data.pipes import run_piped
 from mrcnn_data.text import visible
 from mrcnn_data.tools import commands
 from mrcnn_data.tools.commands import MAX_SIZE
-from mrcnn_data.tools.sources import add_sources
+from mrcnn_data.tools.sources import ROOT_HELP, add_sources
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,7 +144,7 @@ def _add_from_masks(masks: argparse.ArgumentParser) -> None:
 
 
 def _add_subset(subset: argparse.ArgumentParser) -> None:
-    subset.add_argument("root", metavar="ROOT", help="folder with annotations/instances_SPLIT.json and SPLIT/")
+    subset.add_argument("root", metavar="ROOT", help=ROOT_HELP)
     subset.add_argument("split", metavar="SPLIT")
     subset.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     subset.add_argument("--images", type=int, default=100, metavar="N", help="how many images (default: 100)")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from pathlib import Path
 
 from mrcnn_data.annotations.dataset import CocoDataset
 from mrcnn_data.annotations.opening import Source, find_split
 from mrcnn_data.errors import DatasetError, OptionError
+
+ROOT_HELP = "folder with annotations/instances_SPLIT.json and SPLIT/, or with SPLIT/_annotations.coco.json (Roboflow)"
 
 
 def add_sources(command: argparse.ArgumentParser) -> None:
@@ -17,7 +20,7 @@ def add_sources(command: argparse.ArgumentParser) -> None:
         "root",
         metavar="ROOT",
         nargs="?",
-        help="folder with annotations/instances_SPLIT.json and SPLIT/, or with SPLIT/_annotations.coco.json (Roboflow)",
+        help=ROOT_HELP,
     )
     command.add_argument("splits", metavar="SPLIT", nargs="*")
     command.add_argument(
@@ -77,5 +80,5 @@ def source_paths(options: argparse.Namespace) -> list[Path]:
 def as_arguments(options: argparse.Namespace) -> str:
     """Return the options that name the data sets, as they are given on a command line."""
     if options.annotations is not None:
-        return f"--annotations {options.annotations} --image-dir {options.image_dir}"
-    return f"{options.root} {' '.join(options.splits)}"
+        return shlex.join(["--annotations", str(options.annotations), "--image-dir", str(options.image_dir)])
+    return shlex.join([options.root, *options.splits])

@@ -56,8 +56,9 @@ class SyntheticOptions(Options):
 class DataOptions(Options):
     """Where the images are, and how they are loaded.
 
-    A split is ROOT/annotations/instances_SPLIT.json with the images ROOT/SPLIT/*. For another layout give the four
-    paths. Splits and paths may be lists, [a, b]: training sets are joined, validation sets are scored one by one.
+    A split is ROOT/annotations/instances_SPLIT.json with the images ROOT/SPLIT/*, or ROOT/SPLIT/_annotations.coco.json
+    beside its images. For another layout give the four paths. Splits and paths may be lists, [a, b]: training sets are
+    joined, validation sets are scored one by one.
     """
 
     root: str | None = None

@@ -34,6 +34,15 @@ def use_own_device(place: Place, wanted: str) -> Device:
         raise ConfigError(str(error)) from error
 
 
+def require_wanted(device: Device, wanted: str) -> None:
+    """Raise ConfigError if a process has taken a GPU, before it got the config of a resumed run that wants the CPU."""
+    if wanted == "cpu" and device.name != CPU:
+        raise ConfigError(
+            "the run has device=cpu, but the processes have taken GPUs: give device=cpu, or another device, on the "
+            "command line too"
+        )
+
+
 def describe_devices(devices: Sequence[Device]) -> str:
     """Name the devices of all processes.
 

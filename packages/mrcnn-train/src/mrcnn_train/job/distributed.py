@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mrcnn_eval import OtherRankError, shares_of_all
-from mrcnn_model import CPU
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
 from mrcnn_train.job.cores import gpu_node, take_cores
-from mrcnn_train.job.devices import check_gpus_differ, use_own_device
+from mrcnn_train.job.devices import check_gpus_differ, require_wanted, use_own_device
 from mrcnn_train.job.facts import read_gpus
 from mrcnn_train.job.hosts import interface_of, own_address_toward
 from mrcnn_train.job.place import Place, check_alone
@@ -66,15 +65,11 @@ class Processes:
             wanted: the option `device`.
 
         Raises:
-            ConfigError: see `use_own_device`; or the processes have taken GPUs that the resumed run does not want.
+            ConfigError: see `use_own_device` and `require_wanted`.
         """
         if self.device is None:
             self.device = use_own_device(self.place, wanted)
-        if wanted == "cpu" and self.device.name != CPU:
-            raise ConfigError(
-                "the run has device=cpu, but the processes have taken GPUs: give device=cpu, or another device, on the "
-                "command line too"
-            )
+        require_wanted(self.device, wanted)
         return self.gather(self.device)
 
     @property
