@@ -70,7 +70,8 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
                     data = _open(config, rank=0, size=size)
                     with data.loader:
                         _has_finished(config, data)
-                        processes = Processes(place)
+                        # As many processes as the job will have on this machine: there may be fewer GPUs.
+                        processes = Processes(place._replace(local_size=1 if config.launch.hosts else size))
                         _settle_precision(config, _settle_device(config, data, processes), processes)
                 return 0
         except StopRequested as request:
