@@ -118,6 +118,7 @@ class MaskRCNN:
         *objects, sample_seeds = tensors = [tf.convert_to_tensor(argument) for argument in given]
         check_ground_truth(tensors, num_images=pyramid[0].shape[0], num_classes=config.num_classes)
         gt = GroundTruth(*objects)
+        gt = gt._replace(classes=tf.cast(gt.classes, tf.int64))
         rpn_output = self.rpn(pyramid, training=True)
         anchors = self.anchors(pyramid)
         proposals = self.proposals(rpn_output, pyramid, image_sizes, training=True)
@@ -233,7 +234,7 @@ class MaskRCNN:
         """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m]."""
         assert self.mask_head is not None
         pooled = self.pool(pyramid, boxes, self.config.mask.mask_pool_size)
-        logits = self.mask_head(pooled, tf.reshape(classes, [-1]), training=training)
+        logits = self.mask_head(pooled, tf.reshape(tf.cast(classes, tf.int64), [-1]), training=training)
         size = self.config.mask.mask_size
         return tf.reshape(logits, [tf.shape(boxes)[0], boxes.shape[1], size, size])
 

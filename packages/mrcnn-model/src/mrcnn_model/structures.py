@@ -27,7 +27,7 @@ class Proposals(NamedTuple):
 class Samples(NamedTuple):
     """The candidates that an image trains on; foreground first."""
 
-    indices: tf.Tensor  # int32 [N, S] into the candidates; 0 where not sampled
+    indices: tf.Tensor  # int64 [N, S] into the candidates; 0 where not sampled
     foreground: tf.Tensor  # bool [N, S]
     sampled: tf.Tensor  # bool [N, S]
 
@@ -36,9 +36,9 @@ class RoiTargets(NamedTuple):
     """Sampled RoIs and their targets; foreground first."""
 
     boxes: tf.Tensor  # float32 [N, S, 4]
-    classes: tf.Tensor  # int32 [N, S], 0 = background or not sampled
+    classes: tf.Tensor  # int64 [N, S], 0 = background or not sampled
     deltas: tf.Tensor  # float32 [N, S, 4], encoded with the box regression weights
-    gt_indices: tf.Tensor  # int32 [N, S]; 0 where there is none
+    gt_indices: tf.Tensor  # int64 [N, S]; 0 where there is none
     sampled: tf.Tensor  # bool [N, S]
 
 

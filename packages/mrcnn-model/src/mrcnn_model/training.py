@@ -85,7 +85,7 @@ def training_stats(
 ) -> dict[str, tf.Tensor]:
     """Return numbers to log, float32 scalars; see `MaskRCNN.losses`."""
     is_foreground = rois.classes > 0
-    is_right = tf.argmax(output.logits, axis=-1, output_type=tf.int32) == rois.classes
+    is_right = tf.argmax(output.logits, axis=-1) == rois.classes
     return {
         "foreground_anchors": _mean_count(from_anchors.samples.foreground),
         "valid_proposals": _mean_count(proposals.valid),

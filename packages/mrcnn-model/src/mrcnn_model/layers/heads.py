@@ -123,7 +123,7 @@ class MaskHead(keras.layers.Layer):
 
         Args:
             rois: [K, P, P, F].
-            classes: int32 [K], 1..C-1. 0, the background, is read as 1; the caller discards those masks.
+            classes: int64 [K], 1..C-1. 0, the background, is read as 1; the caller discards those masks.
             training: a gradient will be computed.
 
         Returns:

@@ -22,7 +22,7 @@ class GroundTruth(NamedTuple):
     """The annotated objects of a batch, padded (class 0)."""
 
     boxes: tf.Tensor  # float32 [N, G, 4]
-    classes: tf.Tensor  # int32 [N, G]
+    classes: tf.Tensor  # int64 [N, G]
     masks: tf.Tensor  # uint8 [N, G, M, M], 0 or 1, each cropped to its box
     has_mask: tf.Tensor  # bool [N, G]
     crowd_boxes: tf.Tensor  # float32 [N, K, 4]
@@ -65,6 +65,7 @@ def anchor_targets(
     best_iou, best_gt, is_best, crowd_overlap = mrcnn_ops.match_boxes(
         anchors, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=usable
     )
+    best_gt = tf.cast(best_gt, tf.int64)
     foreground = usable & ((best_iou >= rpn.rpn_foreground_iou) | is_best)
     background = usable & ~foreground & (best_iou < rpn.rpn_background_iou) & (crowd_overlap <= crowd_overlap_threshold)
     samples = sample_candidates(
@@ -152,13 +153,13 @@ def rematch_rois(
 def _label_rois(
     boxes: tf.Tensor, valid: tf.Tensor, gt: GroundTruth, *, foreground_iou: float, crowd_overlap_threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return foreground and background, bool [N, R], and the best ground truth, int32 [N, R]."""
+    """Return foreground and background, bool [N, R], and the best ground truth, int64 [N, R]."""
     best_iou, best_gt, _, crowd_overlap = mrcnn_ops.match_boxes(
         boxes, gt.boxes, gt.valid, gt.crowd_boxes, boxes_valid=valid
     )
     foreground = valid & (best_iou >= foreground_iou)
     background = valid & ~foreground & (crowd_overlap <= crowd_overlap_threshold)
-    return foreground, background, best_gt
+    return foreground, background, tf.cast(best_gt, tf.int64)
 
 
 def _encode_rois(

@@ -52,7 +52,7 @@ def box_class_loss(logits: tf.Tensor, classes: tf.Tensor, sampled: tf.Tensor) ->
 
     Args:
         logits: float32 [N, S, C].
-        classes: int32 [N, S].
+        classes: int64 [N, S].
         sampled: bool [N, S].
     """
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
@@ -64,7 +64,7 @@ def box_regression_loss(errors: tf.Tensor, classes: tf.Tensor, sampled: tf.Tenso
 
     Args:
         errors: float32 [N, S], from `box_errors`.
-        classes: int32 [N, S], 0 = background.
+        classes: int64 [N, S], 0 = background.
         sampled: bool [N, S].
     """
     return tf.reduce_mean(_masked_sum(errors, sampled & (classes > 0)) / _count(sampled))

@@ -21,15 +21,15 @@ def mask_targets(
     Args:
         gt_masks: uint8 [N, G, M, M], 0 or 1.
         gt_boxes: float32 [N, G, 4].
-        gt_indices: int32 [N, F], the ground truth of each RoI.
+        gt_indices: int64 [N, F], the ground truth of each RoI.
         rois: float32 [N, F, 4], in the frame of gt_boxes.
         size: m.
 
     Returns:
         float32 [N, F, m, m], 0 or 1; zeros if G is 0.
     """
-    num_images, num_rois = tf.shape(rois)[0], rois.shape[1]
-    num_gt, edge = tf.shape(gt_masks)[1], gt_masks.shape[2]
+    num_images, num_rois = tf.shape(rois, tf.int64)[0], rois.shape[1]
+    num_gt, edge = tf.shape(gt_masks, tf.int64)[1], gt_masks.shape[2]
     boxes = gather_ground_truth(gt_boxes, gt_indices)  # [N, F, 4]
     x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)  # [N, F]
     scale_x = 1.0 / tf.maximum(x2 - x1, 1e-3)
@@ -38,12 +38,13 @@ def mask_targets(
     relative = [(roi_y1 - y1) * scale_y, (roi_x1 - x1) * scale_x, (roi_y2 - y1) * scale_y, (roi_x2 - x1) * scale_x]
     crops = _aligned_corners(tf.stack(relative, axis=-1), edge=edge, size=SAMPLES_PER_CELL * size)  # [N, F, 4]
 
-    # One extra, empty mask, so that an index exists even without ground truth.
-    flat = tf.concat([tf.reshape(gt_masks, [-1, edge, edge, 1]), tf.zeros([1, edge, edge, 1], gt_masks.dtype)], axis=0)
-    row = tf.range(num_images)[:, tf.newaxis] * num_gt + gt_indices
-    row = tf.minimum(row, num_images * num_gt)
+    # One extra, empty mask, so that an index exists even without ground truth. A GPU crops float32, not uint8.
+    masks = tf.cast(tf.reshape(gt_masks, [-1, edge, edge, 1]), tf.float32)
+    flat = tf.concat([masks, tf.zeros([1, edge, edge, 1])], axis=0)
+    row = tf.reshape(tf.range(num_images)[:, tf.newaxis] * num_gt + gt_indices, [-1])
+    row = tf.cast(tf.minimum(row, num_images * num_gt), tf.int32)  # int32 last: its arithmetic would be on the host
     samples = tf.image.crop_and_resize(
-        flat, tf.reshape(crops, [-1, 4]), tf.reshape(row, [-1]), [SAMPLES_PER_CELL * size] * 2
+        flat, tf.reshape(crops, [-1, 4]), row, [SAMPLES_PER_CELL * size] * 2
     )  # [N*F, 2m, 2m, 1]
     cells = tf.nn.avg_pool2d(samples, ksize=SAMPLES_PER_CELL, strides=SAMPLES_PER_CELL, padding="VALID")
     targets = tf.cast(cells >= 0.5, tf.float32)

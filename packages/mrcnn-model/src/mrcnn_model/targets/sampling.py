@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mrcnn_model.structures import Samples
 
-# int64 throughout: TensorFlow runs int32 arithmetic of GPU graphs on the host.
+# int64 throughout: TensorFlow runs int32 arithmetic of GPU graphs on the host, and each tensor from the device waits.
 _MASK32 = 0xFFFFFFFF
 
 
@@ -45,7 +45,8 @@ def sample_candidates(
     key = tf.where(chosen, 2.0 + priority, tf.where(background, 1.0 + priority, 0.0))
     key, indices = tf.math.top_k(key, k=num_samples)  # [N, S]
     sampled = key >= 1.0
-    return Samples(indices=tf.where(sampled, indices, 0), foreground=key >= 2.0, sampled=sampled)
+    indices = tf.where(sampled, tf.cast(indices, tf.int64), 0)
+    return Samples(indices=indices, foreground=key >= 2.0, sampled=sampled)
 
 
 def per_image_uniform(seeds: tf.Tensor, count: int | tf.Tensor, *, salt: int) -> tf.Tensor:

@@ -18,15 +18,15 @@ class LossScale:
 
     Attributes:
         scale: factor of the loss, float32.
-        good_steps: finite steps since the scale changed, int32.
-        skipped: skipped steps of the whole run, int32.
+        good_steps: finite steps since the scale changed, int64: int32 would live on the host of a GPU.
+        skipped: skipped steps of the whole run, int64.
     """
 
     def __init__(self, *, initial: float = INITIAL, growth_steps: int = GROWTH_STEPS) -> None:
         self._growth_steps = growth_steps
         self.scale = tf.Variable(initial, trainable=False, dtype=tf.float32)
-        self.good_steps = tf.Variable(0, trainable=False, dtype=tf.int32)
-        self.skipped = tf.Variable(0, trainable=False, dtype=tf.int32)
+        self.good_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self.skipped = tf.Variable(0, trainable=False, dtype=tf.int64)
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
@@ -38,5 +38,5 @@ class LossScale:
         grows = good >= self._growth_steps
         changed = tf.where(grows, tf.minimum(self.scale * 2.0, MAXIMUM), self.scale)
         self.scale.assign(tf.where(is_finite, changed, tf.maximum(self.scale / 2.0, MINIMUM)))
-        self.good_steps.assign(tf.where(grows, 0, good))
-        self.skipped.assign_add(tf.cast(~is_finite, tf.int32))
+        self.good_steps.assign(tf.where(~grows, good, 0))
+        self.skipped.assign_add(tf.cast(~is_finite, tf.int64))
