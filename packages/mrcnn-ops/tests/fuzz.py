@@ -173,7 +173,22 @@ def encoding(case: Case) -> list[tf.Tensor]:
     return []
 
 
-OPS = (roi_align, proposals, matching, detections, encoding)
+def update(case: Case) -> list[tf.Tensor]:
+    """Finite numbers in, and an update that is finite or not taken."""
+    shapes = [(case.count(20), case.count(9)) for _ in range(1 + case.count(4))]
+    arrays = [[case.floats(*shape, odd=0) for shape in shapes] for _ in range(3)]
+    variables, momenta = [tf.Variable(a) for a in arrays[0]], [tf.Variable(a) for a in arrays[1]]
+    decays = [case.option(1e-4, 0.0, -1.0, 1e3)] * len(case.option(shapes, [], shapes + shapes))
+    norm = mrcnn_ops.gradient_norm(arrays[2], variables, weight_decays=decays, scale=case.option(1.0, 0.0, 1e-9, 1e30))
+    options = {"momentum": case.option(0.9, 0.0, 1.0), "weight_decays": decays, "rate_factors": [1.0] * len(shapes)}
+    is_taken = case.chance(0.8)
+    mrcnn_ops.apply_sgd(variables, momenta, arrays[2], rate=case.option(0.1, 0.0), is_taken=is_taken, **options)
+    for variable, before in zip([*variables, *momenta], arrays[0] + arrays[1], strict=True):
+        assert is_taken or np.array_equal(variable.numpy(), before)
+    return [norm, *(variable.read_value() for variable in [*variables, *momenta])]
+
+
+OPS = (roi_align, proposals, matching, detections, encoding, update)
 REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, ValueError, TypeError)
 
 

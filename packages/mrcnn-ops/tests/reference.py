@@ -290,3 +290,15 @@ def decode_counts(counts: bytes, height, width):
     pixels = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
     assert len(pixels) == height * width
     return pixels.reshape(width, height).T
+
+
+def sgd(values, momenta, gradients, *, rate, momentum, weight_decays, rate_factors, scale=1.0, clip=1.0):
+    """The new values, the new momenta, and the norm before clipping, in float64."""
+    new_values, new_momenta, squares = [], [], 0.0
+    for w, v, g, decay, factor in zip(values, momenta, gradients, weight_decays, rate_factors, strict=True):
+        w, v = np.float64(w), np.float64(v)
+        decayed = scale * np.float64(g) + decay * w
+        squares += (decayed**2).sum()
+        new_momenta.append(momentum * v + clip * decayed)
+        new_values.append(w - rate * factor * new_momenta[-1])
+    return new_values, new_momenta, math.sqrt(squares)

@@ -9,6 +9,7 @@
 #include "../box.h"
 #include "../half.h"
 #include "../roi_align.h"
+#include "../sgd.h"
 
 namespace mrcnn {
 
@@ -39,6 +40,14 @@ struct MatchTargets {
   int num_crowds;
 };
 
+// The numbers of an update that is taken.
+struct SgdStep {
+  float scale;  // of the gradients
+  float clip;   // of the gradients with weight decay
+  float rate;
+  float momentum;
+};
+
 struct Kernels {
   const char* instruction_set;
 
@@ -62,6 +71,12 @@ struct Kernels {
   // whose best box is elsewhere cost nothing.
   void (*mark_best)(const MatchTargets& targets, const Box* boxes, const bool* boxes_valid, int64_t count,
                     const float* gt_best_iou, const float* gt_best_iou_overall, bool* is_best_for_gt);
+
+  // The sum of the squares of scale * gradient + weight decay * value over a range of a variable.
+  double (*sum_of_squares)(const SgdVariable& variable, SgdRange range, float scale);
+
+  // Updates a range of a variable and of its momentum.
+  void (*sgd)(const SgdVariable& variable, SgdRange range, const SgdStep& step);
 };
 
 inline size_t nms_scratch_floats(int max_kept) { return 5 * (static_cast<size_t>(max_kept) + 8); }

@@ -4,6 +4,7 @@
 #include "matching_kernels.h"
 #include "nms_kernels.h"
 #include "roi_align_kernels.h"
+#include "sgd_kernels.h"
 
 #define MRCNN_STRING_(x) #x
 #define MRCNN_STRING(x) MRCNN_STRING_(x)
@@ -20,6 +21,8 @@ const Kernels kernels = {
     nms,
     match,
     mark_best,
+    sum_of_squares,
+    sgd,
 };
 
 }  // namespace MRCNN_ISA

@@ -11,6 +11,7 @@
 #include "matching_grid.h"
 #include "proposals_grid.h"
 #include "roi_align_grid.h"
+#include "sgd_grid.h"
 
 struct CUstream_st;
 
@@ -40,6 +41,12 @@ int match_boxes(const MatchParams& params, const MatchInputs& inputs, const Matc
 
 int multiclass_nms(const DetectionParams& params, const DetectionInputs& inputs, const Detections& detections,
                    void* scratch, Stream stream);
+
+// `variables` is an array of the host. Scratch: gradient_norm_scratch_bytes().
+int gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm, void* scratch,
+                  Stream stream);
+
+int sgd(const SgdVariable* variables, int num_variables, const SgdNumbers& numbers, Stream stream);
 
 // Of generate_proposals, match_boxes and multiclass_nms.
 template <class Scratch, class Params>

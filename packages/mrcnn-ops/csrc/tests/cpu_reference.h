@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -150,6 +151,20 @@ inline DetectionResult cpu_multiclass_nms(const DetectionParams& params, const s
   merge_classes(params, boxes.data(), scores.data(), class_rois.data(), class_counts.data(), 0, params.num_images,
                 detections, scratch.data());
   return result;
+}
+
+inline float cpu_gradient_norm(const std::vector<SgdVariable>& variables, float scale) {
+  double sum = 0.0;
+  for (const SgdVariable& variable : variables) {
+    for (int64_t chunk = 0; chunk < sgd_chunks(variable.count); ++chunk) {
+      sum += kernels().sum_of_squares(variable, sgd_range(variable.count, chunk), scale);
+    }
+  }
+  return static_cast<float>(std::sqrt(sum));
+}
+
+inline void cpu_sgd(const std::vector<SgdVariable>& variables, const SgdStep& step) {
+  for (const SgdVariable& variable : variables) kernels().sgd(variable, {0, variable.count}, step);
 }
 
 }  // namespace mrcnn

@@ -78,6 +78,17 @@ class HostMachine {
     multiclass_nms_on(grid, params, inputs, detections, scratch<DetectionScratch>(params));
   }
 
+  void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
+    HostGrid grid(order_);
+    Array<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));
+    gradient_norm_on(grid, variables, num_variables, scale, norm, scratch.data());
+  }
+
+  void sgd(const SgdVariable* variables, int num_variables, const SgdNumbers& numbers) {
+    HostGrid grid(order_);
+    sgd_on(grid, variables, num_variables, numbers);
+  }
+
  private:
   template <class Scratch, class Params>
   void* scratch(const Params& params) {

@@ -3,8 +3,8 @@
 //
 //   template <class T> Array<T>   memory of the machine, with data()
 //   upload(vector) -> Array, allocate<T>(count) -> Array, not initialised, download(Array) -> vector
-//   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms  as cuda/kernels.h has them,
-//       less stream and scratch
+//   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms,
+//       gradient_norm, sgd  as cuda/kernels.h has them, less stream and scratch
 #pragma once
 
 #include <cmath>
@@ -21,6 +21,7 @@
 #include "../cuda/matching_grid.h"
 #include "../cuda/proposals_grid.h"
 #include "../cuda/roi_align_grid.h"
+#include "../cuda/sgd_grid.h"
 #include "cpu_reference.h"
 
 namespace mrcnn {
@@ -528,6 +529,90 @@ void check_detections(Machine& machine, Report& report, const DetectionCase& tes
               std::to_string(num_valid) + " detections, " + std::to_string(different) + " values differ");
 }
 
+// ---- SGD ----
+
+struct SgdCase {
+  const char* name;
+  std::vector<int64_t> counts;  // elements of each variable
+  bool in_place;
+  bool is_taken;
+};
+
+inline std::vector<SgdCase> sgd_cases() {
+  const std::vector<int64_t> edges = {1, 0, 7, 8, 255, 256, 257, kSgdChunk - 1, kSgdChunk, kSgdChunk + 1, 100001};
+  std::vector<int64_t> many;  // several launches
+  for (int64_t i = 0; i < 2 * SgdGroup::kMost + 1; ++i) many.push_back(i * i % 97);
+  return {
+      {"edges of blocks and chunks", edges, true, true},
+      {"new memory", edges, false, true},
+      {"not taken", edges, true, false},
+      {"not taken, new memory", edges, false, false},
+      {"more variables than a launch takes", many, true, true},
+      {"one number", {1}, true, true},
+      {"no element", {0, 0}, true, true},
+  };
+}
+
+// The arrays of one machine, and variables that point to them.
+template <class Array>
+struct SgdArrays {
+  std::vector<Array> gradients, values, momenta, new_values, new_momenta;
+  std::vector<SgdVariable> variables;
+
+  template <class Upload>
+  SgdArrays(const SgdCase& test, const Upload& upload) {
+    Random random(19);
+    for (const int64_t count : test.counts) {
+      for (auto* arrays : {&gradients, &values, &momenta})
+        arrays->push_back(upload(random_values<float>(random, count)));
+      for (auto* arrays : {&new_values, &new_momenta}) arrays->push_back(upload(std::vector<float>(count, kNan)));
+      const bool in_place = test.in_place;
+      variables.push_back({gradients.back().data(), values.back().data(), count, uniform(random, 0.0f, 0.1f),
+                           uniform(random, 1.0f, 2.0f), momenta.back().data(),
+                           (in_place ? values : new_values).back().data(),
+                           (in_place ? momenta : new_momenta).back().data()});
+    }
+  }
+};
+
+template <class Machine>
+void check_sgd(Machine& machine, Report& report, const SgdCase& test) {
+  const int count = static_cast<int>(test.counts.size());
+  SgdArrays<std::vector<float>> expected(test, [](const std::vector<float>& values) { return values; });
+  SgdArrays<decltype(machine.template allocate<float>(0))> actual(
+      test, [&](const std::vector<float>& values) { return machine.upload(values); });
+  const SgdStep step = {0.25f, 0.7f, 0.02f, 0.9f};
+  const auto scale = machine.upload(std::vector<float>{step.scale});
+  const auto clip = machine.upload(std::vector<float>{step.clip});
+  const auto rate = machine.upload(std::vector<float>{step.rate});
+  const auto is_taken = machine.upload(Flags{test.is_taken});
+  auto norm = machine.template allocate<float>(1);
+  machine.gradient_norm(actual.variables.data(), count, scale.data(), norm.data());
+  const float actual_norm = machine.download(norm)[0],
+              expected_norm = cpu_gradient_norm(expected.variables, step.scale);
+  report.line(std::string("gradient_norm: ") + test.name,
+              std::abs(actual_norm - expected_norm) <= 2e-7f * expected_norm,
+              std::to_string(actual_norm) + ", CPU: " + std::to_string(expected_norm));
+
+  machine.sgd(actual.variables.data(), count,
+              {scale.data(), clip.data(), rate.data(), reinterpret_cast<const bool*>(is_taken.data()), step.momentum});
+  if (test.is_taken) {
+    cpu_sgd(expected.variables, step);
+  } else if (!test.in_place) {
+    expected.new_values = expected.values;
+    expected.new_momenta = expected.momenta;
+  }
+  int64_t different = 0;
+  for (int i = 0; i < count; ++i) {
+    different += count_different(machine.download(actual.values[i]), expected.values[i]) +
+                 count_different(machine.download(actual.momenta[i]), expected.momenta[i]);
+    if (test.in_place) continue;
+    different += count_different(machine.download(actual.new_values[i]), expected.new_values[i]) +
+                 count_different(machine.download(actual.new_momenta[i]), expected.new_momenta[i]);
+  }
+  report.line(std::string("sgd: ") + test.name, different == 0, std::to_string(different) + " values differ");
+}
+
 template <class Machine>
 void check_everything(Machine& machine, Report& report) {
   for (const RoiAlignCase& test : roi_align_cases()) {
@@ -538,6 +623,7 @@ void check_everything(Machine& machine, Report& report) {
   for (const ProposalCase& test : proposal_cases()) check_proposals(machine, report, test);
   for (const MatchCase& test : match_cases()) check_matching(machine, report, test);
   for (const DetectionCase& test : detection_cases()) check_detections(machine, report, test);
+  for (const SgdCase& test : sgd_cases()) check_sgd(machine, report, test);
 }
 
 }  // namespace mrcnn

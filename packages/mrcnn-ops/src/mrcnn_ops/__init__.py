@@ -7,6 +7,7 @@ from mrcnn_ops.mask_encoding import encode_masks
 from mrcnn_ops.matching import BoxMatches, match_boxes
 from mrcnn_ops.proposals import GeneratedProposals, generate_proposals
 from mrcnn_ops.roi_align import multilevel_roi_align
+from mrcnn_ops.sgd import apply_sgd, gradient_norm
 
 __all__ = [
     "BoxMatches",
@@ -14,9 +15,11 @@ __all__ = [
     "GeneratedProposals",
     "Gpu",
     "NmsDetections",
+    "apply_sgd",
     "build_info",
     "encode_masks",
     "generate_proposals",
+    "gradient_norm",
     "match_boxes",
     "multiclass_nms",
     "multilevel_roi_align",
