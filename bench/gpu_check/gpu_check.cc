@@ -104,6 +104,21 @@ class GpuMachine {
     wait("multiclass_nms");
   }
 
+  template <class T>
+  void fold(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs) {
+    require(cuda::fold_batch_norm(shape, kernel, norm, outputs, stream_), "fold_batch_norm");
+    wait("fold_batch_norm");
+  }
+
+  template <class T>
+  void fold_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                     const FoldGradients& gradients) {
+    const DeviceArray<char> scratch(fold_backward_scratch_bytes(shape));
+    require(cuda::fold_batch_norm_backward(shape, inputs, norm, gradients, scratch.data(), stream_),
+            "fold_batch_norm_backward");
+    wait("fold_batch_norm_backward");
+  }
+
   void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
     const DeviceArray<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));
     require(cuda::gradient_norm(variables, num_variables, scale, norm, scratch.data(), stream_), "gradient_norm");

@@ -173,6 +173,20 @@ def encoding(case: Case) -> list[tf.Tensor]:
     return []
 
 
+def folding(case: Case) -> list[tf.Tensor]:
+    kernel = case.floats(1 + case.count(2), 1, case.count(40), case.count(70), odd=0)
+    channels = kernel.shape[-1] if kernel.ndim else 1
+    trained = [tf.constant(a) for a in (kernel, case.floats(channels, odd=0), case.floats(channels, odd=0))]
+    variance = np.abs(case.floats(channels, odd=0))
+    epsilon, dtype = case.option(1e-5, 1e-3, 1.0), case.option("float32", "float16", "bfloat16", "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(trained)
+        results = mrcnn_ops.fold_batch_norm(
+            *trained, case.floats(channels, odd=0), variance, epsilon=epsilon, dtype=dtype
+        )
+    return [*results, *tape.gradient(results, trained)]
+
+
 def update(case: Case) -> list[tf.Tensor]:
     """Finite numbers in, and an update that is finite or not taken."""
     shapes = [(case.count(20), case.count(9)) for _ in range(1 + case.count(4))]
@@ -188,7 +202,7 @@ def update(case: Case) -> list[tf.Tensor]:
     return [norm, *(variable.read_value() for variable in [*variables, *momenta])]
 
 
-OPS = (roi_align, proposals, matching, detections, encoding, update)
+OPS = (roi_align, proposals, matching, detections, encoding, folding, update)
 REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, ValueError, TypeError)
 
 

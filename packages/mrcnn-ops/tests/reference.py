@@ -302,3 +302,12 @@ def sgd(values, momenta, gradients, *, rate, momentum, weight_decays, rate_facto
         new_momenta.append(momentum * v + clip * decayed)
         new_values.append(w - rate * factor * new_momenta[-1])
     return new_values, new_momenta, math.sqrt(squares)
+
+
+# ---- batch norm ----
+
+
+def fold_batch_norm(kernel, gamma, beta, mean, variance, *, epsilon):
+    """The folded kernel and bias, in float64."""
+    scale = np.float64(gamma) / np.sqrt(np.float64(variance) + epsilon)
+    return kernel * scale, beta - mean * scale

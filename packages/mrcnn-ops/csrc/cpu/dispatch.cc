@@ -50,4 +50,19 @@ const RoiAlignKernels<BFloat16>& roi_align_kernels(const Kernels& kernels) {
   return kernels.roi_align_bf16;
 }
 
+template <>
+const FoldKernels<float>& fold_kernels(const Kernels& kernels) {
+  return kernels.fold_f32;
+}
+
+template <>
+const FoldKernels<Half>& fold_kernels(const Kernels& kernels) {
+  return kernels.fold_f16;
+}
+
+template <>
+const FoldKernels<BFloat16>& fold_kernels(const Kernels& kernels) {
+  return kernels.fold_bf16;
+}
+
 }  // namespace mrcnn

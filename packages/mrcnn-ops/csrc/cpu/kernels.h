@@ -31,6 +31,16 @@ struct RoiAlignKernels {
                    T* const* feature_gradients, void* scratch);
 };
 
+template <class T>
+struct FoldKernels {
+  // folded: the rows of the kernel [rows, C] times `scale` [C].
+  void (*forward)(const float* kernel, const float* scale, int64_t rows, int64_t channels, T* folded);
+
+  // The gradient of the kernel's rows, and the sums over these rows of kernel times folded_gradient: [C].
+  void (*backward)(const float* kernel, const T* folded_gradient, const float* scale, int64_t rows, int64_t channels,
+                   float* kernel_gradient, float* product_sums);
+};
+
 // One image's ground truths and crowds, as matching reads them.
 struct MatchTargets {
   const Box* gt_boxes;     // [G]
@@ -54,6 +64,10 @@ struct Kernels {
   RoiAlignKernels<float> roi_align_f32;
   RoiAlignKernels<Half> roi_align_f16;
   RoiAlignKernels<BFloat16> roi_align_bf16;
+
+  FoldKernels<float> fold_f32;
+  FoldKernels<Half> fold_f16;
+  FoldKernels<BFloat16> fold_bf16;
 
   // Greedy NMS over boxes sorted best first: keeps a box unless its IoU with a kept one is above the threshold. Writes
   // the positions of the kept boxes, at most max_kept, and returns how many. scratch: nms_scratch_floats(max_kept)
@@ -85,6 +99,9 @@ inline size_t match_scratch_floats(int num_gt) { return 8 * static_cast<size_t>(
 
 template <class T>
 const RoiAlignKernels<T>& roi_align_kernels(const Kernels& kernels);
+
+template <class T>
+const FoldKernels<T>& fold_kernels(const Kernels& kernels);
 
 const Kernels& kernels();
 

@@ -1,6 +1,7 @@
 // Compiled once per instruction set (CMakeLists.txt), with MRCNN_ISA as its name. Everything here has internal linkage,
 // and no template of the standard library is instantiated: otherwise the linker could put AVX2 code into the portable
 // build.
+#include "batch_norm_kernels.h"
 #include "matching_kernels.h"
 #include "nms_kernels.h"
 #include "roi_align_kernels.h"
@@ -18,6 +19,9 @@ const Kernels kernels = {
     {roi_align_forward<float>, roi_align_backward<float>},
     {roi_align_forward<Half>, roi_align_backward<Half>},
     {roi_align_forward<BFloat16>, roi_align_backward<BFloat16>},
+    {fold_rows<float>, fold_rows_backward<float>},
+    {fold_rows<Half>, fold_rows_backward<Half>},
+    {fold_rows<BFloat16>, fold_rows_backward<BFloat16>},
     nms,
     match,
     mark_best,

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 
+#include "batch_norm_grid.h"
 #include "detections_grid.h"
 #include "matching_grid.h"
 #include "proposals_grid.h"
@@ -41,6 +42,16 @@ int match_boxes(const MatchParams& params, const MatchInputs& inputs, const Matc
 
 int multiclass_nms(const DetectionParams& params, const DetectionInputs& inputs, const Detections& detections,
                    void* scratch, Stream stream);
+
+// T: float, Half, BFloat16, the type of the folded kernel.
+template <class T>
+int fold_batch_norm(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs,
+                    Stream stream);
+
+// Scratch: fold_backward_scratch_bytes(shape).
+template <class T>
+int fold_batch_norm_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                             const FoldGradients& gradients, void* scratch, Stream stream);
 
 // `variables` is an array of the host. Scratch: gradient_norm_scratch_bytes().
 int gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm, void* scratch,

@@ -78,6 +78,20 @@ class HostMachine {
     multiclass_nms_on(grid, params, inputs, detections, scratch<DetectionScratch>(params));
   }
 
+  template <class T>
+  void fold(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs) {
+    HostGrid grid(order_);
+    fold_on(grid, shape, kernel, norm, outputs);
+  }
+
+  template <class T>
+  void fold_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                     const FoldGradients& gradients) {
+    HostGrid grid(order_);
+    Array<char> scratch(fold_backward_scratch_bytes(shape));
+    fold_backward_on(grid, shape, inputs, norm, gradients, scratch.data());
+  }
+
   void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
     HostGrid grid(order_);
     Array<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));

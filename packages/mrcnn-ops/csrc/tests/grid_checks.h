@@ -4,7 +4,7 @@
 //   template <class T> Array<T>   memory of the machine, with data()
 //   upload(vector) -> Array, allocate<T>(count) -> Array, not initialised, download(Array) -> vector
 //   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms,
-//       gradient_norm, sgd  as cuda/kernels.h has them, less stream and scratch
+//       fold, fold_backward, gradient_norm, sgd  as cuda/kernels.h has them, less stream and scratch
 #pragma once
 
 #include <cmath>
@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "../cuda/batch_norm_grid.h"
 #include "../cuda/detections_grid.h"
 #include "../cuda/matching_grid.h"
 #include "../cuda/proposals_grid.h"
@@ -529,6 +530,56 @@ void check_detections(Machine& machine, Report& report, const DetectionCase& tes
               std::to_string(num_valid) + " detections, " + std::to_string(different) + " values differ");
 }
 
+// ---- folding of batch norm ----
+
+template <class Machine, class T>
+void check_fold(Machine& machine, Report& report, int64_t rows, int64_t channels) {
+  Random random(23);
+  const FoldShape shape = {rows, channels, 1e-5f};
+  const auto kernel = random_values<float>(random, rows * channels);
+  const auto gradient = random_values<T>(random, rows * channels);
+  const auto gamma = random_values<float>(random, channels), beta = random_values<float>(random, channels);
+  const auto mean = random_values<float>(random, channels), of_bias = random_values<float>(random, channels);
+  std::vector<float> variance(channels);
+  for (float& value : variance) value = uniform(random, 0.01f, 4.0f);
+
+  std::vector<T> folded(rows * channels);
+  std::vector<float> bias(channels), of_kernel(rows * channels), of_gamma(channels), of_beta(channels);
+  const BatchNorm norm = {gamma.data(), beta.data(), mean.data(), variance.data()};
+  cpu_fold<T>(shape, kernel.data(), norm, {folded.data(), bias.data()});
+  cpu_fold_backward<T>(shape, {kernel.data(), gradient.data(), of_bias.data()}, norm,
+                       {of_kernel.data(), of_gamma.data(), of_beta.data()});
+
+  const auto device_kernel = machine.upload(kernel);
+  const auto device_gradient = machine.upload(gradient);
+  const auto device_of_bias = machine.upload(of_bias);
+  const auto device_gamma = machine.upload(gamma);
+  const auto device_beta = machine.upload(beta);
+  const auto device_mean = machine.upload(mean);
+  const auto device_variance = machine.upload(variance);
+  const BatchNorm device_norm = {device_gamma.data(), device_beta.data(), device_mean.data(), device_variance.data()};
+  auto result = machine.template allocate<T>(rows * channels);
+  auto result_bias = machine.template allocate<float>(channels);
+  machine.fold(shape, device_kernel.data(), device_norm, FoldOutputs<T>{result.data(), result_bias.data()});
+  auto result_of_kernel = machine.template allocate<float>(rows * channels);
+  auto result_of_gamma = machine.template allocate<float>(channels);
+  auto result_of_beta = machine.template allocate<float>(channels);
+  machine.fold_backward(
+      shape, FoldGradientInputs<T>{device_kernel.data(), device_gradient.data(), device_of_bias.data()}, device_norm,
+      FoldGradients{result_of_kernel.data(), result_of_gamma.data(), result_of_beta.data()});
+
+  const int64_t different =
+      count_different(machine.download(result), folded) + count_different(machine.download(result_bias), bias) +
+      count_different(machine.download(result_of_kernel), of_kernel) +
+      count_different(machine.download(result_of_beta), of_beta);
+  Difference sums;  // in another order than the CPU's
+  sums.add(machine.download(result_of_gamma), of_gamma);
+  report.line(std::string("fold_batch_norm ") + type_name<T>() + ": " + std::to_string(rows) + " x " +
+                  std::to_string(channels),
+              different == 0 && sums.greatest <= 1e-4,
+              std::to_string(different) + " values differ; gamma: " + sums.text());
+}
+
 // ---- SGD ----
 
 struct SgdCase {
@@ -623,6 +674,12 @@ void check_everything(Machine& machine, Report& report) {
   for (const ProposalCase& test : proposal_cases()) check_proposals(machine, report, test);
   for (const MatchCase& test : match_cases()) check_matching(machine, report, test);
   for (const DetectionCase& test : detection_cases()) check_detections(machine, report, test);
+  const std::pair<int64_t, int64_t> folds[] = {{1, 1}, {0, 5}, {9, 31}, {255, 32}, {256, 33}, {257, 64}, {4608, 40}};
+  for (const auto& [rows, channels] : folds) {
+    check_fold<Machine, float>(machine, report, rows, channels);
+    check_fold<Machine, Half>(machine, report, rows, channels);
+    check_fold<Machine, BFloat16>(machine, report, rows, channels);
+  }
   for (const SgdCase& test : sgd_cases()) check_sgd(machine, report, test);
 }
 

@@ -1,5 +1,6 @@
 """Compiled TensorFlow ops for Mask R-CNN: CPU kernels of all of them, CUDA kernels of all but `encode_masks`."""
 
+from mrcnn_ops.batch_norm import fold_batch_norm
 from mrcnn_ops.detections import NmsDetections, multiclass_nms
 from mrcnn_ops.driver import Driver, Gpu, read_driver, too_old
 from mrcnn_ops.library import build_info
@@ -18,6 +19,7 @@ __all__ = [
     "apply_sgd",
     "build_info",
     "encode_masks",
+    "fold_batch_norm",
     "generate_proposals",
     "gradient_norm",
     "match_boxes",

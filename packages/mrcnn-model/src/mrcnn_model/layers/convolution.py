@@ -11,6 +11,7 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
+import mrcnn_ops
 from mrcnn_model.layers.affine import affine
 from mrcnn_model.layers.normalization import MOVING_MOMENTUM, Norm, batch_norm, fold_batch_norm, group_norm
 
@@ -123,7 +124,9 @@ class Conv(LeafLayer):
             x = self._group_norm(x) if kind == "gn" else self._batch_norm(x)
         else:
             parameters = (self.kernel, self.gamma, self.beta, self.moving_mean, self.moving_variance)
-            fold = partial(fold_batch_norm, epsilon=self.norm.epsilon)
+            # Exported models, which never train, may have to run without mrcnn_ops.
+            fold = partial(mrcnn_ops.fold_batch_norm, dtype=self.compute_dtype) if training else fold_batch_norm
+            fold = partial(fold, epsilon=self.norm.epsilon)
             x = affine(self._convolve, x, *map(_value, parameters), prepare=fold, training=training)
         x = tf.nn.relu(x) if self.relu else x
         return self._group_norm(x) if kind == "gn" and after_relu else x

@@ -49,7 +49,8 @@ def fold_batch_norm(
     """Fold a batch norm with fixed statistics into the convolution before it.
 
     W' = W gamma / sqrt(variance + eps), b' = beta - mean gamma / sqrt(variance + eps). This saves a pass over the
-    feature map, and oneDNN and cuDNN fuse Conv -> BiasAdd -> ReLU. Gradients reach W, gamma and beta.
+    feature map, and oneDNN and cuDNN fuse Conv -> BiasAdd -> ReLU. For training, `mrcnn_ops.fold_batch_norm` does the
+    same in one op.
 
     Args:
         kernel: float32 [kh, kw, C_in, C], HWIO.
