@@ -119,6 +119,23 @@ class GpuMachine {
     wait("fold_batch_norm_backward");
   }
 
+  template <class T>
+  void group_norm(const GroupNormShape& shape, const T* x, const float* gamma, const float* beta, T* y,
+                  const GroupStatistics& statistics) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+    require(cuda::group_norm(shape, x, gamma, beta, y, statistics, scratch.data(), stream_), "group_norm");
+    wait("group_norm");
+  }
+
+  template <class T>
+  void group_norm_backward(const GroupNormShape& shape, const NormInputs<T>& inputs, T* dx, float* dgamma,
+                           float* dbeta) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+    require(cuda::group_norm_backward(shape, inputs, dx, dgamma, dbeta, scratch.data(), stream_),
+            "group_norm_backward");
+    wait("group_norm_backward");
+  }
+
   void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
     const DeviceArray<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));
     require(cuda::gradient_norm(variables, num_variables, scale, norm, scratch.data(), stream_), "gradient_norm");

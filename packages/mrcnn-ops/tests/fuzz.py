@@ -187,6 +187,19 @@ def folding(case: Case) -> list[tf.Tensor]:
     return [*results, *tape.gradient(results, trained)]
 
 
+def grouping(case: Case) -> list[tf.Tensor]:
+    channels, dtype = case.count(40), case.option("float32", "float16", "bfloat16", "float64")
+    x = tf.cast(case.floats(case.count(3), case.count(20), case.count(20), channels, odd=0), dtype)
+    inputs = [x, tf.constant(case.floats(channels, odd=0)), tf.constant(case.floats(channels, odd=0))]
+    groups = case.option(
+        int(case.rng.choice([g for g in range(1, channels + 1) if channels % g == 0] or [1])), 0, -1, 7
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = mrcnn_ops.group_norm(*inputs, groups=groups, epsilon=case.option(1e-5, 1e-3), relu=case.chance(0.5))
+    return [y, *tape.gradient(y, inputs)]
+
+
 def update(case: Case) -> list[tf.Tensor]:
     """Finite numbers in, and an update that is finite or not taken."""
     shapes = [(case.count(20), case.count(9)) for _ in range(1 + case.count(4))]
@@ -202,7 +215,7 @@ def update(case: Case) -> list[tf.Tensor]:
     return [norm, *(variable.read_value() for variable in [*variables, *momenta])]
 
 
-OPS = (roi_align, proposals, matching, detections, encoding, folding, update)
+OPS = (roi_align, proposals, matching, detections, encoding, folding, grouping, update)
 REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, ValueError, TypeError)
 
 

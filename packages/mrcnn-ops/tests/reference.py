@@ -311,3 +311,16 @@ def fold_batch_norm(kernel, gamma, beta, mean, variance, *, epsilon):
     """The folded kernel and bias, in float64."""
     scale = np.float64(gamma) / np.sqrt(np.float64(variance) + epsilon)
     return kernel * scale, beta - mean * scale
+
+
+def group_norm(x, gamma, beta, *, groups, epsilon, relu=False):
+    """One image, group and element after the other, in float64."""
+    y = np.empty(np.shape(x))
+    width = np.shape(x)[3] // groups
+    for image in range(len(x)):
+        for group in range(groups):
+            channels = slice(group * width, (group + 1) * width)
+            values = np.float64(x[image, :, :, channels])
+            normalised = (values - values.mean()) / np.sqrt(values.var() + epsilon)
+            y[image, :, :, channels] = normalised * gamma[channels] + beta[channels]
+    return np.maximum(y, 0) if relu else y

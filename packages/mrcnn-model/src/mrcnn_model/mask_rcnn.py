@@ -38,7 +38,7 @@ class MaskRCNN:
         box_stages: one stage, or the three of a cascade.
         mask_head: None in a model without masks.
         pool: pools RoIs from the pyramid.
-        ops: the ops that pool RoIs, make proposals and choose detections.
+        ops: the ops that normalise, pool RoIs, make proposals and choose detections.
         parts: the Keras layers with variables: backbone, fpn, rpn, box heads, mask head.
     """
 

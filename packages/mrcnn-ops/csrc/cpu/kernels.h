@@ -41,6 +41,24 @@ struct FoldKernels {
                    float* kernel_gradient, float* product_sums);
 };
 
+// Rows of some positions of one image, [positions, C]; scale and shift are those of its channels, [C].
+template <class T>
+struct GroupNormKernels {
+  // The sums of each channel and of its squares: [C].
+  void (*sums)(const T* x, int64_t positions, int64_t channels, float* sums, float* squares);
+
+  void (*apply)(const T* x, const float* scale, const float* shift, bool relu, int64_t positions, int64_t channels,
+                T* y);
+
+  // The sums of each channel's dy (behind the ReLU) and of dy x: [C].
+  void (*backward_sums)(const T* x, const T* dy, const float* scale, const float* shift, bool relu, int64_t positions,
+                        int64_t channels, float* sums, float* products);
+
+  // dx = dy scale + x x_scale + dx_shift.
+  void (*backward_apply)(const T* x, const T* dy, const float* scale, const float* shift, bool relu,
+                         const float* x_scale, const float* dx_shift, int64_t positions, int64_t channels, T* dx);
+};
+
 // One image's ground truths and crowds, as matching reads them.
 struct MatchTargets {
   const Box* gt_boxes;     // [G]
@@ -64,6 +82,10 @@ struct Kernels {
   RoiAlignKernels<float> roi_align_f32;
   RoiAlignKernels<Half> roi_align_f16;
   RoiAlignKernels<BFloat16> roi_align_bf16;
+
+  GroupNormKernels<float> group_norm_f32;
+  GroupNormKernels<Half> group_norm_f16;
+  GroupNormKernels<BFloat16> group_norm_bf16;
 
   FoldKernels<float> fold_f32;
   FoldKernels<Half> fold_f16;
@@ -99,6 +121,9 @@ inline size_t match_scratch_floats(int num_gt) { return 8 * static_cast<size_t>(
 
 template <class T>
 const RoiAlignKernels<T>& roi_align_kernels(const Kernels& kernels);
+
+template <class T>
+const GroupNormKernels<T>& group_norm_kernels(const Kernels& kernels);
 
 template <class T>
 const FoldKernels<T>& fold_kernels(const Kernels& kernels);

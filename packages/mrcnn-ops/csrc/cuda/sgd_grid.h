@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "../sgd.h"
-#include "block.h"
+#include "sums.h"
 
 namespace mrcnn {
 
@@ -35,16 +35,6 @@ struct SgdGroup {
 
 constexpr int kSgdThreads = 256;
 
-// Adds the threads' sums, in shared memory; the result is in sums[0].
-template <class Block>
-MRCNN_HD void add_up(Block& block, double* sums) {
-  for (int half = kSgdThreads / 2; half > 0; half /= 2) {
-    block.for_each_thread([&](int thread) {
-      if (thread < half) sums[thread] += sums[thread + half];
-    });
-  }
-}
-
 // The sum of the squares of one chunk; unit = chunk of the group.
 struct SquaresBlock {
   static constexpr int kThreads = kSgdThreads;
@@ -69,7 +59,7 @@ struct SquaresBlock {
       }
       sums[thread] = sum;
     });
-    add_up(block, sums);
+    add_up<kThreads>(block, sums);
     block.for_each_thread([&](int thread) {
       if (thread == 0) chunk_sums[unit] = sums[0];
     });
@@ -94,7 +84,7 @@ struct NormBlock {
       for (int64_t i = thread; i < num_chunks; i += kThreads) sum += chunk_sums[i];
       sums[thread] = sum;
     });
-    add_up(block, sums);
+    add_up<kThreads>(block, sums);
     block.for_each_thread([&](int thread) {
       if (thread == 0) *norm = static_cast<float>(sqrt(sums[0]));
     });

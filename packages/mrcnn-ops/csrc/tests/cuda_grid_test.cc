@@ -92,6 +92,20 @@ class HostMachine {
     fold_backward_on(grid, shape, inputs, norm, gradients, scratch.data());
   }
 
+  template <class T>
+  void group_norm(const GroupNormShape& shape, const T* x, const float* gamma, const float* beta, T* y,
+                  const GroupStatistics& statistics) {
+    HostGrid grid(order_);
+    group_norm_on(grid, shape, x, gamma, beta, y, statistics, scratch<GroupNormScratch>(shape));
+  }
+
+  template <class T>
+  void group_norm_backward(const GroupNormShape& shape, const NormInputs<T>& inputs, T* dx, float* dgamma,
+                           float* dbeta) {
+    HostGrid grid(order_);
+    group_norm_backward_on(grid, shape, inputs, dx, dgamma, dbeta, scratch<GroupNormScratch>(shape));
+  }
+
   void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
     HostGrid grid(order_);
     Array<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));

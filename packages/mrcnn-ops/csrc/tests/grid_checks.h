@@ -4,7 +4,8 @@
 //   template <class T> Array<T>   memory of the machine, with data()
 //   upload(vector) -> Array, allocate<T>(count) -> Array, not initialised, download(Array) -> vector
 //   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms,
-//       fold, fold_backward, gradient_norm, sgd  as cuda/kernels.h has them, less stream and scratch
+//       fold, fold_backward, group_norm, group_norm_backward, gradient_norm, sgd  as cuda/kernels.h has them, less
+//       stream and scratch
 #pragma once
 
 #include <cmath>
@@ -19,6 +20,7 @@
 
 #include "../cuda/batch_norm_grid.h"
 #include "../cuda/detections_grid.h"
+#include "../cuda/group_norm_grid.h"
 #include "../cuda/matching_grid.h"
 #include "../cuda/proposals_grid.h"
 #include "../cuda/roi_align_grid.h"
@@ -568,16 +570,105 @@ void check_fold(Machine& machine, Report& report, int64_t rows, int64_t channels
       shape, FoldGradientInputs<T>{device_kernel.data(), device_gradient.data(), device_of_bias.data()}, device_norm,
       FoldGradients{result_of_kernel.data(), result_of_gamma.data(), result_of_beta.data()});
 
-  const int64_t different =
-      count_different(machine.download(result), folded) + count_different(machine.download(result_bias), bias) +
-      count_different(machine.download(result_of_kernel), of_kernel) +
-      count_different(machine.download(result_of_beta), of_beta);
+  const int64_t different = count_different(machine.download(result), folded) +
+                            count_different(machine.download(result_bias), bias) +
+                            count_different(machine.download(result_of_kernel), of_kernel) +
+                            count_different(machine.download(result_of_beta), of_beta);
   Difference sums;  // in another order than the CPU's
   sums.add(machine.download(result_of_gamma), of_gamma);
-  report.line(std::string("fold_batch_norm ") + type_name<T>() + ": " + std::to_string(rows) + " x " +
-                  std::to_string(channels),
-              different == 0 && sums.greatest <= 1e-4,
-              std::to_string(different) + " values differ; gamma: " + sums.text());
+  report.line(
+      std::string("fold_batch_norm ") + type_name<T>() + ": " + std::to_string(rows) + " x " + std::to_string(channels),
+      different == 0 && sums.greatest <= 1e-4, std::to_string(different) + " values differ; gamma: " + sums.text());
+}
+
+// ---- group norm ----
+
+struct GroupNormResult {
+  std::vector<double> y, dx, dgamma, dbeta;
+};
+
+// Straight from the definition, in float64, one group after the other.
+template <class T>
+GroupNormResult group_norm_reference(const GroupNormShape& shape, const std::vector<T>& x, const std::vector<T>& dy,
+                                     const std::vector<float>& gamma, const std::vector<float>& beta) {
+  GroupNormResult result = {std::vector<double>(x.size()), std::vector<double>(x.size()),
+                            std::vector<double>(shape.channels), std::vector<double>(shape.channels)};
+  const int64_t width = shape.channels_of_group();
+  for (int64_t unit = 0; unit < shape.images * shape.groups; ++unit) {
+    const int64_t first = unit / shape.groups * shape.positions * shape.channels + unit % shape.groups * width;
+    const auto for_each = [&](const auto& visit) {  // index, channel
+      for (int64_t i = 0; i < shape.positions * width; ++i) {
+        visit(first + i / width * shape.channels + i % width, unit % shape.groups * width + i % width);
+      }
+    };
+    double sum = 0.0, squares = 0.0, a = 0.0, b = 0.0;
+    for_each([&](int64_t i, int64_t) { sum += to_float(x[i]); });
+    const double mean = sum / shape.count();
+    for_each([&](int64_t i, int64_t) { squares += (to_float(x[i]) - mean) * (to_float(x[i]) - mean); });
+    const double r = 1.0 / std::sqrt(squares / shape.count() + shape.epsilon);
+    std::vector<double> open(x.size());  // the gradient behind the ReLU
+    for_each([&](int64_t i, int64_t c) {
+      const double xhat = (to_float(x[i]) - mean) * r, y = xhat * gamma[c] + beta[c];
+      result.y[i] = shape.relu && y < 0.0 ? 0.0 : y;
+      open[i] = shape.relu && y <= 0.0 ? 0.0 : to_float(dy[i]);
+      result.dgamma[c] += open[i] * xhat;
+      result.dbeta[c] += open[i];
+      a += gamma[c] * open[i] / shape.count();
+      b += gamma[c] * open[i] * xhat / shape.count();
+    });
+    for_each(
+        [&](int64_t i, int64_t c) { result.dx[i] = r * (gamma[c] * open[i] - a - (to_float(x[i]) - mean) * r * b); });
+  }
+  return result;
+}
+
+template <class T>
+double greatest_error(const std::vector<T>& actual, const std::vector<double>& expected) {
+  double greatest = 0.0, scale = 1.0;
+  for (const double value : expected) scale = std::max(scale, std::abs(value));
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double error = std::abs(to_float(actual[i]) - expected[i]) / scale;
+    greatest = error <= greatest ? greatest : std::isnan(error) ? kInfinity : error;
+  }
+  return greatest;
+}
+
+template <class Machine, class T>
+void check_group_norm(Machine& machine, Report& report, const GroupNormShape& shape) {
+  Random random(29);
+  const int64_t count = shape.images * shape.positions * shape.channels;
+  const auto x = random_values<T>(random, count), dy = random_values<T>(random, count);
+  const auto gamma = random_values<float>(random, shape.channels), beta = random_values<float>(random, shape.channels);
+  const GroupNormResult expected = group_norm_reference(shape, x, dy, gamma, beta);
+  const auto device_x = machine.upload(x), device_dy = machine.upload(dy);
+  const auto device_gamma = machine.upload(gamma), device_beta = machine.upload(beta);
+  auto mean = machine.template allocate<float>(shape.images * shape.groups);
+  auto deviation = machine.template allocate<float>(shape.images * shape.groups);
+  auto y = machine.template allocate<T>(count), dx = machine.template allocate<T>(count);
+  auto dgamma = machine.template allocate<float>(shape.channels),
+       dbeta = machine.template allocate<float>(shape.channels);
+  machine.group_norm(shape, device_x.data(), device_gamma.data(), device_beta.data(), y.data(),
+                     GroupStatistics{mean.data(), deviation.data()});
+  machine.group_norm_backward(shape,
+                              NormInputs<T>{device_x.data(), device_dy.data(), device_gamma.data(), device_beta.data(),
+                                            mean.data(), deviation.data()},
+                              dx.data(), dgamma.data(), dbeta.data());
+  const double of_maps =
+      std::max(greatest_error(machine.download(y), expected.y), greatest_error(machine.download(dx), expected.dx));
+  const double of_parameters = std::max(greatest_error(machine.download(dgamma), expected.dgamma),
+                                        greatest_error(machine.download(dbeta), expected.dbeta));
+  char name[96], errors[64];
+  std::snprintf(name, sizeof(name), "group_norm %s: %d x %d x %d, %d groups%s", type_name<T>(),
+                static_cast<int>(shape.images), static_cast<int>(shape.positions), static_cast<int>(shape.channels),
+                static_cast<int>(shape.groups), shape.relu ? ", ReLU" : "");
+  std::snprintf(errors, sizeof(errors), "errors of %.1e and %.1e", of_maps, of_parameters);
+  report.line(name, of_maps <= tolerance<T>() && of_parameters <= 1e-5, errors);
+}
+
+inline std::vector<GroupNormShape> group_norm_shapes() {
+  return {{2, 257, 32, 8, 1e-5f, true}, {1, 9, 12, 3, 1e-5f, false},    {3, 4, 5, 5, 1e-3f, true},
+          {1, 600, 40, 1, 1e-5f, true}, {2, 1000, 64, 32, 1e-5f, true}, {1, 1, 8, 2, 1e-5f, false},
+          {0, 5, 8, 2, 1e-5f, true},    {2, 0, 8, 2, 1e-5f, true}};
 }
 
 // ---- SGD ----
@@ -679,6 +770,11 @@ void check_everything(Machine& machine, Report& report) {
     check_fold<Machine, float>(machine, report, rows, channels);
     check_fold<Machine, Half>(machine, report, rows, channels);
     check_fold<Machine, BFloat16>(machine, report, rows, channels);
+  }
+  for (const GroupNormShape& shape : group_norm_shapes()) {
+    check_group_norm<Machine, float>(machine, report, shape);
+    check_group_norm<Machine, Half>(machine, report, shape);
+    check_group_norm<Machine, BFloat16>(machine, report, shape);
   }
   for (const SgdCase& test : sgd_cases()) check_sgd(machine, report, test);
 }

@@ -3,6 +3,7 @@
 from mrcnn_ops.batch_norm import fold_batch_norm
 from mrcnn_ops.detections import NmsDetections, multiclass_nms
 from mrcnn_ops.driver import Driver, Gpu, read_driver, too_old
+from mrcnn_ops.group_norm import group_norm
 from mrcnn_ops.library import build_info
 from mrcnn_ops.mask_encoding import encode_masks
 from mrcnn_ops.matching import BoxMatches, match_boxes
@@ -22,6 +23,7 @@ __all__ = [
     "fold_batch_norm",
     "generate_proposals",
     "gradient_norm",
+    "group_norm",
     "match_boxes",
     "multiclass_nms",
     "multilevel_roi_align",
