@@ -26,6 +26,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"NVIDIA H100 {gpu[-1]}"}
         )
+        monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", lambda options: None)
         monkeypatch.setattr("mrcnn_model.device.read_driver", lambda: driver)
         monkeypatch.setattr("mrcnn_model.device.build_info", lambda: {"cuda": kernels})
         return chosen, growing
@@ -33,12 +34,15 @@ def machine(monkeypatch):
     return pretend
 
 
-def test_one_process_takes_one_of_many_gpus_whose_memory_grows(machine):
+def test_one_process_takes_one_of_many_gpus_whose_memory_grows(machine, monkeypatch):
     chosen, growing = machine(num_gpus=2)
+    options = []
+    monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", options.append)
     assert use_device() == Device("NVIDIA H100 0", "number 0 of 2", "aa")
     assert use_device(number=1, processes=2) == Device("NVIDIA H100 1", "number 1 of 2", "bb")
     assert chosen == ["gpu 0", "gpu 1"]
     assert growing == [("gpu 0", True), ("gpu 1", True)]
+    assert options == [{"layout_optimizer": False}] * 2
 
 
 def test_a_process_that_is_shown_its_own_gpu_takes_it(machine):

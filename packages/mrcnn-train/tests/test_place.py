@@ -5,7 +5,7 @@ import pytest
 from mrcnn_model import Device
 from mrcnn_train import ConfigError
 from mrcnn_train.app import _arguments_of_ranks
-from mrcnn_train.job.devices import check_gpus_differ, describe_devices, use_own_device
+from mrcnn_train.job.devices import check_gpus_differ, describe_devices, settle_tf32, use_own_device
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.place import Place, check_alone, launched_place, tasks_per_node
 
@@ -144,3 +144,13 @@ def test_a_device_that_cannot_be_used_is_an_error_of_the_options(monkeypatch: py
     monkeypatch.setattr("mrcnn_model.device.use_device", other_tensorflow)
     with pytest.raises(ConfigError, match="was built for TensorFlow"):
         use_own_device(Place(), "auto")
+
+
+def test_tf32_is_an_option_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[bool] = []
+    monkeypatch.setattr("tensorflow.config.experimental.enable_tensor_float_32_execution", chosen.append)
+    gpus = [Device("NVIDIA H100", "", "a")]
+    assert settle_tf32([Device("CPU")], False) == ""
+    assert settle_tf32(gpus, True) == "; TF32 for float32"
+    assert settle_tf32(gpus, False) == "; no TF32 (tf32=false)"
+    assert chosen == [True, False]

@@ -58,6 +58,20 @@ def describe_devices(devices: Sequence[Device]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
+def settle_tf32(devices: Sequence[Device], is_wanted: bool) -> str:
+    """Switch TF32 on or off if a process has a GPU.
+
+    Returns:
+        What the plan says about it after the devices; "" without GPUs.
+    """
+    if all(device.name == CPU for device in devices):
+        return ""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(is_wanted)
+    return "; TF32 for float32" if is_wanted else "; no TF32 (tf32=false)"
+
+
 def check_gpus_differ(devices: Sequence[Device]) -> None:
     """Check that no two processes share a GPU.
 
