@@ -4,6 +4,7 @@ The defaults are Tensorpack's recipe for COCO with ResNet-50. Sizes are in pixel
 """
 
 import dataclasses
+import difflib
 from typing import Any
 
 from mrcnn_data import Augmentation
@@ -23,6 +24,10 @@ class Options:
     def __setattr__(self, name: str, value: object) -> None:
         if "_is_frozen" in self.__dict__:
             raise dataclasses.FrozenInstanceError(f"{name}: the options of a run do not change")
+        known = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise AttributeError(f"{type(self).__name__} has no option {name!r}; did you mean {nearest[0]!r}?")
         super().__setattr__(name, value)
 
 
