@@ -231,10 +231,15 @@ class MaskRCNN:
     def mask_logits(
         self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, classes: tf.Tensor, *, training: bool = False
     ) -> tf.Tensor:
-        """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m]."""
+        """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m].
+
+        Class 0, the background, is read as 1; the caller discards those masks.
+        """
         assert self.mask_head is not None
         pooled = self.pool(pyramid, boxes, self.config.mask.mask_pool_size)
-        logits = self.mask_head(pooled, tf.reshape(tf.cast(classes, tf.int64), [-1]), training=training)
+        # The maximum comes before the reshape: Grappler would cast after it, and a GPU reshapes int32 on the host.
+        classes = tf.reshape(tf.maximum(tf.cast(classes, tf.int64), 1), [-1])
+        logits = self.mask_head(pooled, classes, training=training)
         size = self.config.mask.mask_size
         return tf.reshape(logits, [tf.shape(boxes)[0], boxes.shape[1], size, size])
 

@@ -228,7 +228,7 @@ def _settle_device(config: RunConfig, data: RunData, processes: Processes) -> Ru
         ConfigError: see `use_own_device`.
     """
     import_tensorflow_quietly()
-    return _with_line(data, "device", describe_devices(processes.devices(config.device)))
+    return _with_line(data, "device", describe_devices(processes.devices(config.device, tf32=config.tf32)))
 
 
 def _with_line(data: RunData, what: str, text: str) -> RunData:
