@@ -104,6 +104,49 @@ class GpuMachine {
     wait("multiclass_nms");
   }
 
+  template <class T>
+  void fold(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs) {
+    require(cuda::fold_batch_norm(shape, kernel, norm, outputs, stream_), "fold_batch_norm");
+    wait("fold_batch_norm");
+  }
+
+  template <class T>
+  void fold_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                     const FoldGradients& gradients) {
+    const DeviceArray<char> scratch(fold_backward_scratch_bytes(shape));
+    require(cuda::fold_batch_norm_backward(shape, inputs, norm, gradients, scratch.data(), stream_),
+            "fold_batch_norm_backward");
+    wait("fold_batch_norm_backward");
+  }
+
+  template <class T>
+  void group_norm(const GroupNormShape& shape, const T* x, const float* gamma, const float* beta, T* y,
+                  const GroupStatistics& statistics) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+    require(cuda::group_norm(shape, x, gamma, beta, y, statistics, scratch.data(), stream_), "group_norm");
+    wait("group_norm");
+  }
+
+  template <class T>
+  void group_norm_backward(const GroupNormShape& shape, const NormInputs<T>& inputs, T* dx, float* dgamma,
+                           float* dbeta) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+    require(cuda::group_norm_backward(shape, inputs, dx, dgamma, dbeta, scratch.data(), stream_),
+            "group_norm_backward");
+    wait("group_norm_backward");
+  }
+
+  void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
+    const DeviceArray<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));
+    require(cuda::gradient_norm(variables, num_variables, scale, norm, scratch.data(), stream_), "gradient_norm");
+    wait("gradient_norm");
+  }
+
+  void sgd(const SgdVariable* variables, int num_variables, const SgdNumbers& numbers) {
+    require(cuda::sgd(variables, num_variables, numbers, stream_), "sgd");
+    wait("sgd");
+  }
+
   // Median time of `launch` over 20 runs after 3, in milliseconds.
   template <class Launch>
   double milliseconds(const Launch& launch) {
@@ -275,6 +318,27 @@ void time_detections(GpuMachine& machine, Stopwatch& stopwatch) {
   });
 }
 
+// As many numbers as R50-FPN has, in 168 variables.
+void time_sgd(GpuMachine& machine, Stopwatch& stopwatch) {
+  const SgdCase test = {"", std::vector<int64_t>(168, 264000), true, true};
+  const SgdArrays<DeviceArray<float>> arrays(test,
+                                             [&](const std::vector<float>& values) { return machine.upload(values); });
+  const auto one = machine.upload(std::vector<float>{1.0f});
+  const auto is_taken = machine.upload(Flags{1});
+  const auto norm = machine.allocate<float>(1);
+  const int count = static_cast<int>(arrays.variables.size());
+  const DeviceArray<char> scratch(gradient_norm_scratch_bytes(arrays.variables.data(), count));
+  const double bytes = 168.0 * 264000 * sizeof(float);
+  stopwatch.time("gradient_norm, 168 variables, 44 M numbers", 2 * bytes, [&](cudaStream_t stream) {
+    return cuda::gradient_norm(arrays.variables.data(), count, one.data(), norm.data(), scratch.data(), stream);
+  });
+  stopwatch.time("sgd, 168 variables, 44 M numbers", 5 * bytes, [&](cudaStream_t stream) {
+    return cuda::sgd(arrays.variables.data(), count,
+                     {one.data(), one.data(), one.data(), reinterpret_cast<const bool*>(is_taken.data()), 0.9f},
+                     stream);
+  });
+}
+
 int run() {
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
@@ -307,6 +371,7 @@ int run() {
   time_matching(machine, stopwatch, 20);
   time_matching(machine, stopwatch, 2000);
   time_detections(machine, stopwatch);
+  time_sgd(machine, stopwatch);
   return report.num_failed() == 0 ? 0 : 1;
 }
 

@@ -33,7 +33,7 @@ def compilations(arch: str) -> list[tuple[str, list[str]]]:
         avx2 = [str(CSRC / "cpu/simd_kernels.cc"), "-DMRCNN_ISA=avx2", "-Xcompiler=-mavx2,-mfma,-mf16c"]
         units.append(("simd_avx2", avx2))
     units += [(f"cpu_{name}", [str(CSRC / f"cpu/{name}.cc")]) for name in ("detections", "proposals", "roi_align_plan")]
-    for name in ("detections", "matching", "proposals", "roi_align"):
+    for name in ("batch_norm", "detections", "group_norm", "matching", "proposals", "roi_align", "sgd"):
         units.append((f"cuda_{name}", [str(CSRC / f"cuda/{name}.cu"), f"-arch={arch}"]))
     return units
 

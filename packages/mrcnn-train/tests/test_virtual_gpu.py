@@ -40,7 +40,6 @@ TINY = {
     "detect_post_nms_top_k": 64,
     "roi_samples": 32,
 }
-ROOM = 1.05  # for launches that a change of TensorFlow or of the network may add; lower the numbers below when it can
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Case:
     """A training step.
 
     Attributes:
-        launching_ops: of all its compiled functions together, as measured; `ROOM` times as many are allowed.
+        launching_ops: the most that all its compiled functions together may have: 5 % more than counted, but below
+            1,500 for the usual step in half precision.
         precision, model, optimizer: options that differ from `TINY` and the defaults.
         micro_batches: number of them.
     """
@@ -60,19 +60,22 @@ class Case:
     micro_batches: int = 1
 
 
+GROUP_NORM = {"norm": "gn", "fpn_norm": "gn", "head_norm": "gn", "gn_groups": 4, "freeze_at": 0}
 CASES = {
-    "float32": Case(2482),
-    "mixed_float16": Case(3024, "mixed_float16"),
-    "mixed_bfloat16": Case(2824, "mixed_bfloat16"),
-    "group_norm": Case(4862, "mixed_float16", {"norm": "gn", "gn_groups": 4, "freeze_at": 0}),
-    "sync_bn": Case(5392, "mixed_float16", {"norm": "sync_bn", "freeze_at": 0}),
-    "cascade": Case(3453, "mixed_float16", {"cascade": True, "class_agnostic_boxes": True}),
-    "box_only": Case(2787, "mixed_float16", {"masks": False}),
-    "accumulation": Case(3529, "mixed_float16", micro_batches=2),
-    "average_of_weights": Case(3322, optimizer={"ema_decay": 0.99}),
+    "float32": Case(1273),
+    "mixed_float16": Case(1499, "mixed_float16"),
+    "mixed_bfloat16": Case(1488, "mixed_bfloat16"),
+    "group_norm": Case(1339, "mixed_float16", GROUP_NORM),
+    "sync_bn": Case(4657, "mixed_float16", {"norm": "sync_bn", "freeze_at": 0}),
+    "cascade": Case(1883, "mixed_float16", {"cascade": True, "class_agnostic_boxes": True}),
+    "box_only": Case(1331, "mixed_float16", {"masks": False}),
+    "accumulation": Case(2047, "mixed_float16", micro_batches=2),
+    "average_of_weights": Case(2155, optimizer={"ema_decay": 0.99}),
+    "lars": Case(4633, "mixed_float16", optimizer={"name": "lars"}),
+    "novograd": Case(5757, "mixed_float16", optimizer={"name": "novograd"}),
 }
-SLOW = ("mixed_bfloat16", "sync_bn", "box_only", "average_of_weights")  # all cases take a minute
-DETECTION = {("mixed_float16", True): 829, ("float32", False): 632}  # precision, masks: as `Case.launching_ops`
+FAST = ("float32", "mixed_float16", "group_norm", "cascade", "accumulation")  # all cases take more than a minute
+DETECTION = {("mixed_float16", True): 536, ("float32", False): 385}  # precision, masks: as `Case.launching_ops`
 
 
 def tiny_batch() -> Batch:
@@ -108,12 +111,11 @@ def graphs_as_on_a_gpu() -> Iterator[None]:
 
 
 def assert_nothing_waits(found: Any) -> None:
-    assert found.ops_without_gpu_kernel == {}
-    assert found.tensors_to_host == ()
-    assert found.layout_transposes == ()
+    waits = (found.ops_without_gpu_kernel, found.tensors_to_host, found.layout_transposes)
+    assert waits == ({}, (), ())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CASES])
 def test_a_training_step_waits_for_nothing(virtual_gpu: ModuleType, name: str) -> None:
     case = CASES[name]
     model = tiny_model(case.precision, **case.model)
@@ -129,7 +131,7 @@ def test_a_training_step_waits_for_nothing(virtual_gpu: ModuleType, name: str) -
     found = [virtual_gpu.report(function) for function in functions]
     for each in found:
         assert_nothing_waits(each)
-    assert sum(each.launching_ops for each in found) <= ROOM * case.launching_ops
+    assert sum(each.launching_ops for each in found) <= case.launching_ops
 
 
 @pytest.mark.parametrize(("precision", "masks"), DETECTION)
@@ -138,7 +140,7 @@ def test_detection_waits_for_nothing(virtual_gpu: ModuleType, precision: str, ma
         compiled_detect(tiny_model(precision, masks=masks))(*tiny_images())
     (found,) = map(virtual_gpu.report, functions)
     assert_nothing_waits(found)
-    assert found.launching_ops <= ROOM * DETECTION[precision, masks]
+    assert found.launching_ops <= DETECTION[precision, masks]
 
 
 def test_detection_on_several_views_waits_for_nothing(virtual_gpu: ModuleType) -> None:
@@ -149,6 +151,27 @@ def test_detection_on_several_views_waits_for_nothing(virtual_gpu: ModuleType) -
         assert_nothing_waits(found)
     assert [tensor.dtype for tensor in front.inputs].count(tf.int32) == 1  # the sizes, which come from the host
     assert tf.int32 not in [tensor.dtype for tensor in mask.inputs]  # the classes, which come from the GPU
+
+
+def test_what_the_virtual_gpu_finds(virtual_gpu: ModuleType) -> None:
+    """Otherwise the tests above could not fail."""
+
+    def waits(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        features = tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME"))  # [1, 32, 32, 64]
+        best = tf.argmax(features, axis=-1, output_type=tf.int32)
+        crops = tf.image.crop_and_resize(tf.cast(features, tf.uint8), [[0.0, 0, 1, 1]], [0], [4, 4])
+        flat = tf.reshape(features, tf.constant([-1, 64], tf.int64))
+        return best + 1, crops, flat
+
+    specs = [tf.TensorSpec([1, 32, 32, 64]), tf.TensorSpec([3, 3, 64, 64])]
+    function = tf.function(waits).get_concrete_function(*specs)
+    found = virtual_gpu.report(function)
+    assert found.ops_without_gpu_kernel == {"CropAndResize": 1}
+    readers = {copy.split(" -> ")[1].split()[0] for copy in found.tensors_to_host}
+    assert readers == {"AddV2", "CropAndResize", "Reshape"}
+    assert found.layout_transposes == ()
+    use_tf32(Device("NVIDIA H200", tf32=True), False)
+    assert virtual_gpu.report(function).layout_transposes
 
 
 def test_own_ops_are_those_with_kernels_in_the_sources(virtual_gpu: ModuleType) -> None:

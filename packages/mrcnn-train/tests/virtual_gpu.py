@@ -32,11 +32,17 @@ from tensorflow.python.grappler.cluster import Cluster
 # The ops of mrcnn-ops that have a GPU kernel in a build with CUDA, with the arguments that the kernel has in host
 # memory: what follows .Device(DEVICE_GPU) in packages/mrcnn-ops/csrc/tf, which test_virtual_gpu.py compares.
 OWN_OPS: dict[str, frozenset[str]] = {
+    "MrcnnFoldBatchNorm": frozenset(),
+    "MrcnnFoldBatchNormGrad": frozenset(),
     "MrcnnGenerateProposals": frozenset({"level_sizes"}),
+    "MrcnnGradientNorm": frozenset(),
+    "MrcnnGroupNorm": frozenset(),
+    "MrcnnGroupNormGrad": frozenset(),
     "MrcnnMatchBoxes": frozenset(),
     "MrcnnMulticlassNms": frozenset(),
     "MrcnnMultilevelRoiAlign": frozenset(),
     "MrcnnMultilevelRoiAlignGrad": frozenset({"feature_shapes"}),
+    "MrcnnSgd": frozenset({"variables", "momenta"}),
 }
 
 GPU, CPU = (f"/job:localhost/replica:0/task:0/device:{kind}:0" for kind in ("GPU", "CPU"))

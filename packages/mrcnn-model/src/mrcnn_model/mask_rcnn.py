@@ -38,7 +38,7 @@ class MaskRCNN:
         box_stages: one stage, or the three of a cascade.
         mask_head: None in a model without masks.
         pool: pools RoIs from the pyramid.
-        ops: the ops that pool RoIs, make proposals and choose detections.
+        ops: the ops that normalise, pool RoIs, make proposals and choose detections.
         parts: the Keras layers with variables: backbone, fpn, rpn, box heads, mask head.
     """
 
@@ -237,9 +237,9 @@ class MaskRCNN:
         """
         assert self.mask_head is not None
         pooled = self.pool(pyramid, boxes, self.config.mask.mask_pool_size)
-        # The maximum comes before the reshape: Grappler would cast after it, and a GPU reshapes int32 on the host.
-        classes = tf.reshape(tf.maximum(tf.cast(classes, tf.int64), 1), [-1])
-        logits = self.mask_head(pooled, classes, training=training)
+        # Grappler would reshape before a cast alone; int32 tensors are reshaped on the host of a GPU.
+        classes = tf.maximum(tf.cast(classes, tf.int64), 1)
+        logits = self.mask_head(pooled, tf.reshape(classes, [-1]), training=training)
         size = self.config.mask.mask_size
         return tf.reshape(logits, [tf.shape(boxes)[0], boxes.shape[1], size, size])
 

@@ -201,6 +201,6 @@ class RunConfig(Options):
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
     precision: str = "auto"  # or "float32", "mixed_float16", "mixed_bfloat16"; auto: the fastest of the machine
     device: str = "auto"  # or "cpu", "gpu"; auto: a GPU for each process, or the CPU where there is none
-    tf32: bool = True  # GPUs from Ampere on multiply float32 with 10 bits of the fraction; False: with all 23
+    tf32: bool = True  # on GPUs from Ampere on, products in float32 round their factors to 10 bits, as TensorFlow does
     resume: str | None = None  # run directory to continue; or "auto": start the run in run.dir, or continue it
     dry_run: bool = False  # print the plan and stop
