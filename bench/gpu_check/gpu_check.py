@@ -6,10 +6,13 @@ Needs Python, nvcc and its C++ compiler; no TensorFlow. Without a GPU it only bu
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -41,10 +44,15 @@ def compilations(arch: str) -> list[tuple[str, list[str]]]:
 def build(*, nvcc: str, arch: str, folder: Path) -> Path:
     """Compile everything into `folder`; return the path of the program."""
     folder.mkdir(parents=True, exist_ok=True)
-    objects = []
-    for name, arguments in compilations(arch):
-        objects.append(str(folder / f"{name}.o"))
-        subprocess.run([nvcc, *NVCC_FLAGS, "-c", *arguments, "-o", objects[-1]], check=True)
+
+    def compile_one(unit: tuple[str, list[str]]) -> str:
+        name, arguments = unit
+        target = str(folder / f"{name}.o")
+        subprocess.run([nvcc, *NVCC_FLAGS, "-c", *arguments, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, compilations(arch)))
     program = folder / "gpu_check"
     subprocess.run([nvcc, *objects, "-o", str(program)], check=True)
     return program
@@ -56,6 +64,9 @@ def main() -> int:
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--arch", default="native", help="nvcc's -arch, such as sm_90 (default: this machine's GPU)")
     parser.add_argument("--build-dir", type=Path, default=HERE / "build")
+    parser.add_argument("--checks", action="store_true", help="only compare, as under compute-sanitizer")
+    parser.add_argument("--times", action="store_true", help="only time")
+    parser.add_argument("--run-with", default="", help="a command that runs the program, such as compute-sanitizer")
     arguments = parser.parse_args()
     nvcc = shutil.which(arguments.nvcc)
     if nvcc is None:
@@ -66,7 +77,8 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"gpu_check: compilation failed: {' '.join(error.cmd)}", file=sys.stderr)
         return 1
-    return subprocess.run([str(program)], check=False).returncode
+    parts = [f"--{part}" for part in ("checks", "times") if getattr(arguments, part)] or ["--checks", "--times"]
+    return subprocess.run([*shlex.split(arguments.run_with), str(program), *parts], check=False).returncode
 
 
 if __name__ == "__main__":

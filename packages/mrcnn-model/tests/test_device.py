@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import tensorflow as tf
 
@@ -41,6 +43,16 @@ def test_one_process_takes_one_of_many_gpus_whose_memory_grows(machine):
     assert use_device(number=1, processes=2) == Device("NVIDIA H100 1", "number 1 of 2", "bb")
     assert chosen == ["gpu 0", "gpu 1"]
     assert growing == [("gpu 0", True), ("gpu 1", True)]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, str(4 << 30)), ("123", "123")])
+def test_compiled_kernels_are_kept(machine, monkeypatch, given, kept):
+    machine(num_gpus=0, driver=None)
+    monkeypatch.setenv("CUDA_CACHE_MAXSIZE", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_CACHE_MAXSIZE")
+    use_device()
+    assert os.environ["CUDA_CACHE_MAXSIZE"] == kept
 
 
 def test_a_process_that_is_shown_its_own_gpu_takes_it(machine):

@@ -130,11 +130,20 @@ class HostMachine {
   Array<char> scratch_ = Array<char>(0);
 };
 
+// Without a special attribute, a kernel may ask for 48 KB.
+void check_shared_memory(Report& report) {
+  NmsBatch batch = {};
+  batch.candidates = kMostNmsCandidates;
+  const size_t bytes = KeepBest{batch, {}}.shared_bytes();
+  report.line("shared memory of NMS", bytes <= (48 << 10), std::to_string(bytes) + " bytes");
+}
+
 }  // namespace
 }  // namespace mrcnn
 
 int main() {
   mrcnn::Report report;
+  mrcnn::check_shared_memory(report);
   const std::pair<const char*, mrcnn::ThreadOrder> orders[] = {{"ascending", mrcnn::ThreadOrder::kAscending},
                                                                {"descending", mrcnn::ThreadOrder::kDescending},
                                                                {"shuffled", mrcnn::ThreadOrder::kShuffled}};
