@@ -1,11 +1,8 @@
 """A data set of a few drawn shapes, and configs of a network that trains on it within seconds."""
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the tests are of the CPU, also on a machine with GPUs
@@ -73,20 +70,6 @@ def hollow_step(monkeypatch: pytest.MonkeyPatch) -> type:
     """Replace the steps of runs by steps that do nothing."""
     monkeypatch.setattr("mrcnn_train.training.loop.TrainStep", HollowStep)
     return HollowStep
-
-
-@pytest.fixture(scope="session")
-def virtual_gpu() -> ModuleType:
-    """Sees compiled functions as a GPU would (virtual_gpu.py beside this file); skips where TensorFlow cannot."""
-    spec = importlib.util.spec_from_file_location("virtual_gpu", Path(__file__).with_name("virtual_gpu.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their types
-    spec.loader.exec_module(module)
-    if not module.has_gpu_kernels():
-        pytest.skip("this TensorFlow was built without GPU kernels")
-    return module
 
 
 @pytest.fixture(scope="session")

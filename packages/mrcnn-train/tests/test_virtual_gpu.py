@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from virtual_gpu import OWN_OPS, Report, has_gpu_kernels, report, traced
 
 from mrcnn_data import Batch
 from mrcnn_eval.inference import augmented_detect, compiled_detect, views
@@ -20,6 +19,8 @@ from mrcnn_train.config.options import OptimizerOptions
 from mrcnn_train.training.loss_scale import LossScale
 from mrcnn_train.training.state import make_optimizer
 from mrcnn_train.training.step import TrainStep
+
+pytestmark = pytest.mark.skipif(not has_gpu_kernels(), reason="this TensorFlow was built without GPU kernels")
 
 KERNELS = Path(__file__).resolve().parents[2] / "mrcnn-ops" / "csrc" / "tf"
 
@@ -110,16 +111,16 @@ def graphs_as_on_a_gpu() -> Iterator[None]:
     tf.config.optimizer.set_experimental_options({"layout_optimizer": True})
 
 
-def assert_nothing_waits(found: Any) -> None:
+def assert_nothing_waits(found: Report) -> None:
     waits = (found.ops_without_gpu_kernel, found.tensors_to_host, found.layout_transposes)
     assert waits == ({}, (), ())
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CASES])
-def test_a_training_step_waits_for_nothing(virtual_gpu: ModuleType, name: str) -> None:
+def test_a_training_step_waits_for_nothing(name: str) -> None:
     case = CASES[name]
     model = tiny_model(case.precision, **case.model)
-    with virtual_gpu.traced() as functions:
+    with traced() as functions:
         step = TrainStep(
             model,
             make_optimizer(model, OptimizerOptions(**case.optimizer)),
@@ -128,32 +129,32 @@ def test_a_training_step_waits_for_nothing(virtual_gpu: ModuleType, name: str) -
         )
         step([tiny_batch()] * case.micro_batches, 0.01, [False])
     assert len(functions) == (1 if case.micro_batches == 1 else 2)  # the second adds up gradients, or updates
-    found = [virtual_gpu.report(function) for function in functions]
+    found = [report(function) for function in functions]
     for each in found:
         assert_nothing_waits(each)
     assert sum(each.launching_ops for each in found) <= case.launching_ops
 
 
 @pytest.mark.parametrize(("precision", "masks"), DETECTION)
-def test_detection_waits_for_nothing(virtual_gpu: ModuleType, precision: str, masks: bool) -> None:
-    with virtual_gpu.traced() as functions:
+def test_detection_waits_for_nothing(precision: str, masks: bool) -> None:
+    with traced() as functions:
         compiled_detect(tiny_model(precision, masks=masks))(*tiny_images())
-    (found,) = map(virtual_gpu.report, functions)
+    (found,) = map(report, functions)
     assert_nothing_waits(found)
     assert found.launching_ops <= DETECTION[precision, masks]
 
 
-def test_detection_on_several_views_waits_for_nothing(virtual_gpu: ModuleType) -> None:
-    with virtual_gpu.traced() as functions:
+def test_detection_on_several_views_waits_for_nothing() -> None:
+    with traced() as functions:
         augmented_detect(tiny_model(), views(flip=True))(*tiny_images())
     front, mask = functions  # both views have the same shapes
-    for found in map(virtual_gpu.report, functions):
+    for found in map(report, functions):
         assert_nothing_waits(found)
     assert [tensor.dtype for tensor in front.inputs].count(tf.int32) == 1  # the sizes, which come from the host
     assert tf.int32 not in [tensor.dtype for tensor in mask.inputs]  # the classes, which come from the GPU
 
 
-def test_what_the_virtual_gpu_finds(virtual_gpu: ModuleType) -> None:
+def test_what_the_virtual_gpu_finds() -> None:
     """Otherwise the tests above could not fail."""
 
     def waits(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -165,20 +166,20 @@ def test_what_the_virtual_gpu_finds(virtual_gpu: ModuleType) -> None:
 
     specs = [tf.TensorSpec([1, 32, 32, 64]), tf.TensorSpec([3, 3, 64, 64])]
     function = tf.function(waits).get_concrete_function(*specs)
-    found = virtual_gpu.report(function)
+    found = report(function)
     assert found.ops_without_gpu_kernel == {"CropAndResize": 1}
     readers = {copy.split(" -> ")[1].split()[0] for copy in found.tensors_to_host}
     assert readers == {"AddV2", "CropAndResize", "Reshape"}
     assert found.layout_transposes == ()
     use_tf32(Device("NVIDIA H200", tf32=True), False)
-    assert virtual_gpu.report(function).layout_transposes
+    assert report(function).layout_transposes
 
 
-def test_own_ops_are_those_with_kernels_in_the_sources(virtual_gpu: ModuleType) -> None:
+def test_own_ops_are_those_with_kernels_in_the_sources() -> None:
     if not KERNELS.is_dir():
         pytest.skip("the sources of mrcnn-ops are not beside this package")
     text = "".join(path.read_text() for path in sorted(KERNELS.glob("*.cc"))).replace("\\\n", "")
     builders = re.findall(r"REGISTER_KERNEL_BUILDER\(\s*Name\(\"(\w+)\"\)\s*\.Device\(DEVICE_GPU\)([^,;]*),", text)
     in_sources = {name: frozenset(re.findall(r'\.HostMemory\("(\w+)"\)', rest)) for name, rest in builders}
     assert len(builders) == text.count("DEVICE_GPU")
-    assert in_sources == virtual_gpu.OWN_OPS
+    assert in_sources == OWN_OPS

@@ -1,13 +1,9 @@
 """What a GPU would make of a compiled function, on a machine without one.
 
-Three steps, each with TensorFlow's own means:
-
-1. `traced` runs code, but compiles its functions only: what they return is zeros.
-2. `report` gives a traced graph to Grappler, whose cluster is one H200 and one CPU. Grappler then rewrites the graph as
-   it would on that machine, with the options of this process (`tf.config.optimizer`).
-3. Each op of the new graph is looked up in the registry of kernels. The entry of a GPU kernel names the arguments that
-   it reads and writes in host memory. A tensor that is made on the GPU and read on the host is a copy for which both
-   wait: the step cannot be queued ahead.
+`traced` runs code, but only compiles its functions. `report` gives a traced graph to Grappler, whose machine is one
+H200 and one CPU: it rewrites the graph as it would there, with the options of this process (`tf.config.optimizer`).
+Then each op is looked up in the registry of kernels. The entry of a GPU kernel names the arguments that it has in host
+memory. A tensor that is made on the GPU and read on the host is a copy for which the host waits.
 """
 
 from __future__ import annotations
@@ -51,13 +47,10 @@ MACHINE = [
     NamedDevice(name=GPU, properties=DeviceProperties(type="GPU", vendor="NVIDIA", num_cores=132, environment=H200)),
     NamedDevice(name=CPU, properties=DeviceProperties(type="CPU", num_cores=16)),
 ]
+HANDLES = (tf.resource, tf.variant)
 ARGUMENTS = ("Placeholder", "_Arg")
-# They hand on memory, or only say something about it: nothing is queued on the GPU.
-NOT_LAUNCHED = (
-    *ARGUMENTS,
-    *("Const", "ExpandDims", "Identity", "IdentityN", "NoOp", "ReadVariableOp", "Reshape", "Squeeze"),
-)
-LAYOUT_CHANGES = ([0, 3, 1, 2], [0, 2, 3, 1])  # NHWC to NCHW, and back
+PASS_ON = ("Const", "ExpandDims", "Identity", "IdentityN", "NoOp", "ReadVariableOp", "Reshape", "Squeeze")  # no kernel
+LAYOUT_CHANGES = ("[0 3 1 2]", "[0 2 3 1]")  # NHWC to NCHW, and back, as NumPy prints them
 
 
 @dataclass(frozen=True)
@@ -81,8 +74,8 @@ class Place(NamedTuple):
     """Where an op runs, and which of its tensors are in host memory."""
 
     is_on_gpu: bool
-    inputs: tuple[bool, ...]
-    outputs: tuple[bool, ...]
+    inputs: list[bool]
+    outputs: list[bool]
 
 
 def has_gpu_kernels() -> bool:
@@ -91,9 +84,9 @@ def has_gpu_kernels() -> bool:
 
 
 @contextlib.contextmanager
-def traced() -> Iterator[list[Any]]:
-    """Yield a list that receives the concrete functions of each `tf.function` that is made and called in the block."""
-    functions: list[Any] = []
+def traced() -> Iterator[dict[Any, None]]:
+    """Yield a dict whose keys become the concrete functions of each `tf.function` that the block makes and calls."""
+    functions: dict[Any, None] = {}
     compiling = tf.function
 
     class Traced:
@@ -104,8 +97,7 @@ def traced() -> Iterator[list[Any]]:
 
         def get_concrete_function(self, *arguments: Any) -> Any:
             concrete = self._compiled.get_concrete_function(*arguments)
-            if not any(concrete is known for known in functions):
-                functions.append(concrete)
+            functions[concrete] = None
             return lambda *_: tf.nest.map_structure(_zeros, concrete.structured_outputs)
 
         def __call__(self, *arguments: Any) -> Any:
@@ -123,33 +115,26 @@ def report(function: Any) -> Report:
     """
     ops = _optimised(function).get_operations()
     places = {op: _place(op) for op in ops}
-    results = {tensor.name for tensor in function.outputs}
-
-    def is_on_gpu(tensor: tf.Tensor) -> bool:
-        return not places[tensor.op].outputs[tensor.value_index]
-
     to_host = [
         f"{tensor.name} {tensor.dtype.name} -> {op.type} {op.name}"
         for op in ops
         for tensor, is_read_on_host in zip(op.inputs, places[op].inputs, strict=True)
-        if is_read_on_host and is_on_gpu(tensor) and tensor.dtype not in (tf.resource, tf.variant)
+        if is_read_on_host and not places[tensor.op].outputs[tensor.value_index] and tensor.dtype not in HANDLES
     ]
-    to_host += [  # a function returns int32 in host memory
-        f"{tensor.name} int32 -> result"
-        for op in ops
-        for tensor in op.outputs
-        if tensor.name in results and tensor.dtype == tf.int32 and is_on_gpu(tensor)
-    ]
+    # Not those whose results are all on the host: "GPU kernels" of int32 compute there. Some have none, as updates.
+    computing = [op for op in ops if places[op].is_on_gpu and False in (places[op].outputs or [False])]
     return Report(
         dict(Counter(op.type for op in ops if not places[op].is_on_gpu and op.type not in ARGUMENTS)),
         tuple(to_host),
-        tuple(op.name for op in ops if _changes_layout(op)),
-        sum(op.type not in NOT_LAUNCHED and _launches(places[op]) for op in ops),
+        tuple(
+            op.name for op in ops if op.type == "Transpose" and str(tf.get_static_value(op.inputs[1])) in LAYOUT_CHANGES
+        ),
+        sum(op.type not in (*ARGUMENTS, *PASS_ON) for op in computing),
     )
 
 
-def _zeros(spec: tf.TensorSpec | None) -> tf.Tensor | None:
-    return None if spec is None else tf.zeros(spec.shape, spec.dtype)
+def _zeros(result: Any) -> Any:
+    return None if result is None else tf.zeros(result.shape, result.dtype)
 
 
 def _optimised(function: Any) -> tf.Graph:
@@ -163,8 +148,7 @@ def _optimised(function: Any) -> tf.Graph:
     kept = {tensor.op.name for tensor in function.outputs} | {op.name for op in graph.control_outputs}
     meta.collection_def["train_op"].node_list.value.extend(sorted(kept))
     config = context.context().config
-    config.graph_options.rewrite_options.meta_optimizer_iterations = RewriterConfig.TWO
-    config.graph_options.rewrite_options.min_graph_nodes = -1  # small graphs too
+    config.graph_options.rewrite_options.MergeFrom(RewriterConfig(meta_optimizer_iterations=2, min_graph_nodes=-1))
     optimised = tf_optimizer.OptimizeGraph(config, meta, cluster=Cluster(devices=MACHINE))
     called = {function.signature.name for function in optimised.library.function}
     callers = [node.name for node in optimised.node if any(value.func.name in called for value in node.attr.values())]
@@ -178,25 +162,18 @@ def _optimised(function: Any) -> tf.Graph:
 def _place(op: tf.Operation) -> Place:
     if op.type in ARGUMENTS:  # a function takes int32 in host memory
         is_on_host = op.outputs[0].dtype == tf.int32
-        return Place(not is_on_host, (), (is_on_host,))
+        return Place(not is_on_host, [], [is_on_host])
     host = _host_arguments(op)
-    inputs, outputs = _argument_names(op, op.op_def.input_arg), _argument_names(op, op.op_def.output_arg)
-    if host is None:
-        return Place(False, (True,) * len(inputs), (True,) * len(outputs))
-    return Place(True, tuple(name in host for name in inputs), tuple(name in host for name in outputs))
-
-
-def _launches(place: Place) -> bool:
-    """Return whether an op has work for the GPU: arithmetic of int32 has "GPU kernels" that compute on the host."""
-    return place.is_on_gpu and (not place.outputs or not all(place.outputs))
+    names = (_argument_names(op, arguments) for arguments in (op.op_def.input_arg, op.op_def.output_arg))
+    return Place(host is not None, *([host is None or name in host for name in of] for of in names))
 
 
 def _host_arguments(op: tf.Operation) -> frozenset[str] | None:
     """Return the names of the arguments that the op's GPU kernel has in host memory; None without such a kernel."""
     if op.type in OWN_OPS:
         return OWN_OPS[op.type]
-    suited = (kernel for kernel in _gpu_kernels(op.type) if _takes_types(kernel, op))
-    return next((frozenset(kernel.host_memory_arg) for kernel in suited), None)
+    found = (frozenset(kernel.host_memory_arg) for kernel in _gpu_kernels(op.type) if _takes_types(kernel, op))
+    return next(found, None)
 
 
 @functools.cache
@@ -208,28 +185,18 @@ def _gpu_kernels(op_type: str) -> list[Any]:
 
 def _takes_types(kernel: Any, op: tf.Operation) -> bool:
     """Return whether the types of an op are among those that a kernel is registered for."""
-    attributes = op.node_def.attr if kernel.constraint else {}
     for constraint in kernel.constraint:
-        value = attributes[constraint.name]
-        types = set(value.list.type) if value.HasField("list") else {value.type}
-        if not types <= set(constraint.allowed_values.list.type):
+        value = op.node_def.attr[constraint.name]
+        types = value.list.type if value.HasField("list") else [value.type]
+        if not {*types} <= {*constraint.allowed_values.list.type}:
             return False
     return True
 
 
 def _argument_names(op: tf.Operation, arguments: Any) -> list[str]:
     """Repeat the name of each argument that is a list, once for each of its tensors."""
-    names = []
+    names, attributes = [], op.node_def.attr
     for argument in arguments:
-        attributes, count = op.node_def.attr, 1
-        if argument.number_attr:
-            count = attributes[argument.number_attr].i
-        elif argument.type_list_attr:
-            count = len(attributes[argument.type_list_attr].list.type)
-        names += [argument.name] * count
+        types = attributes[argument.type_list_attr].list.type if argument.type_list_attr else [None]
+        names += [argument.name] * (attributes[argument.number_attr].i if argument.number_attr else len(types))
     return names
-
-
-def _changes_layout(op: tf.Operation) -> bool:
-    order = tf.get_static_value(op.inputs[1]) if op.type == "Transpose" else None
-    return order is not None and order.tolist() in LAYOUT_CHANGES
