@@ -108,11 +108,7 @@ def traced() -> Iterator[dict[Any, None]]:
 
 
 def report(function: Any) -> Report:
-    """Say what a GPU would make of a concrete function.
-
-    Raises:
-        ValueError: the graph calls functions that Grappler did not inline; their ops would be left out.
-    """
+    """Say what a GPU would make of a concrete function, or raise ValueError if it calls others that stay calls."""
     ops = _optimised(function).get_operations()
     places = {op: _place(op) for op in ops}
     to_host = [
