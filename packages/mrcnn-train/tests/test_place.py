@@ -5,7 +5,7 @@ import pytest
 from mrcnn_model import Device
 from mrcnn_train import ConfigError
 from mrcnn_train.app import _arguments_of_ranks
-from mrcnn_train.job.devices import check_gpus_differ, describe_devices, settle_tf32, use_own_device
+from mrcnn_train.job.devices import check_gpus_differ, describe_devices, use_own_device
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.job.place import Place, check_alone, launched_place, tasks_per_node
 
@@ -149,8 +149,9 @@ def test_a_device_that_cannot_be_used_is_an_error_of_the_options(monkeypatch: py
 def test_tf32_is_an_option_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[bool] = []
     monkeypatch.setattr("tensorflow.config.experimental.enable_tensor_float_32_execution", chosen.append)
-    gpus = [Device("NVIDIA H100", "", "a")]
-    assert settle_tf32([Device("CPU")], False) == ""
-    assert settle_tf32(gpus, True) == "; TF32 for float32"
-    assert settle_tf32(gpus, False) == "; no TF32 (tf32=false)"
+    monkeypatch.setattr("tensorflow.config.optimizer.set_experimental_options", lambda options: None)
+    taken = Processes()
+    taken.device = Device("NVIDIA H100", "", "a", tf32=True)  # taken before the process got its config
+    assert describe_devices(taken.devices("auto", tf32=True)) == "NVIDIA H100 with TF32"
+    assert describe_devices(taken.devices("auto", tf32=False) * 2) == "2 x NVIDIA H100 without TF32"
     assert chosen == [True, False]

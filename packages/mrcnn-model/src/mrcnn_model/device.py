@@ -10,6 +10,8 @@ import tensorflow as tf
 from mrcnn_model.config.devices import CPU, DEVICES, DeviceError
 from mrcnn_ops import Driver, build_info, read_driver, too_old
 
+FIRST_WITH_TF32 = (8, 0)  # compute capability of NVIDIA's Ampere
+
 
 class Device(NamedTuple):
     """What a process computes on.
@@ -18,17 +20,31 @@ class Device(NamedTuple):
         name: "CPU", or the model of the GPU.
         note: what else to say about the choice; "" for nothing.
         uuid: of the GPU, as the driver gives it; None for the CPU, or without NVIDIA's driver.
+        tf32: whether it multiplies float32 as TF32; None for a device that cannot.
     """
 
     name: str
     note: str = ""
     uuid: str | None = None
+    tf32: bool | None = None
+
+    @property
+    def described(self) -> str:
+        """Name, and TF32 or not."""
+        return self.name if self.tf32 is None else f"{self.name} with{'' if self.tf32 else 'out'} TF32"
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.note})" if self.note else self.name
+        return f"{self.described} ({self.note})" if self.note else self.described
 
 
-def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu_option: str = "device=cpu") -> Device:
+def use_device(
+    wanted: str = "auto",
+    *,
+    number: int = 0,
+    processes: int = 1,
+    cpu_option: str = "device=cpu",
+    tf32: bool = True,
+) -> Device:
     """Take one GPU, whose memory TensorFlow then takes as it needs it, or the CPU.
 
     Args:
@@ -37,6 +53,7 @@ def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu
             process another one.
         processes: how many processes of this machine take a GPU.
         cpu_option: how the user chooses the CPU, for messages.
+        tf32: see `use_tf32`.
 
     Raises:
         ValueError: `wanted` is not one of `DEVICES`.
@@ -72,19 +89,38 @@ def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu
         index = 0 if len(gpus) == 1 else number
         tf.config.set_visible_devices(gpus[index], "GPU")
         tf.config.experimental.set_memory_growth(gpus[index], True)
-        # It would turn float32 convolutions to [N, C, H, W], and transpose the maps before and after each of our ops
-        # (65 times in a training step). With TF32, as with half precision, cuDNN's kernels for tensor cores are [N, H,
-        # W, C] inside, and transpose themselves where they are given the other.
-        tf.config.optimizer.set_experimental_options({"layout_optimizer": False})
     except DeviceError:
         raise
     except RuntimeError as error:
         raise DeviceError(f"TensorFlow computes already, so its device cannot be chosen: {error}") from error
-    return Device(
-        tf.config.experimental.get_device_details(gpus[index]).get("device_name", "GPU"),
+    details = tf.config.experimental.get_device_details(gpus[index])
+    device = Device(
+        details.get("device_name", "GPU"),
         f"number {index} of {len(gpus)}" if len(gpus) > 1 else "",
         driver.gpus[index].uuid if driver is not None and len(driver.gpus) == len(gpus) else None,
+        tf32 if details.get("compute_capability", (0, 0)) >= FIRST_WITH_TF32 else None,
     )
+    return use_tf32(device, tf32)
+
+
+def use_tf32(device: Device, wanted: bool) -> Device:
+    """Choose whether a GPU multiplies float32 as TF32: on tensor cores, with 10 bits of the fraction instead of 23.
+
+    The layout of convolutions depends on it. With TF32, TensorFlow's kernels compute float32 convolutions in the layout
+    that they are given, and ours are NHWC, the layout of tensor cores. Grappler's layout optimizer would still turn
+    those of float32 to NCHW, with 64 transposes of feature maps in a step of ResNet-50, so it is switched off. Without
+    TF32 each kernel computes in NCHW and would transpose its own inputs, so it stays on. It leaves both half types in
+    NHWC either way.
+
+    Args:
+        device: of this process, from `use_device`; others than GPUs with TF32 are left as they are.
+        wanted: True is TensorFlow's own choice.
+    """
+    if device.tf32 is None:
+        return device
+    tf.config.experimental.enable_tensor_float_32_execution(wanted)
+    tf.config.optimizer.set_experimental_options({"layout_optimizer": not wanted})
+    return device._replace(tf32=wanted)
 
 
 def device_fault(wanted: str, *, driver: Driver | None, num_gpus: int, kernels: str) -> str | None:

@@ -27,7 +27,7 @@ from mrcnn_train.config.precision import needs_choice, settle_precision
 from mrcnn_train.config.resolving import resolve
 from mrcnn_train.config.values import asked_processes
 from mrcnn_train.errors import ConfigError
-from mrcnn_train.job.devices import describe_devices, settle_tf32
+from mrcnn_train.job.devices import describe_devices
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import Place, launched_place
 from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
@@ -230,8 +230,7 @@ def _settle_device(config: RunConfig, data: RunData, processes: Processes) -> Ru
         ConfigError: see `use_own_device`.
     """
     import_tensorflow_quietly()
-    devices = processes.devices(config.device)
-    return _with_line(data, "device", describe_devices(devices) + settle_tf32(devices, config.tf32))
+    return _with_line(data, "device", describe_devices(processes.devices(config.device, tf32=config.tf32)))
 
 
 def _with_line(data: RunData, what: str, text: str) -> RunData:

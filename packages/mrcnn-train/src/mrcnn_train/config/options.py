@@ -206,6 +206,6 @@ class RunConfig(Options):
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
     precision: str = "auto"  # or "float32", "mixed_float16", "mixed_bfloat16"; auto: the fastest of the machine
     device: str = "auto"  # or "cpu", "gpu"; auto: a GPU for each process, or the CPU where there is none
-    tf32: bool = True  # on GPUs, products in float32 round their factors to 10 bits, as is TensorFlow's default
+    tf32: bool = True  # on GPUs from Ampere on, products in float32 round their factors to 10 bits, as TensorFlow does
     resume: str | None = None  # run directory to continue; or "auto": start the run in run.dir, or continue it
     dry_run: bool = False  # print the plan and stop
