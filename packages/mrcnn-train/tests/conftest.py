@@ -56,6 +56,8 @@ TINY = (
 class HollowStep:
     """A step that changes nothing, measures ones, and does not compile."""
 
+    num_traces = 0
+
     def __init__(self, *args: object, **options: object) -> None:
         pass
 

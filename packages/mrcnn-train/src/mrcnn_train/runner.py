@@ -30,6 +30,7 @@ from mrcnn_train.job.devices import describe_devices
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import Place, launched_place
 from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
+from mrcnn_train.planning.timetable import read_timetables
 from mrcnn_train.record.environment import process_facts, write_environment
 from mrcnn_train.record.run_dir import check_run_dir, lock_resumed, open_run_dir
 from mrcnn_train.training.datasets import RunData, open_data
@@ -135,8 +136,9 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     """
     if config.resume is None:
         return False
-    run_dir, total = Path(config.resume), data.plan.total_steps
+    run_dir = Path(config.resume)
     done = last_step(run_dir)
+    total = _total_steps(config, data, run_dir, done=done)
     if done > total:
         newest = complete_checkpoints(run_dir / CHECKPOINTS_DIR)[-1]
         raise ConfigError(
@@ -149,10 +151,18 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
         return False
     print(
         f"the run in {visible(run_dir, limit=2000)} has finished after {done} steps: nothing is left to do. "
-        "To continue it, raise train.max_steps or train.epochs",
+        f"To continue it, raise {'train.minutes' if config.train.minutes else 'train.max_steps or train.epochs'}",
         flush=True,
     )
     return True
+
+
+def _total_steps(config: RunConfig, data: RunData, run_dir: Path, *, done: int) -> int:
+    """Return the steps of a resumed run; with a time budget, those of its last timetable if that is of this budget."""
+    timetables = read_timetables(run_dir, until=done) if config.train.minutes is not None else []
+    if timetables and timetables[-1].minutes == config.train.minutes:
+        return timetables[-1].total_steps
+    return data.plan.total_steps
 
 
 def number_of_processes(launch: LaunchOptions, place: Place) -> int:

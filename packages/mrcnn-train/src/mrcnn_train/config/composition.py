@@ -57,6 +57,7 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
     options = [override.lstrip("+").partition("=")[0] for override in overrides]
     require_known(options)
     has_experiment = groups.get("experiment") is not None
+    _require_one_length(options, minutes=composed.train.minutes)
     if composed.resume == AUTO:
         if not has_experiment:
             raise ConfigError("resume=auto needs the options of a new run too: give +experiment=NAME and run.dir=DIR")
@@ -70,6 +71,16 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
     return typed_config(composed)
+
+
+def _require_one_length(options: Sequence[str], *, minutes: float | None) -> None:
+    """Raise ConfigError if both a time budget and a number of steps or epochs are given."""
+    for other in ("train.max_steps", "train.epochs"):
+        if other in options and minutes is not None:
+            raise ConfigError(
+                f"train.minutes={minutes:g} sets the steps, so {other} would not count: give one of them, and "
+                "train.minutes=null to train by steps a run that had minutes"
+            )
 
 
 def refuse_dashes(arguments: Sequence[str]) -> None:
@@ -120,6 +131,7 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
         if (key, composed.precision) != ("precision", AUTO_PRECISION):  # auto: the run's, as with resume=auto
             OmegaConf.update(config, key, OmegaConf.select(composed, key))
     config.resume = composed.resume
+    _require_one_length(overridden, minutes=config.train.minutes)
     return typed_config(config)
 
 

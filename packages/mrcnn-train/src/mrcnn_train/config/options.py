@@ -87,12 +87,17 @@ class DataOptions(Options):
 
 @dataclasses.dataclass
 class TrainOptions(Options):
-    """How long to train, and on how many images per step. The run ends at `epochs` or `max_steps`, what comes first."""
+    """How long to train, and on how many images per step.
+
+    The run ends at `epochs` or `max_steps`, what comes first; with `minutes`, which the experiments leave open, only
+    these count.
+    """
 
     images_per_gpu: int = 1  # images of one forward and backward pass
     global_batch: int = 8  # images of one update; if more than images_per_gpu x processes, gradients are accumulated
     epochs: float | None = 12.0
     max_steps: int | None = None
+    minutes: float | None = None  # of training and its evaluations, without set-up and compilation: sets the steps
     seed: int = 0
     deterministic: bool = False  # the same bits in every run on the same machine
 
@@ -143,6 +148,9 @@ class CheckpointOptions(Options):
 @dataclasses.dataclass
 class EvalOptions(Options):
     every_epochs: float | None = None  # null: at the end only
+    times: int | None = None  # or evaluations spread evenly over the run; 10 with train.minutes
+    loss_batches: int = 0  # batches of each validation set whose losses an evaluation measures, without augmentation
+    best_by: str = "sum"  # which AP decides the best checkpoint: "sum" of box and mask AP, or "mask" where there is one
     batch_size: int = 1  # images that a process detects on at a time
     limit: int | None = None  # images of each validation set; null: all
     background: bool = False  # training continues while a thread scores the detections
@@ -150,10 +158,11 @@ class EvalOptions(Options):
 
 @dataclasses.dataclass
 class StopOptions(Options):
-    """AP at which an evaluation ends the run; if both are given, both must be reached."""
+    """When an evaluation ends the run: if both AP that are given are reached, or after `patience`."""
 
     box_ap: float | None = None
     mask_ap: float | None = None
+    patience: int | None = None  # evaluations in a row that are not better than the best so far
 
 
 @dataclasses.dataclass

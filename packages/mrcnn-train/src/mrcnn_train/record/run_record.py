@@ -87,7 +87,7 @@ class RunRecord:
         """Log the throughput of the epoch that ended with this step."""
         self._log.write("epoch", step, {**throughput, "epoch": epoch, "minutes": self._minutes()})
 
-    def save(self, step: int, *, epoch: float, learning_rate: float) -> Path:
+    def save(self, step: int, *, epoch: float, learning_rate: float, budget_seconds: float = 0.0) -> Path:
         """Write a checkpoint of the weights after `step` updates, delete the oldest, and return the folder.
 
         Raises:
@@ -101,6 +101,7 @@ class RunRecord:
             learning_rate=learning_rate,
             elapsed_seconds=time.perf_counter() - self._began,
             data=self._state.data,
+            budget_seconds=budget_seconds,
         )
         state = self._state
         checkpoint = save_checkpoint(

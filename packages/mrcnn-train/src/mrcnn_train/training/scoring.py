@@ -41,6 +41,15 @@ class Scoring:
         """Return on all processes whether the weights after `step` updates have been evaluated."""
         return self._job.processes.broadcast(self._record is not None and self._record.is_evaluated(step))
 
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds that compilation has taken in evaluations so far."""
+        return self._evaluation.compile_seconds
+
+    def estimate_seconds(self) -> float:
+        """Return how long an evaluation takes, from a few images."""
+        return self._evaluation.estimate_seconds(progress=lambda done, total: self._job.processes.progress())
+
     def evaluate(self, step: int, *, epoch: float) -> None:
         """Evaluate the saved weights, or their average; with `eval.background` a thread scores the detections.
 
