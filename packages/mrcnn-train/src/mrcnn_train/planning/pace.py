@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import deque
+from typing import NamedTuple
 
 from mrcnn_train.config.plan import NOT_PLANNED, Plan, describe_rates, plan_line
 from mrcnn_train.planning.timetable import (
@@ -25,11 +24,16 @@ from mrcnn_train.training.step import StepMetrics
 LEAST_MEASURED = 5  # steps before the first timetable,
 MOST_MEASURED = 200  # or fewer than this if they have taken
 MEASURED_SHARE = 0.01  # of the budget
-# The time of a step is the median of the last three measurements (of a fiftieth of the run each): a pause, of the
-# machine or for a disk, must not end the run early. The time that it took is gone nevertheless.
-MEDIAN_OF = 3
+LEAST_PARTS = 3  # of which the time of a step is the mean
 
 now = time.perf_counter
+
+
+class _Part(NamedTuple):
+    """Steps done in a row, and their seconds without evaluations and compilation."""
+
+    steps: int
+    seconds: float
 
 
 class Clock:
@@ -74,7 +78,7 @@ class Pace:
         self._evaluation_seconds: float | None = None  # of the last one
         self._steps = 0  # counted in this launch
         self._since = (0, self._clock.seconds)  # steps and seconds without evaluations at the last measurement
-        self._step_seconds: deque[float] = deque(maxlen=MEDIAN_OF)
+        self._parts: list[_Part] = []
         self._timetables: list[Timetable] = []
         if self._minutes is not None:
             is_first_rank = job.processes.rank == 0
@@ -156,8 +160,9 @@ class Pace:
         is_first = earlier is None
         left_out = f"; {self._clock.left_out:.0f} s of compilation so far do not count" if is_first else ""
         self._display.note(plan_line("time budget", f"{timetable}{instead}{left_out}"))
-        rates = describe_rates(self.plan.schedule, self.plan.total_steps)
-        self._display.note(plan_line("learning rate", rates))
+        if is_first:
+            rates = describe_rates(self.plan.schedule, self.plan.total_steps)
+            self._display.note(plan_line("learning rate", rates))
         if self._job.processes.rank == 0:
             save_timetables(self._job.run_dir, self._timetables)
 
@@ -182,12 +187,25 @@ class Pace:
         )
 
     def _measure_step(self) -> float:
-        """Return the seconds of a step, with what is done between steps."""
+        """Return the seconds of a step, with what is done between steps: a mean over the last steps.
+
+        It reaches back as far as the budget reaches ahead, at least over three measurements: where much is left, a
+        moment says little; near the end only the present counts. The slowest measurement is left out, because a pause
+        of the machine must not end the run early; the time that it took is gone nevertheless.
+        """
+        assert self._minutes is not None
         steps, seconds = self._steps, self._clock.seconds - self._evaluating
         if steps > self._since[0]:
-            self._step_seconds.append((seconds - self._since[1]) / (steps - self._since[0]))
+            self._parts.append(_Part(steps - self._since[0], seconds - self._since[1]))
         self._since = (steps, seconds)
-        return statistics.median_low(self._step_seconds)
+        left, recent = 60 * self._minutes - self._clock.seconds, list[_Part]()
+        for part in reversed(self._parts):
+            if len(recent) >= LEAST_PARTS and sum(one.seconds for one in recent) >= left:
+                break
+            recent.append(part)
+        if len(recent) > 1:
+            recent.remove(max(recent, key=lambda part: part.seconds / part.steps))
+        return sum(part.seconds for part in recent) / sum(part.steps for part in recent)
 
     def _first_evaluation_seconds(self) -> float:
         """Return the seconds of an evaluation, from the last timetable or from a few images."""

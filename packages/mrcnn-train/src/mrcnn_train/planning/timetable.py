@@ -44,7 +44,7 @@ class Timetable(NamedTuple):
         total_steps: of the whole run.
         warmup_begin, warmup_end: steps between which the rate rises.
         drop_steps: as in `Schedule`.
-        evaluate_steps: updates after which the run evaluates, rising; the last is `total_steps`.
+        evaluate_steps: updates after which the run evaluates, rising, with those done; the last is `total_steps`.
         step_seconds, evaluation_seconds: measured; 0 without a validation set.
     """
 
@@ -64,10 +64,9 @@ class Timetable(NamedTuple):
         return max(1, round(TOLERANCE * self.total_steps))
 
     def __str__(self) -> str:
+        to_come = sum(step > self.step for step in self.evaluate_steps)
         evaluating = (
-            f", an evaluation {self.evaluation_seconds:.2g} s, {len(self.evaluate_steps)} to come"
-            if self.evaluation_seconds
-            else ""
+            f", an evaluation {self.evaluation_seconds:.2g} s, {to_come} to come" if self.evaluation_seconds else ""
         )
         return (
             f"{self.total_steps} steps fit into {self.minutes:g} minutes: after {self.step} a step takes "
@@ -127,11 +126,12 @@ def next_timetable(
             dropped may become longer, too.
         evaluations: as of `first_timetable`.
     """
-    here = tuple(step for step in last.evaluate_steps if step == now.step)  # the evaluation that follows this step
-    to_come = sum(step > now.step for step in last.evaluate_steps)
+    past = tuple(step for step in last.evaluate_steps if step <= now.step)
+    is_due = now.step in past  # its time is not spent yet
+    to_come = len(last.evaluate_steps) - len(past)
     if minutes != last.minutes:
         to_come = _affordable(evaluations, now, minutes=minutes)
-    left = 60 * minutes - now.seconds - (len(here) + to_come) * now.evaluation_seconds
+    left = 60 * minutes - now.seconds - (is_due + to_come) * now.evaluation_seconds
     total = now.step + _steps_in(left, now.step_seconds)
     has_dropped = any(step < now.step for step in last.drop_steps)
     if minutes == last.minutes:
@@ -140,13 +140,14 @@ def next_timetable(
         left_over = TOLERANCE_OF_REST * (last.total_steps - now.step)
         if abs(total - last.total_steps) <= max(TOLERANCE * last.total_steps, left_over):
             return last
+    spread = evaluation_steps(total, to_come, begin=max(past, default=last.warmup_begin))
     drops = zip(last.drop_steps, drop_fractions, strict=True)
     return last._replace(
         step=now.step,
         minutes=minutes,
         total_steps=total,
         drop_steps=tuple(step if step < now.step else max(now.step, round(share * total)) for step, share in drops),
-        evaluate_steps=here + evaluation_steps(total, to_come, begin=now.step),
+        evaluate_steps=past + tuple(step for step in spread if step > now.step),
         step_seconds=now.step_seconds,
         evaluation_seconds=now.evaluation_seconds,
     )
