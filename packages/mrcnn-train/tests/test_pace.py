@@ -296,7 +296,10 @@ def test_without_validation_set(budget, tmp_path: Path, capsys) -> None:
     assert run(budget("data.val=null")) == 0
     last = read_timetables(tmp_path / "run", until=10**6)[-1]
     assert last.total_steps == pytest.approx(180 / 0.7, rel=0.05)
-    assert "steps fit into 3 minutes: after 6 a step takes 0.7 s; 100 s of compilation so far do not count\n" in capsys.readouterr().out
+    assert (
+        "steps fit into 3 minutes: after 6 a step takes 0.7 s; 100 s of compilation so far do not count\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_drops_by_epochs_are_refused(compose) -> None:

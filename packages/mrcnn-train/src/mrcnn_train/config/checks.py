@@ -11,6 +11,7 @@ OPTIMIZERS = ("sgd", "lars", "novograd")
 BEST_BY = ("sum", "mask")
 DECAYS = ("steps", "cosine")
 RATE_PERIODS = ("step", "epoch")
+AUTO_RULES = ("sizes", "network", "training")
 WIRES = (None, "float16")  # Horovod sends no bfloat16
 MAX_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
@@ -29,7 +30,11 @@ def check(config: RunConfig, *, processes: int = 1) -> None:
     _check_words(config)
     _check_combinations(config)
     _check_drops(config.optimizer)
-    _check_batch(config.train, processes)
+    if config.auto is None:
+        _check_batch(config.train, processes)
+    else:
+        for rule in config.auto.rules:
+            _require(rule in AUTO_RULES, "auto.rules", config.auto.rules, f"a list of {', '.join(AUTO_RULES)}")
     for split in ("train", "val"):
         _check_split(config.data, split)
     _check_loading(config.data)

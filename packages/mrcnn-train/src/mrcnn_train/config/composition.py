@@ -32,6 +32,7 @@ HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults 
 SAVED_CONFIG = "config.yaml"
 # Options and groups that a resumed run keeps: they decide the shapes of the weights and which images a step sees.
 FIXED_AT_RESUME = ("model", "run", "train.global_batch", "train.images_per_gpu", "train.seed")
+PLANNED_GROUPS = ("data", "model", "train", "optimizer", "eval")  # of which the experiment `auto` chooses options
 # Options of earlier versions, with the values that are now fixed: a saved config may still hold them.
 REMOVED = {"optimizer.lars_trust": 0.001, "optimizer.novograd_beta_2": 0.98}
 
@@ -61,7 +62,7 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
     if composed.resume == AUTO:
         if not has_experiment:
             raise ConfigError("resume=auto needs the options of a new run too: give +experiment=NAME and run.dir=DIR")
-        return _start_or_go_on(composed)
+        return _start_or_go_on(composed, options)
     if composed.resume is not None:
         if has_experiment:
             raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
@@ -70,7 +71,21 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
         raise ConfigError(
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
-    return typed_config(composed)
+    return with_given(typed_config(composed), options)
+
+
+def with_given(config: RunConfig, options: Sequence[str]) -> RunConfig:
+    """Note in a config that plans itself which options of data, model and training were given."""
+    if config.auto is not None:
+        known = list(option_names(RunConfig))
+        config.auto.given = [
+            name
+            for name in known
+            if name.partition(".")[0] in PLANNED_GROUPS
+            and any(name == option or name.startswith(f"{option}.") for option in options)
+            and not any(other.startswith(f"{name}.") for other in known)
+        ]
+    return config
 
 
 def _require_one_length(options: Sequence[str], *, minutes: float | None) -> None:
@@ -135,8 +150,8 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
     return typed_config(config)
 
 
-def _start_or_go_on(composed: DictConfig) -> RunConfig:
-    config = with_absolute_paths(typed_config(composed))
+def _start_or_go_on(composed: DictConfig, options: Sequence[str]) -> RunConfig:
+    config = with_absolute_paths(with_given(typed_config(composed), options))
     saved = Path(config.run.dir or "") / SAVED_CONFIG
     fixed = tuple(name for name in FIXED_AT_RESUME if name != "run")
     has_run = config.run.dir is not None and saved.is_file()

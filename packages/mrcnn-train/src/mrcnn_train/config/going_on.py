@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from mrcnn_data import visible
 from mrcnn_model import AUTO_PRECISION
 from mrcnn_train.config.options import RunConfig, StopOptions
+from mrcnn_train.config.values import option_value, with_values
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.record.run_files import write_run_file
 
@@ -98,8 +99,11 @@ def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[s
     run_dir = Path(config.run.dir)
     if saved is None or not complete_checkpoints(run_dir / CHECKPOINTS_DIR):
         return dataclasses.replace(config, resume=None)
+    if config.auto is not None:  # what it left open was chosen when the run began
+        given = {name: option_value(config, name) for name in config.auto.given}
+        config = with_values(saved, given | {"resume": config.resume, "run": config.run, "dry_run": config.dry_run})
     for name in fixed:
-        require_equal(name, _option(saved, name), _option(config, name), run_dir)
+        require_equal(name, option_value(saved, name), option_value(config, name), run_dir)
     precision = saved.precision if config.precision == AUTO_PRECISION else config.precision
     return dataclasses.replace(config, resume=str(run_dir), precision=precision)
 
@@ -147,10 +151,3 @@ def describe_target(target: StopOptions) -> str:
     """Write "box AP 0.4, mask AP 0.35"."""
     named = (("box AP", target.box_ap), ("mask AP", target.mask_ap))
     return ", ".join(f"{name} {least:g}" for name, least in named if least is not None)
-
-
-def _option(config: RunConfig, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

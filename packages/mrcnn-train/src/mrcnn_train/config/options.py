@@ -193,6 +193,14 @@ class RunOptions(Options):
 
 
 @dataclasses.dataclass
+class AutoOptions(Options):
+    """Options that are chosen from the data and the machine before a run starts: those that are not given."""
+
+    rules: list[str] = dataclasses.field(default_factory=lambda: ["sizes", "network", "training"])  # groups to follow
+    given: list[str] = dataclasses.field(default_factory=list)  # names of options to keep; the command fills it
+
+
+@dataclasses.dataclass
 class RunConfig(Options):
     """All options of a run."""
 
@@ -208,6 +216,7 @@ class RunConfig(Options):
     distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
     launch: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
+    auto: AutoOptions | None = None  # of the experiment `auto`
     precision: str = "auto"  # or "float32", "mixed_float16", "mixed_bfloat16"; auto: the fastest of the machine
     device: str = "auto"  # or "cpu", "gpu"; auto: a GPU for each process, or the CPU where there is none
     resume: str | None = None  # run directory to continue; or "auto": start the run in run.dir, or continue it

@@ -145,8 +145,7 @@ def _run_steps(
         display.step(done)
         log.write(done, due, epoch=epoch, began=began)
         if due.save and record is not None:
-            saved = record.save(done, epoch=epoch, learning_rate=rate, budget_seconds=pace.seconds)
-            display.saved(done, saved)
+            display.saved(done, record.save(done, epoch=epoch, learning_rate=rate, budget_seconds=pace.seconds))
         if votes.signal is not None:
             raise StopRequested(votes.signal)
         if due.evaluate:
