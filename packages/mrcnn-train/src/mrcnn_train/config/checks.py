@@ -48,6 +48,7 @@ def _check_least(config: RunConfig) -> None:
         ("train.max_steps", train.max_steps, 1),
         ("eval.times", config.eval.times, 1),
         ("eval.loss_batches", config.eval.loss_batches, 0),
+        ("eval.resamples", config.eval.resamples, 0),
         ("stop_at.patience", config.stop_at.patience, 1),
         ("train.seed", train.seed, 0),
         ("data.max_size", data.max_size, 1),
@@ -121,8 +122,11 @@ def _check_combinations(config: RunConfig) -> None:
     evaluates_on_the_way = config.eval.every_epochs is not None or config.eval.times or train.minutes is not None
     if config.stop_at != StopOptions() and not evaluates_on_the_way:
         raise ConfigError("stop_at is compared with the AP of evaluations: set eval.every_epochs or eval.times")
-    if config.eval.every_epochs is not None and config.eval.times and train.minutes is None:
-        raise ConfigError("eval.every_epochs and eval.times are both set: give one of them, and null for the other")
+    if config.eval.loss_batches and config.model.norm == "sync_bn":
+        raise ConfigError(
+            "eval.loss_batches would change the statistics of model.norm=sync_bn by the validation images: give "
+            "eval.loss_batches=0"
+        )
     if config.stop_at.mask_ap is not None and not config.model.masks:
         raise ConfigError(f"stop_at.mask_ap={config.stop_at.mask_ap}: model.masks=false has no mask AP")
     if config.model.new_classes and config.model.weights is None:

@@ -148,6 +148,6 @@ def read_end(run_dir: Path) -> End | None:
 
 
 def describe_target(target: StopOptions) -> str:
-    """Write "box AP 0.4, mask AP 0.35"."""
-    named = (("box AP", target.box_ap), ("mask AP", target.mask_ap))
+    """Write "box AP 0.4, mask AP 0.35, patience 3"."""
+    named = (("box AP", target.box_ap), ("mask AP", target.mask_ap), ("patience", target.patience))
     return ", ".join(f"{name} {least:g}" for name, least in named if least is not None)

@@ -148,8 +148,9 @@ class CheckpointOptions(Options):
 @dataclasses.dataclass
 class EvalOptions(Options):
     every_epochs: float | None = None  # null: at the end only
-    times: int | None = None  # or evaluations spread evenly over the run; 10 with train.minutes
+    times: int | None = None  # evaluations spread over the run, if every_epochs is null; with train.minutes: 10
     loss_batches: int = 0  # batches of each validation set whose losses an evaluation measures, without augmentation
+    resamples: int = 0  # draws of the validation images, for the spread of AP over images, if there are at most 200
     best_by: str = "sum"  # which AP decides the best checkpoint: "sum" of box and mask AP, or "mask" where there is one
     batch_size: int = 1  # images that a process detects on at a time
     limit: int | None = None  # images of each validation set; null: all

@@ -68,7 +68,7 @@ def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan
     )
     if train.minutes is not None and optimizer.warmup_steps:
         schedule = schedule._replace(warmup_begin=NOT_PLANNED, warmup_steps=NOT_PLANNED + 1)
-    times = config.eval.times
+    times = config.eval.times if config.eval.every_epochs is None else None
     return Plan(
         num_images=num_images,
         processes=processes,

@@ -84,9 +84,9 @@ class ProgressDisplay:
         """Show that an evaluation has seen all images."""
         self._bar.update(self._task, description="train")
 
-    def evaluated(self, step: int, results: Results) -> None:
-        """Print box AP and mask AP of an evaluation."""
-        self._print(f"evaluation after {step} steps: {describe_ap(logged_numbers(results))}")
+    def evaluated(self, step: int, results: Results, note: str = "") -> None:
+        """Print box AP and mask AP of an evaluation, and a note."""
+        self._print(f"evaluation after {step} steps: {describe_ap(logged_numbers(results))}{note}")
 
     def tables(self, results: Results) -> None:
         """Print all numbers of an evaluation."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from mrcnn_eval import CocoEvaluator, EvalResult
+from mrcnn_eval import CocoEvaluator, EvalResult, bootstrap_ap
 from mrcnn_eval.inference import Preprocessing, Share, compiled_detect, detect_dataset, new_evaluator
 from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
 from mrcnn_model import Detections, MaskRCNN, ModelCard
@@ -22,6 +23,8 @@ from mrcnn_train.training.datasets import ValSet
 AP_TABLE = "ap_table.txt"
 CONTACT_SHEET = "contact_sheet.png"
 EVALUATION_DIR = "evaluation"
+FEW_IMAGES = 200  # of a validation set: with more, the spread of AP over images is small
+SPREAD = (0.05, 0.95)  # quantiles of the resampled AP
 SAMPLED_BATCHES = 3  # of each process, to estimate how long an evaluation takes
 
 Results = dict[str, EvalResult]  # by name of the validation set
@@ -107,6 +110,20 @@ class Evaluation:
             )
             for val, blank in zip(self._val, self._blank, strict=True)
         ]
+
+    def spread(self, evaluators: Sequence[CocoEvaluator]) -> dict[str, float]:
+        """Return the range of AP over resamples of the images of a single small validation set, as numbers to log."""
+        images = [len(evaluator.image_results) for evaluator in evaluators]
+        if not self._options.resamples or len(images) != 1 or not 1 < images[0] <= FEW_IMAGES:
+            return {}
+        (evaluator,) = evaluators
+        what = "mask" if "segm" in evaluator.iou_types else "box"
+        iou_type: Literal["bbox", "segm"] = "segm" if what == "mask" else "bbox"
+        drawn = bootstrap_ap(evaluator, iou_type, image_ids=evaluator.image_results, samples=self._options.resamples)
+        if not drawn.size:
+            return {}
+        low, high = np.quantile(drawn, SPREAD)
+        return {f"{what}_AP_low": float(low), f"{what}_AP_high": float(high), "val_images": images[0]}
 
     def _timed_detect(self, images: tf.Tensor, image_sizes: tf.Tensor) -> Detections:
         began = time.perf_counter()

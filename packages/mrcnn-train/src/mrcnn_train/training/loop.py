@@ -19,7 +19,6 @@ from mrcnn_train.record.metrics_log import TENSORBOARD_DIR
 from mrcnn_train.record.profiling import StepProfile
 from mrcnn_train.record.progress import ProgressDisplay
 from mrcnn_train.record.run_record import RunRecord
-from mrcnn_train.record.scores import describe_ap
 from mrcnn_train.record.step_log import StepLog
 from mrcnn_train.training.due import Cadence, is_evaluation_due, make_cadence, what_is_due
 from mrcnn_train.training.job import Job
@@ -49,8 +48,9 @@ def train_loop(job: Job) -> int:
     finally:
         _print_left_out(data.loader)
     if record is not None:
-        if record.best is not None:
-            print(f"best: {describe_ap(record.best)} at step {record.best['step']}")
+        sentence = record.verdict(pace.plan.total_steps)
+        if sentence is not None:
+            print(sentence)
         record.report(name=str(config.run.name), plan="\n".join(filter(None, (data.described, pace.describe()))))
         print(record.contents(), flush=True)
         done = last_step(job.run_dir)
@@ -72,6 +72,7 @@ def _open_record(job: Job) -> Iterator[RunRecord | None]:
         global_batch=job.data.plan.global_batch,
         keep_last=job.config.checkpoint.keep_last,
         val_names=[one.name for one in job.data.val],
+        best_by=job.config.eval.best_by,
     )
     try:
         yield record
@@ -89,9 +90,13 @@ def _train(job: Job, record: RunRecord | None) -> Pace:
     pace = Pace(job, scoring, display)
     with display, contextlib.closing(profile):
         try:
+            _make_up_for_evaluation(job, scoring, pace)
+            if scoring.take_up(job.state.start_step):
+                print(f"{scoring.why_stopped()}; nothing is left to do", flush=True)
+                return pace
             _run_steps(job, record, votes=votes, display=display, profile=profile, scoring=scoring, pace=pace)
         finally:
-            scoring.finish()  # also if the run was stopped: detection is done, and scoring takes seconds
+            scoring.close()  # also if the run was stopped: detection is done, and scoring takes seconds
         if scoring.last is not None:
             display.tables(scoring.last.results)
     return pace
@@ -118,7 +123,6 @@ def _run_steps(
     gpu = find_gpu_use(device and device.uuid) if record is not None else None
     log = StepLog(record, display, images_per_step=pace.plan.global_batch, gather=job.processes.gather, gpu=gpu)
     batches_of_steps = loader.steps(start_step)
-    _make_up_for_evaluation(job, scoring, pace)
     for step in itertools.takewhile(lambda step: step < pace.plan.total_steps, itertools.count(start_step)):
         began, traced = time.perf_counter(), update.num_traces
         pace.step_begins()
@@ -152,7 +156,7 @@ def _run_steps(
             pace.evaluate(done, epoch=epoch)
         scoring.fetch()
         if votes.target:
-            print(f"target reached: {describe_target(job.config.stop_at)}; stopped after {done} steps", flush=True)
+            print(f"{scoring.why_stopped()}; stopped after {done} steps", flush=True)
         if due.stop or votes.target:
             return
         if due.save:
