@@ -21,10 +21,12 @@ from typing import NamedTuple
 
 from results import Figure, write_results
 
+from mrcnn_data.synthetic import generate_shapes
+
 GROUPS = ("sizes", "network", "training")
 ALL = "all rules"
 VARIANTS = {ALL: GROUPS} | {f"without {off}": tuple(one for one in GROUPS if one != off) for off in GROUPS}
-SHAPES = ["data.synthetic={train: 400, val: 60, size: 160, seed: 0}"]
+SHAPES = {"train": 400, "val": 60, "size": 160, "seed": 0}
 
 
 class Data(NamedTuple):
@@ -51,8 +53,9 @@ def main() -> int:
     parser.add_argument("--options", nargs="*", default=[], help="of training, for all runs")
     arguments = parser.parse_args()
     outcomes: dict[tuple[str, str], list[Outcome]] = {}
+    sets = [parsed(text, arguments.out) for text in arguments.data]
     for seed in arguments.seeds:  # a seed of everything first: an early end leaves a whole table
-        for data in [parsed(text, arguments.out) for text in arguments.data]:
+        for data in sets:
             for variant, rules in VARIANTS.items():
                 folder = arguments.out / f"{data.name}-{variant.replace(' ', '-')}-{arguments.minutes:g}-{seed}"
                 options = [*data.options, *arguments.options, f"auto.rules=[{','.join(rules)}]", f"train.seed={seed}"]
@@ -67,7 +70,8 @@ def parsed(text: str, out: Path) -> Data:
     """Read 'NAME: OPTION ...'; the name alone is enough for the shapes, which are drawn below `out`."""
     name, _, options = text.partition(":")
     if name == "shapes" and not options:
-        return Data(name, [f"data.root={out / 'shapes'}", *SHAPES])
+        generate_shapes(out / "shapes", **SHAPES)
+        return Data(name, [f"data.root={out / 'shapes'}"])
     if not options.strip():
         raise SystemExit(f"--data {text!r}: expected 'NAME: data.root=DIR'")
     return Data(name.strip(), shlex.split(options))
