@@ -76,7 +76,6 @@ def test_cells_are_cropped_and_get_small_anchors() -> None:
     assert (options["data.max_gt"], options["model.detections_per_image"]) == (112, 250)
     assert (options["data.augmentation.rotate90"], options["data.augmentation.vertical_flip"]) == (1.0, 0.5)
     assert options["train.max_steps"] == 1800  # 100 epochs of 72 images, 4 a step
-    assert options["optimizer.warmup_steps"] == 100
 
 
 def test_small_objects_in_large_images_are_enlarged_and_cropped() -> None:

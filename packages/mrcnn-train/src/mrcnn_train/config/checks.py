@@ -91,6 +91,8 @@ def _check_positive(config: RunConfig) -> None:
 def _check_shares(optimizer: OptimizerOptions) -> None:
     for name, share in (("momentum", optimizer.momentum), ("ema_decay", optimizer.ema_decay)):
         _require(share is None or 0 <= share < 1, f"optimizer.{name}", share, "at least 0 and less than 1")
+    share = optimizer.warmup_fraction
+    _require(share is None or 0 <= share <= 1, "optimizer.warmup_fraction", share, "null or a share from 0 to 1")
     _require(0 < optimizer.drop_factor <= 1, "optimizer.drop_factor", optimizer.drop_factor, "more than 0, at most 1")
 
 

@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from mrcnn_data import visible
 from mrcnn_model import AUTO_PRECISION
-from mrcnn_train.config.going_on import AUTO, start_or_go_on
+from mrcnn_train.config.going_on import AUTO, PLANNED_GROUPS, newest_run, start_or_go_on
 from mrcnn_train.config.options import RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
 from mrcnn_train.config.saved import load_saved
@@ -32,7 +32,6 @@ HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults 
 SAVED_CONFIG = "config.yaml"
 # Options and groups that a resumed run keeps: they decide the shapes of the weights and which images a step sees.
 FIXED_AT_RESUME = ("model", "run", "train.global_batch", "train.images_per_gpu", "train.seed")
-PLANNED_GROUPS = ("data", "model", "train", "optimizer", "eval")  # of which the experiment `auto` chooses options
 # Options of earlier versions, with the values that are now fixed: a saved config may still hold them.
 REMOVED = {"optimizer.lars_trust": 0.001, "optimizer.novograd_beta_2": 0.98}
 
@@ -133,7 +132,8 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
         composed: config of this launch.
         overridden: names of the options given now.
     """
-    path = Path(composed.resume).expanduser() / SAVED_CONFIG
+    run_dir = newest_run(Path(composed.resume).expanduser(), marked_by=SAVED_CONFIG)
+    path = run_dir / SAVED_CONFIG
     if not path.is_file():
         raise ConfigError(f"resume={composed.resume} is not a run directory: {path} does not exist")
     for key in overridden:
@@ -145,7 +145,9 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
     for key in overridden:
         if (key, composed.precision) != ("precision", AUTO_PRECISION):  # auto: the run's, as with resume=auto
             OmegaConf.update(config, key, OmegaConf.select(composed, key))
-    config.resume = composed.resume
+    config.resume = str(run_dir)
+    if run_dir != Path(composed.resume).expanduser() and launched_place().rank == 0:
+        print(f"resume={visible(composed.resume)}: its newest run is {visible(run_dir, limit=2000)}", flush=True)
     _require_one_length(overridden, minutes=config.train.minutes)
     return typed_config(config)
 

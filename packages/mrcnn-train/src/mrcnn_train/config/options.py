@@ -109,6 +109,7 @@ class OptimizerOptions(Options):
     name: str = "sgd"  # or "lars" (You et al. 2017), "novograd" (Ginsburg et al. 2019): for large batches
     base_lr: float = 0.00125  # per image of the global batch
     warmup_steps: int = 1000
+    warmup_fraction: float | None = None  # warm-up ends after this share of all steps, if that is earlier
     warmup_start_lr: float = 0.00333  # not scaled by the batch, but at most a third of the scaled rate
     decay: str = "steps"  # after warm-up: "steps" drops the rate, "cosine" lowers it to 0 at the end of the run
     rate_per: str = "step"  # or "epoch": after warm-up the rate changes only when an epoch begins

@@ -221,7 +221,6 @@ def _training(data: DataFacts, machine: Machine, wanted: Wanted) -> Iterator[Cho
         steps = max(least, min(most, math.ceil(epochs * data.images / batch)))
         reason = f"about {steps * batch / data.images:.0f} epochs of {data.images} images; train.minutes=M sets a time"
         yield Choice(group, "train.max_steps", steps, reason)
-        yield Choice(group, "optimizer.warmup_steps", min(100, steps // 10), "at most a tenth of the run")
     if wanted.network is not None:
         yield Choice(group, "optimizer.base_lr", 0.00125, "of Tensorpack's recipes, for trained weights")
     if "optimizer.drop_epochs" not in wanted.given and wanted.given.get("optimizer.decay", "steps") == "steps":

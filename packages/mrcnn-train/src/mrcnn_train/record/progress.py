@@ -72,6 +72,14 @@ class ProgressDisplay:
             total = f"/{self._total_steps}" if is_planned else ""
             print(f"step {done}{total}  epoch {epoch:.2f}  {numbers}", flush=True)
 
+    def second_step(self, done: int, *, seconds: float) -> None:
+        """Show how long the run will take by its second step, the first that does not compile."""
+        if self._total_steps < NOT_PLANNED:
+            left = f"a step takes {seconds:.2g} s, about {_duration((self._total_steps - done) * seconds)} left"
+            self._bar.update(self._task, completed=done, numbers=left)
+            if not self._console.is_terminal:
+                print(f"step {done}/{self._total_steps}  {left}", flush=True)
+
     def saved(self, done: int, checkpoint: Path) -> None:
         """Print where the checkpoint after `done` steps is."""
         self._print(f"saved step {done}: {visible(checkpoint, limit=2000)}")

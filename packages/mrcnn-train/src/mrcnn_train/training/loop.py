@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from mrcnn_data import DatasetError, TrainLoader, visible
+from mrcnn_train.config.commands import next_commands
 from mrcnn_train.config.going_on import End, describe_resume, describe_target, last_step, mark_finished
 from mrcnn_train.config.schedule import learning_rate
 from mrcnn_train.errors import PeerLostError, SaveError
@@ -54,6 +55,8 @@ def train_loop(job: Job) -> int:
         record.report(name=str(config.run.name), plan="\n".join(filter(None, (data.described, pace.describe()))))
         print(record.contents(), flush=True)
         done = last_step(job.run_dir)
+        pictures = data.val[0].dataset.image_path(0).parent if data.val else None
+        print(next_commands(job.run_dir, config.train, total_steps=done, pictures=pictures), flush=True)
         target = describe_target(config.stop_at) if done < pace.plan.total_steps else ""
         mark_finished(job.run_dir, End(done, target))
     return 0
