@@ -66,8 +66,8 @@ format: setup ## Rewrite what ruff and clang-format can mend
 # Runs all scripts, also after one has failed or has missed its target; then fails if any did.
 RUN_EACH = status=0; for script in $(1); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
 
-bench: setup .bench/ready ## Every benchmark in bench/, and their page in docs/RESULTS.md
-	@$(call RUN_EACH,$(filter-out bench/page.py,$(wildcard bench/*.py)) bench/page.py)
+bench: setup .bench/ready ## Every benchmark in bench/ but auto.py (hours), and their page in docs/RESULTS.md
+	@$(call RUN_EACH,$(filter-out bench/page.py bench/auto.py,$(wildcard bench/*.py)) bench/page.py)
 
 bench-data: setup .bench/ready ## The benchmarks of reading and loading data sets: bench/data_*.py
 	@$(call RUN_EACH,bench/data_*.py)

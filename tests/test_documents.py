@@ -28,7 +28,7 @@ SUFFIXES = ("py", "cc", "cu", "h", "cmake", "sh")  # of sources; commands write 
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
-GROUPS = "data|model|train|optimizer|log|profile|checkpoint|eval|stop_at|distributed|launch|run"
+GROUPS = "data|model|train|optimizer|log|profile|checkpoint|eval|stop_at|distributed|launch|run|auto"
 OPTION = re.compile(rf"(?<![\w./])((?:{GROUPS})(?:\.\w+)+)(?==)")
 OPTION_SPAN = re.compile(rf"((?:{GROUPS})(?:\.\w+)+)(?:=.*)?")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # NAME.png, model.NAME
@@ -150,7 +150,7 @@ def is_option(name: str) -> bool:
     value: object = RunConfig()
     for part in name.split("."):
         if not hasattr(value, part):
-            return name == "data.synthetic"
+            return name in ("data.synthetic", "auto.rules")  # of groups that are null by default
         value = getattr(value, part)
     return True
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from mrcnn_data import CocoDataset
-from mrcnn_eval import CocoEvaluator
+from mrcnn_eval import CocoEvaluator, bootstrap_ap
 
 # The boundaries of pycocotools' size classes, both ends inclusive.
 SEED_WITH_ALL_CLASSES = 5  # every class has results
@@ -190,3 +190,22 @@ def test_coco_open(shared_data, reference_stats, split, opened):
         expected = reference_stats(copy.deepcopy(content), results, iou_type)
         assert 0.05 < expected[0] < 1
         assert list(stats[iou_type].values()) == pytest.approx(expected, abs=1e-9)
+
+
+class EachOnce:
+    """A random generator that draws each image once."""
+
+    def integers(self, high: int, *, size: int) -> np.ndarray:
+        return np.arange(high)[:size]
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", [*range(4), SEED_WITH_ALL_CLASSES])
+def test_drawing_each_image_once_is_the_evaluation(scene, monkeypatch, seed: int, iou_type: str) -> None:
+    example = random_scene(scene, seed)
+    evaluator = CocoEvaluator(example.annotations)
+    evaluator.add_results(example.results)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: EachOnce())
+    ap = evaluator.evaluate().stats[iou_type]["AP"]
+    expected = [ap] * 2 if ap >= 0 else []
+    assert bootstrap_ap(evaluator, iou_type, samples=2).tolist() == pytest.approx(expected, abs=1e-9)

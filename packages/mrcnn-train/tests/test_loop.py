@@ -45,7 +45,7 @@ def hollow(monkeypatch: pytest.MonkeyPatch, hollow_step, tiny):
         cv2.imwrite(str(run_dir / CONTACT_SHEET), np.zeros((4, 4, 3), np.uint8))
         return {"val": result_of(0.4, 0.3)}
 
-    monkeypatch.setattr(Evaluation, "detect", lambda self, progress: [])
+    monkeypatch.setattr(Evaluation, "detect", lambda self, progress, limit=None: [])
     monkeypatch.setattr(Evaluation, "score", score)
     monkeypatch.setattr(ProgressDisplay, "tables", lambda self, results: None)
     return lambda *overrides: tiny("eval.every_epochs=0.5", *overrides)

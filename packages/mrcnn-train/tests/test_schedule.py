@@ -137,7 +137,7 @@ def test_rates_of_the_coco_experiments(compose, experiment: str, rates: dict[int
     assert actual == pytest.approx(list(rates.values()))
 
 
-CPU_EXPERIMENTS = ("demo", "nuclei", "small")  # tuned on their data: only the shape of their schedule is fixed
+CPU_EXPERIMENTS = ("auto", "demo", "nuclei", "small")  # tuned on their data: only the shape of their schedule is fixed
 
 
 @pytest.mark.parametrize("experiment", CPU_EXPERIMENTS)

@@ -31,6 +31,8 @@ from mrcnn_train.job.devices import describe_devices
 from mrcnn_train.job.distributed import Processes, connect
 from mrcnn_train.job.place import Place, launched_place
 from mrcnn_train.job.signals import NAMES, StopRequested, StopSignals
+from mrcnn_train.planning.auto import AutoPlan, plan_auto, write_auto_plan
+from mrcnn_train.planning.timetable import read_timetables
 from mrcnn_train.record.environment import process_facts, write_environment
 from mrcnn_train.record.run_dir import check_run_dir, lock_resumed, open_run_dir
 from mrcnn_train.training.datasets import RunData, open_data
@@ -69,11 +71,12 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
             with stop.raising():
                 if place.rank == 0:
                     _prepare_folders(config)
+                    # As many processes as the job will have on this machine: there may be fewer GPUs.
+                    processes = Processes(place._replace(local_size=1 if config.launch.hosts else size))
+                    config, _ = plan_auto(config, processes)
                     data = _open(config, rank=0, size=size)
                     with data.loader:
                         _has_finished(config, data)
-                        # As many processes as the job will have on this machine: there may be fewer GPUs.
-                        processes = Processes(place._replace(local_size=1 if config.launch.hosts else size))
                         _settle_precision(config, _settle_device(config, data, processes), processes)
                 return 0
         except StopRequested as request:
@@ -97,6 +100,7 @@ def _run(config: RunConfig, processes: Processes, stop: StopSignals) -> int:
             if config.resume is not None and place.rank == 0:
                 stop.describe_resume = functools.partial(describe_resume, Path(config.resume))
             processes.together(lambda: _prepare_folders(config, stack) if place.rank == 0 else None)
+            config, auto = plan_auto(config, processes)
             data = processes.together(lambda: _open(config, rank=place.rank, size=place.size))
         with data.loader, processes.watched(60 * config.distributed.timeout_minutes):
             _leave_together(processes, stop)
@@ -105,7 +109,7 @@ def _run(config: RunConfig, processes: Processes, stop: StopSignals) -> int:
                 return 0
             data = _settle_device(config, data, processes)
             config, data = _settle_precision(config, data, processes)
-            exit_code = _train(config, data, processes=processes, stop=stop)
+            exit_code = _train(config, data, processes=processes, stop=stop, auto=auto)
             # A launcher kills the other processes when one ends by a signal, so rank 0 must have written everything.
             processes.barrier()
         return exit_code
@@ -137,8 +141,9 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
     """
     if config.resume is None:
         return False
-    run_dir, total = Path(config.resume), data.plan.total_steps
+    run_dir = Path(config.resume)
     done = last_step(run_dir)
+    total = _total_steps(config, data, run_dir, done=done)
     if done > total:
         newest = complete_checkpoints(run_dir / CHECKPOINTS_DIR)[-1]
         raise ConfigError(
@@ -151,10 +156,18 @@ def _has_finished(config: RunConfig, data: RunData) -> bool:
         return False
     print(
         f"the run in {visible(run_dir, limit=2000)} has finished after {done} steps: nothing is left to do. "
-        "To continue it, raise train.max_steps or train.epochs",
+        f"To continue it, raise {'train.minutes' if config.train.minutes else 'train.max_steps or train.epochs'}",
         flush=True,
     )
     return True
+
+
+def _total_steps(config: RunConfig, data: RunData, run_dir: Path, *, done: int) -> int:
+    """Return the steps of a resumed run; with a time budget, those of its last timetable if that is of this budget."""
+    timetables = read_timetables(run_dir, until=done) if config.train.minutes is not None else []
+    if timetables and timetables[-1].minutes == config.train.minutes:
+        return timetables[-1].total_steps
+    return data.plan.total_steps
 
 
 def number_of_processes(launch: LaunchOptions, place: Place) -> int:
@@ -253,7 +266,7 @@ def _settle_precision(config: RunConfig, data: RunData, processes: Processes) ->
     return config, _with_line(data, "precision", text)
 
 
-def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals) -> int:
+def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: StopSignals, auto: AutoPlan | None) -> int:
     import_tensorflow_quietly()
     try:
         from mrcnn_train.record.disk import disk_errors
@@ -276,6 +289,8 @@ def _train(config: RunConfig, data: RunData, *, processes: Processes, stop: Stop
             stop.describe_resume = functools.partial(describe_resume, run_dir)
             with disk_errors(run_dir):
                 write_environment(run_dir, facts)
+                if auto is not None:
+                    write_auto_plan(run_dir, auto)
                 if state.weights_report is not None:
                     write_weights_report(run_dir, state.weights_report)
             return run_dir

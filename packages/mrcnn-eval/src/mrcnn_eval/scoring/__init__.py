@@ -1,5 +1,6 @@
 """Detections to COCO AP. No TensorFlow."""
 
+from mrcnn_eval.scoring.bootstrap import bootstrap_ap
 from mrcnn_eval.scoring.classes import class_difference
 from mrcnn_eval.scoring.coco_evaluator import CocoEvaluator, EvalResult
 from mrcnn_eval.scoring.ground_truth import GroundTruth, GroundTruthError, load_ground_truth
@@ -18,6 +19,7 @@ __all__ = [
     "PrecisionRecall",
     "RankError",
     "ResultsError",
+    "bootstrap_ap",
     "class_difference",
     "load_ground_truth",
     "merge_images",

@@ -223,6 +223,16 @@ class CocoEvaluator:
         images = self._scored_images(image_ids)
         return self._curves(images, self._joined(images), self._truth_kept(images))
 
+    def task(self, iou_type: IouType, *, image_ids: Iterable[Any] | None = None) -> ScoringTask:
+        """Return what the numbers of an IoU type depend on, with the images numbered in the order of their ids.
+
+        Args:
+            image_ids: as for `evaluate`.
+        """
+        images = self._scored_images(image_ids)
+        columns, truth_kept = self._joined(images), self._truth_kept(images)
+        return self._task(iou_type, images, truth_kept, columns, self._image_numbers(images))
+
     def _joined(self, images: list[Any]) -> ImageResults:
         return joined([self.image_results[image] for image in images if image in self.image_results])
 
@@ -232,17 +242,17 @@ class CocoEvaluator:
     def _curves(
         self, images: list[Any], columns: ImageResults, truth_kept: np.ndarray
     ) -> dict[IouType, PrecisionRecall]:
-        # The image's number among those scored, from 1; images are numbered in the order of their sorted ids.
-        numbers = {image_id: number for number, image_id in enumerate(images, start=1)}
-        image_numbers = np.repeat(
-            [numbers[image] for image in images if image in self.image_results],
-            [len(self.image_results[image].scores) for image in images if image in self.image_results],
-        ).astype(np.int64)  # [D]
+        image_numbers = self._image_numbers(images)
         score = _scorer(self.backend)
         return {
             iou_type: score(self._task(iou_type, images, truth_kept, columns, image_numbers))
             for iou_type in self.iou_types
         }
+
+    def _image_numbers(self, images: list[Any]) -> np.ndarray:
+        """Return the image of each detection as its number among those scored, from 1: int64 [D]."""
+        counts = [len(self.image_results[image].scores) if image in self.image_results else 0 for image in images]
+        return np.repeat(np.arange(1, len(images) + 1), counts)
 
     def _known_id(self, image_id: Any) -> Any:
         """Return the id as the ground truth has it: as given, or else the same number as an int or as text."""

@@ -15,6 +15,14 @@ from mrcnn_eval.scoring.precision_recall import PrecisionRecall, ScoredObjects, 
 
 def score_with_pycocotools(task: ScoringTask) -> PrecisionRecall:
     """Match and accumulate one IoU type."""
+    evaluation = match_with_pycocotools(task)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    return PrecisionRecall(evaluation.eval["precision"], evaluation.eval["recall"])
+
+
+def match_with_pycocotools(task: ScoringTask) -> COCOeval:
+    """Match one IoU type; `evalImgs` of the result has what was matched in each category, area range and image."""
     truth_entries = _entries(task.truth)
     for entry, crowd in zip(truth_entries, task.truth_crowd.tolist(), strict=True):
         entry["iscrowd"] = int(crowd)
@@ -31,8 +39,7 @@ def score_with_pycocotools(task: ScoringTask) -> PrecisionRecall:
         evaluation.params.areaRngLbl = [str(number) for number in range(len(task.area_ranges))]
         evaluation.params.maxDets = list(task.max_dets)
         evaluation.evaluate()
-        evaluation.accumulate()
-    return PrecisionRecall(evaluation.eval["precision"], evaluation.eval["recall"])
+    return evaluation
 
 
 def _entries(objects: ScoredObjects) -> list[dict[str, Any]]:

@@ -8,8 +8,10 @@ from mrcnn_train.config.values import as_list, model_config, short_edges
 from mrcnn_train.errors import ConfigError
 
 OPTIMIZERS = ("sgd", "lars", "novograd")
+BEST_BY = ("sum", "mask")
 DECAYS = ("steps", "cosine")
 RATE_PERIODS = ("step", "epoch")
+AUTO_RULES = ("sizes", "network", "training")
 WIRES = (None, "float16")  # Horovod sends no bfloat16
 MAX_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
@@ -28,7 +30,11 @@ def check(config: RunConfig, *, processes: int = 1) -> None:
     _check_words(config)
     _check_combinations(config)
     _check_drops(config.optimizer)
-    _check_batch(config.train, processes)
+    if config.auto is None:
+        _check_batch(config.train, processes)
+    else:
+        for rule in config.auto.rules:
+            _require(rule in AUTO_RULES, "auto.rules", config.auto.rules, f"a list of {', '.join(AUTO_RULES)}")
     for split in ("train", "val"):
         _check_split(config.data, split)
     _check_loading(config.data)
@@ -40,6 +46,10 @@ def _check_least(config: RunConfig) -> None:
         ("train.images_per_gpu", train.images_per_gpu, 1),
         ("train.global_batch", train.global_batch, 1),
         ("train.max_steps", train.max_steps, 1),
+        ("eval.times", config.eval.times, 1),
+        ("eval.loss_batches", config.eval.loss_batches, 0),
+        ("eval.resamples", config.eval.resamples, 0),
+        ("stop_at.patience", config.stop_at.patience, 1),
         ("train.seed", train.seed, 0),
         ("data.max_size", data.max_size, 1),
         ("data.eval_short_edge", data.eval_short_edge, 1),
@@ -66,6 +76,7 @@ def _check_least(config: RunConfig) -> None:
 def _check_positive(config: RunConfig) -> None:
     for name, number in (
         ("train.epochs", config.train.epochs),
+        ("train.minutes", config.train.minutes),
         ("optimizer.base_lr", config.optimizer.base_lr),
         ("optimizer.clip_norm", config.optimizer.clip_norm),
         ("stop_at.box_ap", config.stop_at.box_ap),
@@ -80,6 +91,8 @@ def _check_positive(config: RunConfig) -> None:
 def _check_shares(optimizer: OptimizerOptions) -> None:
     for name, share in (("momentum", optimizer.momentum), ("ema_decay", optimizer.ema_decay)):
         _require(share is None or 0 <= share < 1, f"optimizer.{name}", share, "at least 0 and less than 1")
+    share = optimizer.warmup_fraction
+    _require(share is None or 0 <= share <= 1, "optimizer.warmup_fraction", share, "null or a share from 0 to 1")
     _require(0 < optimizer.drop_factor <= 1, "optimizer.drop_factor", optimizer.drop_factor, "more than 0, at most 1")
 
 
@@ -93,6 +106,7 @@ def _check_words(config: RunConfig) -> None:
         ("optimizer.rate_per", optimizer.rate_per, RATE_PERIODS),
         ("distributed.wire", config.distributed.wire, WIRES),
         ("data.on_error", data.on_error, ("raise", "skip")),
+        ("eval.best_by", config.eval.best_by, BEST_BY),
         ("data.changed", data.changed, ("refuse", "accept")),
     ):
         _require(word in known, name, word, f"one of {', '.join('null' if w is None else w for w in known)}")
@@ -107,16 +121,29 @@ def _check_combinations(config: RunConfig) -> None:
         steps,
         "null or [first, last]",
     )
-    if config.stop_at != StopOptions() and config.eval.every_epochs is None:
-        raise ConfigError("stop_at is compared with the AP of evaluations: set eval.every_epochs")
+    evaluates_on_the_way = config.eval.every_epochs is not None or config.eval.times or train.minutes is not None
+    if config.stop_at != StopOptions() and not evaluates_on_the_way:
+        raise ConfigError("stop_at is compared with the AP of evaluations: set eval.every_epochs or eval.times")
+    if config.eval.loss_batches and config.model.norm == "sync_bn":
+        raise ConfigError(
+            "eval.loss_batches would change the statistics of model.norm=sync_bn by the validation images: give "
+            "eval.loss_batches=0"
+        )
     if config.stop_at.mask_ap is not None and not config.model.masks:
         raise ConfigError(f"stop_at.mask_ap={config.stop_at.mask_ap}: model.masks=false has no mask AP")
     if config.model.new_classes and config.model.weights is None:
         raise ConfigError("model.new_classes=true needs model.weights=FILE, with the weights of other classes")
     if config.model.allow_missing and config.model.weights is None:
         raise ConfigError("model.allow_missing=true needs model.weights=FILE")
-    if train.epochs is None and train.max_steps is None:
-        raise ConfigError("train.epochs and train.max_steps are both null, so training would not end: set one of them")
+    if train.epochs is None and train.max_steps is None and train.minutes is None:
+        raise ConfigError(
+            "train.epochs, train.max_steps and train.minutes are null, so training would not end: set one of them"
+        )
+    if train.minutes is not None and config.optimizer.drop_epochs:
+        raise ConfigError(
+            f"train.minutes={train.minutes:g} sets the steps, so optimizer.drop_epochs={config.optimizer.drop_epochs} "
+            "may never come: give optimizer.drop_epochs=[] and, for example, optimizer.drop_fractions=[0.75,0.93]"
+        )
 
 
 def _check_drops(optimizer: OptimizerOptions) -> None:

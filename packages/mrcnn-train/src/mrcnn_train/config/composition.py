@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from mrcnn_data import visible
 from mrcnn_model import AUTO_PRECISION
-from mrcnn_train.config.going_on import AUTO, start_or_go_on
+from mrcnn_train.config.going_on import AUTO, PLANNED_GROUPS, newest_run, start_or_go_on
 from mrcnn_train.config.options import Options, RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
 from mrcnn_train.config.saved import load_saved
@@ -60,10 +60,11 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
     options = [override.lstrip("+").partition("=")[0] for override in overrides]
     require_known(options)
     has_experiment = groups.get("experiment") is not None
+    _require_one_length(options, minutes=composed.train.minutes)
     if composed.resume == AUTO:
         if not has_experiment:
             raise ConfigError("resume=auto needs the options of a new run too: give +experiment=NAME and run.dir=DIR")
-        return _start_or_go_on(composed)
+        return _start_or_go_on(composed, options)
     if composed.resume is not None:
         if has_experiment:
             raise ConfigError(f"resume={composed.resume} takes its configuration from that run: leave +experiment out")
@@ -72,7 +73,31 @@ def launched_config(composed: DictConfig, *, needs_experiment: bool = True) -> R
         raise ConfigError(
             f"give +experiment=NAME, with NAME one of {', '.join(known_experiments())}; or resume=RUN_DIR"
         )
-    return typed_config(composed)
+    return with_given(typed_config(composed), options)
+
+
+def with_given(config: RunConfig, options: Sequence[str]) -> RunConfig:
+    """Note in a config that plans itself which options of data, model and training were given."""
+    if config.auto is not None:
+        known = list(option_names(RunConfig))
+        config.auto.given = [
+            name
+            for name in known
+            if name.partition(".")[0] in PLANNED_GROUPS
+            and any(name == option or name.startswith(f"{option}.") for option in options)
+            and not any(other.startswith(f"{name}.") for other in known)
+        ]
+    return config
+
+
+def _require_one_length(options: Sequence[str], *, minutes: float | None) -> None:
+    """Raise ConfigError if both a time budget and a number of steps or epochs are given."""
+    for other in ("train.max_steps", "train.epochs"):
+        if other in options and minutes is not None:
+            raise ConfigError(
+                f"train.minutes={minutes:g} sets the steps, so {other} would not count: give one of them, and "
+                "train.minutes=null to train by steps a run that had minutes"
+            )
 
 
 def refuse_dashes(arguments: Sequence[str]) -> None:
@@ -110,7 +135,8 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
         composed: config of this launch.
         overridden: names of the options given now.
     """
-    path = Path(composed.resume).expanduser() / SAVED_CONFIG
+    run_dir = newest_run(Path(composed.resume).expanduser(), marked_by=SAVED_CONFIG)
+    path = run_dir / SAVED_CONFIG
     if not path.is_file():
         raise ConfigError(f"resume={composed.resume} is not a run directory: {path} does not exist")
     for key in overridden:
@@ -122,12 +148,15 @@ def resumed_config(composed: DictConfig, overridden: Sequence[str]) -> RunConfig
     for key in overridden:
         if (key, composed.precision) != ("precision", AUTO_PRECISION):  # auto: the run's, as with resume=auto
             OmegaConf.update(config, key, OmegaConf.select(composed, key))
-    config.resume = composed.resume
+    config.resume = str(run_dir)
+    if run_dir != Path(composed.resume).expanduser() and launched_place().rank == 0:
+        print(f"resume={visible(composed.resume)}: its newest run is {visible(run_dir, limit=2000)}", flush=True)
+    _require_one_length(overridden, minutes=config.train.minutes)
     return typed_config(config)
 
 
-def _start_or_go_on(composed: DictConfig) -> RunConfig:
-    config = with_absolute_paths(typed_config(composed))
+def _start_or_go_on(composed: DictConfig, options: Sequence[str]) -> RunConfig:
+    config = with_absolute_paths(with_given(typed_config(composed), options))
     saved = Path(config.run.dir or "") / SAVED_CONFIG
     fixed = tuple(name for name in FIXED_AT_RESUME if name != "run")
     has_run = config.run.dir is not None and saved.is_file()
@@ -211,9 +240,10 @@ def composed_config(experiment: str, options: Mapping[str, Any]) -> RunConfig:
             OmegaConf.update(composed, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    return (
-        typed_config(composed) if is_new else resumed_config(composed, [name for name in options if name != "resume"])
-    )
+    if is_new:
+        _require_one_length(list(options), minutes=composed.train.minutes)
+        return with_given(typed_config(composed), list(options))
+    return resumed_config(composed, [name for name in options if name != "resume"])
 
 
 def require_types(config: RunConfig) -> None:

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 from mrcnn_data import visible
 from mrcnn_model import AUTO_PRECISION
 from mrcnn_train.config.options import RunConfig, StopOptions
+from mrcnn_train.config.values import option_value, with_values
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.record.run_files import write_run_file
 
 AUTO = "auto"
+PLANNED_GROUPS = ("data", "model", "train", "optimizer", "eval")  # of which the experiment `auto` chooses options
 CHECKPOINTS_DIR = "checkpoints"  # of a run directory
 TRAINER_FILE = "trainer.json"  # written last into a checkpoint
 ARRAY_FILES = ("model.safetensors", "trainer.safetensors")
@@ -44,6 +46,20 @@ def last_step(run_dir: Path) -> int:
     """Return the updates done at the newest complete checkpoint of a run; 0 without one."""
     checkpoints = complete_checkpoints(run_dir / CHECKPOINTS_DIR)
     return (step_of(checkpoints[-1]) or 0) if checkpoints else 0
+
+
+def newest_run(folder: Path, *, marked_by: str) -> Path:
+    """Return the newest run with a checkpoint in outputs/NAME, whose folders are named by the time; else `folder`.
+
+    Args:
+        marked_by: name of a file that each run has.
+    """
+    if (folder / marked_by).is_file():
+        return folder
+    runs = [
+        path.parent for path in folder.glob(f"*/{marked_by}") if complete_checkpoints(path.parent / CHECKPOINTS_DIR)
+    ]
+    return max(runs, default=folder, key=lambda run: run.name)
 
 
 def describe_resume(run_dir: Path) -> str:
@@ -98,8 +114,12 @@ def start_or_go_on(config: RunConfig, saved: RunConfig | None, *, fixed: tuple[s
     run_dir = Path(config.run.dir)
     if saved is None or not complete_checkpoints(run_dir / CHECKPOINTS_DIR):
         return dataclasses.replace(config, resume=None)
+    if config.auto is not None:  # what it left open was chosen when the run began
+        given = {name: option_value(config, name) for name in config.auto.given}
+        chosen = {group: getattr(saved, group) for group in PLANNED_GROUPS}
+        config = with_values(dataclasses.replace(config, auto=None, **chosen), given)
     for name in fixed:
-        require_equal(name, _option(saved, name), _option(config, name), run_dir)
+        require_equal(name, option_value(saved, name), option_value(config, name), run_dir)
     precision = saved.precision if config.precision == AUTO_PRECISION else config.precision
     return dataclasses.replace(config, resume=str(run_dir), precision=precision)
 
@@ -144,13 +164,6 @@ def read_end(run_dir: Path) -> End | None:
 
 
 def describe_target(target: StopOptions) -> str:
-    """Write "box AP 0.4, mask AP 0.35"."""
-    named = (("box AP", target.box_ap), ("mask AP", target.mask_ap))
+    """Write "box AP 0.4, mask AP 0.35, patience 3"."""
+    named = (("box AP", target.box_ap), ("mask AP", target.mask_ap), ("patience", target.patience))
     return ", ".join(f"{name} {least:g}" for name, least in named if least is not None)
-
-
-def _option(config: RunConfig, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

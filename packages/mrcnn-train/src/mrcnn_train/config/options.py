@@ -92,12 +92,17 @@ class DataOptions(Options):
 
 @dataclasses.dataclass
 class TrainOptions(Options):
-    """How long to train, and on how many images per step. The run ends at `epochs` or `max_steps`, what comes first."""
+    """How long to train, and on how many images per step.
+
+    The run ends at `epochs` or `max_steps`, what comes first; with `minutes`, which the experiments leave open, only
+    these count.
+    """
 
     images_per_gpu: int = 1  # images of one forward and backward pass
     global_batch: int = 8  # images of one update; if more than images_per_gpu x processes, gradients are accumulated
     epochs: float | None = 12.0
     max_steps: int | None = None
+    minutes: float | None = None  # of training and its evaluations, without set-up and compilation: sets the steps
     seed: int = 0
     deterministic: bool = False  # the same bits in every run on the same machine
 
@@ -109,6 +114,7 @@ class OptimizerOptions(Options):
     name: str = "sgd"  # or "lars" (You et al. 2017), "novograd" (Ginsburg et al. 2019): for large batches
     base_lr: float = 0.00125  # per image of the global batch
     warmup_steps: int = 1000
+    warmup_fraction: float | None = None  # warm-up ends after this share of all steps, if that is earlier
     warmup_start_lr: float = 0.00333  # not scaled by the batch, but at most a third of the scaled rate
     decay: str = "steps"  # after warm-up: "steps" drops the rate, "cosine" lowers it to 0 at the end of the run
     rate_per: str = "step"  # or "epoch": after warm-up the rate changes only when an epoch begins
@@ -148,6 +154,10 @@ class CheckpointOptions(Options):
 @dataclasses.dataclass
 class EvalOptions(Options):
     every_epochs: float | None = None  # null: at the end only
+    times: int | None = None  # evaluations spread over the run, if every_epochs is null; with train.minutes: 10
+    loss_batches: int = 0  # batches of each validation set whose losses an evaluation measures, without augmentation
+    resamples: int = 0  # draws of the validation images, for the spread of AP over images, if there are at most 200
+    best_by: str = "sum"  # which AP decides the best checkpoint: "sum" of box and mask AP, or "mask" where there is one
     batch_size: int = 1  # images that a process detects on at a time
     limit: int | None = None  # images of each validation set; null: all
     background: bool = False  # training continues while a thread scores the detections
@@ -155,10 +165,11 @@ class EvalOptions(Options):
 
 @dataclasses.dataclass
 class StopOptions(Options):
-    """AP at which an evaluation ends the run; if both are given, both must be reached."""
+    """When an evaluation ends the run: if both AP that are given are reached, or after `patience`."""
 
     box_ap: float | None = None
     mask_ap: float | None = None
+    patience: int | None = None  # evaluations in a row that are not better than the best so far
 
 
 @dataclasses.dataclass
@@ -189,6 +200,14 @@ class RunOptions(Options):
 
 
 @dataclasses.dataclass
+class AutoOptions(Options):
+    """Options that are chosen from the data and the machine before a run starts: those that are not given."""
+
+    rules: list[str] = dataclasses.field(default_factory=lambda: ["sizes", "network", "training"])  # groups to follow
+    given: list[str] = dataclasses.field(default_factory=list)  # names of options to keep; the command fills it
+
+
+@dataclasses.dataclass
 class RunConfig(Options):
     """All options of a run."""
 
@@ -204,6 +223,7 @@ class RunConfig(Options):
     distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
     launch: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
+    auto: AutoOptions | None = None  # of the experiment `auto`
     precision: str = "auto"  # or "float32", "mixed_float16", "mixed_bfloat16"; auto: the fastest of the machine
     device: str = "auto"  # or "cpu", "gpu"; auto: a GPU for each process, or the CPU where there is none
     tf32: bool = True  # on GPUs from Ampere on, products in float32 round their factors to 10 bits, as TensorFlow does

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from mrcnn_data import CocoDataset, visible
 from mrcnn_train.config.options import OptimizerOptions, RunConfig
-from mrcnn_train.config.schedule import Schedule, learning_rate, make_schedule, steps_of_epochs
+from mrcnn_train.config.schedule import Schedule, evaluation_steps, learning_rate, make_schedule, steps_of_epochs
 from mrcnn_train.config.values import Bucket
 
 CLASSES_SHOWN = 8
+NOT_PLANNED = 2**62  # steps of a run with a time budget, before its first steps are measured
 
 
 class Plan(NamedTuple):
@@ -24,6 +25,7 @@ class Plan(NamedTuple):
         steps_per_epoch: a fraction if an epoch ends within a step.
         total_steps: updates of the whole run.
         schedule: of the learning rate.
+        evaluate_steps: updates after which the run evaluates, in place of epochs; at the end it always does.
     """
 
     num_images: int
@@ -33,21 +35,42 @@ class Plan(NamedTuple):
     steps_per_epoch: float
     total_steps: int
     schedule: Schedule
+    evaluate_steps: tuple[int, ...] = ()
 
 
 def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan:
-    """Compute the numbers for a data set of `num_images` images and a job of `processes` processes."""
+    """Compute the numbers for a data set of `num_images` images and a job of `processes` processes.
+
+    With `train.minutes` the steps are not known yet: the rate stays at its start, and nothing is evaluated.
+    """
     train, optimizer = config.train, config.optimizer
 
     def to_steps(epochs: float) -> int:
         return steps_of_epochs(epochs, num_images=num_images, global_batch=train.global_batch)
 
-    ends = [train.max_steps] if train.max_steps is not None else []
-    if train.epochs is not None:
-        ends.append(to_steps(train.epochs))
-    total_steps = min(ends)
-    drops = [to_steps(epoch) for epoch in optimizer.drop_epochs]
-    drops += [round(share * total_steps) for share in optimizer.drop_fractions]
+    drops: list[int] = []
+    if train.minutes is not None:
+        total_steps = NOT_PLANNED
+    else:
+        ends = [train.max_steps] if train.max_steps is not None else []
+        total_steps = min(ends + ([to_steps(train.epochs)] if train.epochs is not None else []))
+        drops += [to_steps(epoch) for epoch in optimizer.drop_epochs]
+        drops += [round(share * total_steps) for share in optimizer.drop_fractions]
+    share = optimizer.warmup_fraction
+    longest = [int(share * total_steps)] if share is not None else []
+    schedule = make_schedule(
+        base_lr=optimizer.base_lr,
+        global_batch=train.global_batch,
+        warmup_steps=min([optimizer.warmup_steps, *longest]),
+        warmup_start_lr=optimizer.warmup_start_lr,
+        drop_steps=drops,
+        drop_factor=optimizer.drop_factor,
+        cosine_end=total_steps if optimizer.decay == "cosine" else None,
+        epoch_steps=num_images / train.global_batch if optimizer.rate_per == "epoch" else None,
+    )
+    if train.minutes is not None and optimizer.warmup_steps:
+        schedule = schedule._replace(warmup_begin=NOT_PLANNED, warmup_steps=NOT_PLANNED + 1)
+    times = config.eval.times if config.eval.every_epochs is None else None
     return Plan(
         num_images=num_images,
         processes=processes,
@@ -55,16 +78,8 @@ def make_plan(config: RunConfig, *, num_images: int, processes: int = 1) -> Plan
         micro_batches=train.global_batch // train.images_per_gpu // processes,
         steps_per_epoch=num_images / train.global_batch,
         total_steps=total_steps,
-        schedule=make_schedule(
-            base_lr=optimizer.base_lr,
-            global_batch=train.global_batch,
-            warmup_steps=optimizer.warmup_steps,
-            warmup_start_lr=optimizer.warmup_start_lr,
-            drop_steps=drops,
-            drop_factor=optimizer.drop_factor,
-            cosine_end=total_steps if optimizer.decay == "cosine" else None,
-            epoch_steps=num_images / train.global_batch if optimizer.rate_per == "epoch" else None,
-        ),
+        schedule=schedule,
+        evaluate_steps=evaluation_steps(total_steps, times) if times and train.minutes is None else (),
     )
 
 
@@ -80,8 +95,7 @@ def describe_plan(
         "processes": str(plan.processes),
         "batch": _describe_batch(plan, images_per_gpu=config.train.images_per_gpu),
         "batch shapes": ", ".join(f"{height} x {width}" for height, width in buckets),
-        "steps": f"{plan.total_steps} = {plan.total_steps / plan.steps_per_epoch:.2f} epochs"
-        f" of {plan.steps_per_epoch:.2f} steps",
+        "steps": _describe_steps(config, plan),
         "optimizer": _describe_optimizer(config.optimizer),
         "learning rate": describe_rates(plan.schedule, plan.total_steps),
         "weights": f"of {config.resume}, which continues from its last checkpoint"
@@ -102,6 +116,16 @@ def _describe_training(plan: Plan, train: CocoDataset) -> str:
     return f"{train.name}: {images}, {int(train.num_objects().sum())} objects"
 
 
+def _describe_steps(config: RunConfig, plan: Plan) -> str:
+    if config.train.minutes is not None:
+        return (
+            f"as many as fit into {config.train.minutes:g} minutes with their evaluations (train.minutes), planned "
+            f"when the first have been measured; {plan.steps_per_epoch:.2f} steps an epoch"
+        )
+    epochs = plan.total_steps / plan.steps_per_epoch
+    return f"{plan.total_steps} = {epochs:.2f} epochs of {plan.steps_per_epoch:.2f} steps"
+
+
 def _describe_classes(train: CocoDataset) -> str:
     more = ", ..." if len(train.class_names) > CLASSES_SHOWN else ""
     return f"{train.num_classes - 1}: {', '.join(train.class_names[:CLASSES_SHOWN])}{more}"
@@ -115,6 +139,9 @@ def _describe_batch(plan: Plan, *, images_per_gpu: int) -> str:
 
 def describe_rates(schedule: Schedule, total_steps: int) -> str:
     """Describe the rate at the start, after warm-up, and after each drop that the run reaches."""
+    if total_steps == NOT_PLANNED:
+        start = learning_rate(0, schedule)
+        return f"{start:.6g} until the steps are planned, then a warm-up to {schedule.peak:.6g}"
     text = f"{learning_rate(0, schedule):.6g} at step 0"
     if schedule.warmup_steps >= total_steps:
         ends_of_rises = [total_steps - 1, *(step - 1 for step in schedule.drop_steps if 0 < step < total_steps)]

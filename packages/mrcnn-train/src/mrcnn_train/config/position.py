@@ -26,6 +26,7 @@ class CheckpointState:
         learning_rate: that of the last update.
         elapsed_seconds: time of the run, summed over all launches.
         data: fingerprint of the training data; None in checkpoints of version 0.1.
+        budget_seconds: spent of `train.minutes`, summed over all launches.
     """
 
     step: int
@@ -35,6 +36,7 @@ class CheckpointState:
     learning_rate: float
     elapsed_seconds: float
     data: Fingerprint | None = None
+    budget_seconds: float = 0.0
 
 
 def newest_position(run_dir: Path) -> tuple[Path, CheckpointState]:
@@ -81,7 +83,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     for name in ("step", "seed", "global_batch"):
         _require(path, name, getattr(state, name), holds=_is_count, expected="a whole number from 0")
-    for name in ("epoch", "learning_rate", "elapsed_seconds"):
+    for name in ("epoch", "learning_rate", "elapsed_seconds", "budget_seconds"):
         _require(path, name, getattr(state, name), holds=_is_number, expected="a number from 0")
     _require(path, "data", state.data, holds=_is_fingerprint, expected="the fingerprint of training data, or null")
     expected = step_of(checkpoint)

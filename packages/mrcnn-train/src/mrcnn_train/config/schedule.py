@@ -22,6 +22,7 @@ class Schedule(NamedTuple):
             restarts); None for a rate that only drops.
         epoch_steps: number of steps of an epoch; after warm-up an epoch keeps the rate of its first step. None: the
             rate may change at each step.
+        warmup_begin: step up to which the rate stays at its start.
     """
 
     peak: float
@@ -31,6 +32,7 @@ class Schedule(NamedTuple):
     drop_factor: float
     cosine_end: int | None = None
     epoch_steps: float | None = None
+    warmup_begin: int = 0
 
 
 def make_schedule(
@@ -65,7 +67,8 @@ def make_schedule(
 def learning_rate(step: int, schedule: Schedule) -> float:
     """Return the rate of a step; the first step is 0."""
     if step < schedule.warmup_steps:
-        progress = step / schedule.warmup_steps
+        begin = schedule.warmup_begin
+        progress = max(0, step - begin) / (schedule.warmup_steps - begin)
         risen = schedule.warmup_start + (schedule.peak - schedule.warmup_start) * progress
         return min(_dropped(step, schedule), risen)
     if schedule.epoch_steps is not None:
@@ -95,3 +98,13 @@ def crosses(every: float | None, epoch_before: float, epoch_after: float) -> boo
         return False
     tolerance = 1e-9  # 3 * 0.1 is more than 0.3
     return math.floor(epoch_after / every + tolerance) > math.floor(epoch_before / every + tolerance)
+
+
+def evaluation_steps(total: int, times: int, *, begin: int = 0) -> tuple[int, ...]:
+    """Spread evaluations evenly over the steps after `begin`; the last is at the end.
+
+    >>> evaluation_steps(100, 4)
+    (25, 50, 75, 100)
+    """
+    steps = {begin + round((total - begin) * number / times) for number in range(1, times + 1)}
+    return tuple(sorted(steps - {begin}))

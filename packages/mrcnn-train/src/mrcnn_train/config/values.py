@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from mrcnn_data import default_buckets
@@ -22,6 +24,25 @@ def as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def option_value(config: Any, name: str) -> Any:
+    """Return the value of an option by its dotted name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def with_values(config: Any, values: Mapping[str, Any]) -> Any:
+    """Return a copy of a config, or of a group of options, with other values by dotted name; it is not frozen."""
+    changed: dict[str, Any] = {}
+    for name in {name.partition(".")[0] for name in values}:
+        if name in values:
+            changed[name] = values[name]
+        else:
+            inner = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{name}.")}
+            changed[name] = with_values(getattr(config, name), inner)
+    return dataclasses.replace(config, **changed)
 
 
 def model_config(options: Any, *, num_classes: int) -> ModelConfig:

@@ -102,6 +102,12 @@ def read_gpus() -> Gpus:
     )
 
 
+def gpu_memories() -> list[float]:
+    """Return the memory of each GPU that nvidia-smi lists, in GiB."""
+    listed = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
+    return [round(int(line) / 1024, 1) for line in listed.split() if line.isdigit()]
+
+
 def _output(*command: str) -> str | None:
     """Return what a command prints; None if it fails or does not exist."""
     try:

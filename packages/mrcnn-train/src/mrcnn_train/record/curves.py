@@ -21,6 +21,10 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     for name in ("total", "rpn_class", "rpn_box", "box_class", "box_reg", "mask"):
         width = 2.0 if name == "total" else 0.8
         above.plot([row["minutes"] for row in train], [row[name] for row in train], label=name, linewidth=width)
+    measured = [row for row in evaluations if "val_total" in row]
+    if measured:
+        x, y = [row["minutes"] for row in measured], [row["val_total"] for row in measured]
+        above.plot(x, y, label="validation total", linewidth=2.0, linestyle="--", marker="o", markersize=3)
     above.set_ylabel("loss")
     above.set_yscale("log")
     above.legend(ncols=3, fontsize="small")

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mrcnn_data import visible
 from mrcnn_eval.report import ap_tables
+from mrcnn_train.config.plan import NOT_PLANNED
 from mrcnn_train.record.scores import describe_ap, logged_numbers
 from mrcnn_train.training.evaluation import Results
 
@@ -33,7 +34,8 @@ class ProgressDisplay:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("train", total=total_steps, completed=start_step, numbers="")
+        self._task = self._bar.add_task("train", total=None, completed=start_step, numbers="")
+        self.planned(total_steps)
 
     def __enter__(self) -> ProgressDisplay:
         self._bar.start()
@@ -42,14 +44,24 @@ class ProgressDisplay:
     def __exit__(self, *exc_info: object) -> None:
         self._bar.stop()
 
+    def planned(self, total_steps: int) -> None:
+        """Show that the run has `total_steps` steps; NOT_PLANNED while they are not known."""
+        self._total_steps = total_steps
+        self._bar.update(self._task, total=total_steps if total_steps < NOT_PLANNED else None)
+
+    def note(self, text: str) -> None:
+        """Print a line about the run."""
+        self._print(text)
+
     def step(self, done: int) -> None:
         """Show that `done` steps are done."""
         self._bar.update(self._task, completed=done)
 
     def log(self, done: int, row: Mapping[str, float], *, epoch: float, images_per_step: int, is_first: bool) -> None:
         """Show the numbers of the last window. The first step compiles, so no remaining time is shown for it."""
+        is_planned = self._total_steps < NOT_PLANNED
         remaining = (self._total_steps - done) * images_per_step / row["images_per_second"]
-        left = "compiling" if is_first else f"{_duration(remaining)} left"
+        left = "compiling" if is_first else f"{_duration(remaining)} left" if is_planned else "measuring"
         skipped = f"{row['skipped_steps']:.0f} skipped  " if row.get("skipped_steps") else ""
         numbers = (
             f"loss {row['total']:.3f}  lr {row['learning_rate']:.2e}  {row['images_per_second']:.2f} img/s  "
@@ -57,7 +69,16 @@ class ProgressDisplay:
         )
         self._bar.update(self._task, completed=done, numbers=numbers)
         if not self._console.is_terminal:
-            print(f"step {done}/{self._total_steps}  epoch {epoch:.2f}  {numbers}", flush=True)
+            total = f"/{self._total_steps}" if is_planned else ""
+            print(f"step {done}{total}  epoch {epoch:.2f}  {numbers}", flush=True)
+
+    def second_step(self, done: int, *, seconds: float) -> None:
+        """Show how long the run will take by its second step, the first that does not compile."""
+        if self._total_steps < NOT_PLANNED:
+            left = f"a step takes {seconds:.2g} s, about {_duration((self._total_steps - done) * seconds)} left"
+            self._bar.update(self._task, completed=done, numbers=left)
+            if not self._console.is_terminal:
+                print(f"step {done}/{self._total_steps}  {left}", flush=True)
 
     def saved(self, done: int, checkpoint: Path) -> None:
         """Print where the checkpoint after `done` steps is."""
@@ -71,9 +92,9 @@ class ProgressDisplay:
         """Show that an evaluation has seen all images."""
         self._bar.update(self._task, description="train")
 
-    def evaluated(self, step: int, results: Results) -> None:
-        """Print box AP and mask AP of an evaluation."""
-        self._print(f"evaluation after {step} steps: {describe_ap(logged_numbers(results))}")
+    def evaluated(self, step: int, results: Results, note: str = "") -> None:
+        """Print box AP and mask AP of an evaluation, and a note."""
+        self._print(f"evaluation after {step} steps: {describe_ap(logged_numbers(results))}{note}")
 
     def tables(self, results: Results) -> None:
         """Print all numbers of an evaluation."""

@@ -10,18 +10,26 @@ from pathlib import Path
 from mrcnn_data import visible
 from mrcnn_train.record.metrics_log import Row
 from mrcnn_train.record.run_files import write_run_file
-from mrcnn_train.record.scores import AP_NAMES, total_ap
+from mrcnn_train.record.scores import AP_NAMES
 from mrcnn_train.training.evaluation import EvaluationFiles
 
 
 def write_run_report(
-    path: Path, *, name: str, plan: str, rows: Sequence[Row], curves: str, files: Mapping[str, EvaluationFiles]
+    path: Path,
+    *,
+    name: str,
+    plan: str,
+    rows: Sequence[Row],
+    best: Row | None,
+    curves: str,
+    files: Mapping[str, EvaluationFiles],
 ) -> None:
     """Write RUN_DIR/report.md.
 
     Args:
         plan: text of the plan, as printed before the first step.
         rows: those of metrics.jsonl.
+        best: the row of the best evaluation.
         curves: name of the picture beside the report.
         files: names of the files of each validation set, beside the report; those that do not exist are left out.
     """
@@ -34,7 +42,7 @@ def write_run_report(
         f"![loss and AP over minutes]({curves})",
     ]
     if evaluations:
-        parts += ["## Evaluations", _evaluation_table(evaluations, sets=list(files))]
+        parts += ["## Evaluations", _evaluation_table(evaluations, best, sets=list(files))]
     for val, (table, sheet, _) in files.items():
         of_set = f" on {val}" if len(files) > 1 else ""
         if path.with_name(table).exists():
@@ -66,12 +74,13 @@ def _training_table(rows: Sequence[Row], epochs: Sequence[Row]) -> str:
     return _table(("", ""), list(lines.items()))
 
 
-def _evaluation_table(rows: Sequence[Row], *, sets: Sequence[str]) -> str:
+def _evaluation_table(rows: Sequence[Row], best: Row | None, *, sets: Sequence[str]) -> str:
     """Write a line for each evaluation; with several validation sets, a line for the mean and one for each set."""
-    best = max(rows, key=total_ap)
-    names = [name for name in AP_NAMES if name in best]
+    names = [name for name in AP_NAMES if name in rows[-1]]
+    has_losses = "val_total" in rows[-1]
     prefixes = {"": ""} if len(sets) == 1 else {"mean": "", **{name: f"{name}/" for name in sets}}
-    headings = ["step", "epoch", *(name.replace("_", " ") for name in names), ""]
+    headings = ["step", "epoch", *(name.replace("_", " ") for name in names)]
+    headings += ["validation loss"] * has_losses + [""]
     if len(prefixes) > 1:
         headings.insert(2, "set")
     lines = []
@@ -80,7 +89,9 @@ def _evaluation_table(rows: Sequence[Row], *, sets: Sequence[str]) -> str:
             if any(prefix + name not in row for name in names):
                 continue  # a set that was added when the run was resumed
             line = [str(row["step"]), f"{row['epoch']:.2f}", *(f"{row[prefix + name]:.3f}" for name in names)]
-            line.append("best" if row is best and total_ap(row) >= 0 and not prefix else "")
+            if has_losses:
+                line.append(f"{row['val_total']:.3f}" if "val_total" in row and not prefix else "")
+            line.append("best" if row is best and not prefix else "")
             if len(prefixes) > 1:
                 line.insert(2, label)
             lines.append(line)

@@ -15,7 +15,7 @@ from mrcnn_train.config.position import CheckpointState
 from mrcnn_train.record.curves import draw_curves
 from mrcnn_train.record.metrics_log import METRICS_FILE, TENSORBOARD_DIR, MetricsLog, Row
 from mrcnn_train.record.report import write_run_report
-from mrcnn_train.record.scores import logged_numbers, total_ap
+from mrcnn_train.record.scores import logged_numbers
 from mrcnn_train.record.window import Numbers
 from mrcnn_train.training.checkpoint import (
     mark_best,
@@ -26,24 +26,26 @@ from mrcnn_train.training.checkpoint import (
 from mrcnn_train.training.evaluation import Evaluation, EvaluationFiles, Results, evaluation_files
 from mrcnn_train.training.initial_weights import WEIGHTS_FILE
 from mrcnn_train.training.state import TrainingState
+from mrcnn_train.validation.best import best_of, describe_losses, evaluations_since_best, verdict
 
 CURVES = "curves.png"
 REPORT = "report.md"
 
 
 class Scored(NamedTuple):
-    """The evaluation of the weights after `step` updates."""
+    """The evaluation of the weights after `step` updates, and what else to say about it."""
 
     step: int
     results: Results
+    note: str = ""
 
 
 class _Scoring(NamedTuple):
-    """An evaluation whose detections a thread is scoring."""
+    """An evaluation whose detections a thread is scoring: results, and further numbers to log."""
 
     step: int
     epoch: float
-    results: Future[Results]
+    numbers: Future[tuple[Results, dict[str, float]]]
 
 
 class RunRecord:
@@ -53,6 +55,7 @@ class RunRecord:
         seed, global_batch: numbers to write into the checkpoints.
         keep_last: number of checkpoints to keep besides the best.
         val_names: names of the validation sets.
+        best_by: see `value_of`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class RunRecord:
         global_batch: int,
         keep_last: int,
         val_names: Sequence[str],
+        best_by: str = "sum",
     ) -> None:
         self.run_dir = run_dir
         self._checkpoints = run_dir / CHECKPOINTS_DIR
@@ -71,6 +75,7 @@ class RunRecord:
         self._seed = seed
         self._global_batch = global_batch
         self._keep_last = keep_last
+        self._best_by = best_by
         self._files: dict[str, EvaluationFiles] = evaluation_files(val_names)
         self._began = time.perf_counter() - state.elapsed_seconds
         self._log = MetricsLog(run_dir, start_step=state.start_step)
@@ -87,7 +92,7 @@ class RunRecord:
         """Log the throughput of the epoch that ended with this step."""
         self._log.write("epoch", step, {**throughput, "epoch": epoch, "minutes": self._minutes()})
 
-    def save(self, step: int, *, epoch: float, learning_rate: float) -> Path:
+    def save(self, step: int, *, epoch: float, learning_rate: float, budget_seconds: float = 0.0) -> Path:
         """Write a checkpoint of the weights after `step` updates, delete the oldest, and return the folder.
 
         Raises:
@@ -101,6 +106,7 @@ class RunRecord:
             learning_rate=learning_rate,
             elapsed_seconds=time.perf_counter() - self._began,
             data=self._state.data,
+            budget_seconds=budget_seconds,
         )
         state = self._state
         checkpoint = save_checkpoint(
@@ -115,13 +121,29 @@ class RunRecord:
         prune_checkpoints(self._checkpoints, keep_last=self._keep_last, also=scoring)
         return checkpoint
 
-    def score(self, evaluation: Evaluation, evaluators: Sequence[CocoEvaluator], *, step: int, epoch: float) -> None:
-        """Start to score the detections of the weights after `step` updates; their checkpoint exists."""
+    def score(
+        self,
+        evaluation: Evaluation,
+        evaluators: Sequence[CocoEvaluator],
+        *,
+        step: int,
+        epoch: float,
+        losses: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start to score the detections of the weights after `step` updates; their checkpoint exists.
+
+        Args:
+            losses: of validation images, to log with the AP.
+        """
         assert self._scoring is None
         if self._drawing is not None:
             self._drawing.result()
-        future = self._scorer.submit(evaluation.score, evaluators, self.run_dir, step=step)
-        self._scoring = _Scoring(step, epoch, future)
+
+        def numbers() -> tuple[Results, dict[str, float]]:
+            results = evaluation.score(evaluators, self.run_dir, step=step)
+            return results, {**(losses or {}), **evaluation.spread(evaluators)}
+
+        self._scoring = _Scoring(step, epoch, self._scorer.submit(numbers))
 
     @property
     def is_scoring(self) -> bool:
@@ -131,7 +153,7 @@ class RunRecord:
     @property
     def has_scored(self) -> bool:
         """Whether `scored` would return without waiting."""
-        return self._scoring is not None and self._scoring.results.done()
+        return self._scoring is not None and self._scoring.numbers.done()
 
     def scored(self) -> Scored:
         """Wait for the scores, log them, and mark the checkpoint if it is the best.
@@ -142,30 +164,38 @@ class RunRecord:
         assert self._scoring is not None
         step, epoch, future = self._scoring
         self._scoring = None
-        results = future.result()
-        values = {**logged_numbers(results), "epoch": epoch, "minutes": self._minutes()}
-        earlier = self.best
+        results, others = future.result()
+        values = {**logged_numbers(results), **others, "epoch": epoch, "minutes": self._minutes()}
         for name in results:
             tag = "evaluation/predictions" if len(results) == 1 else f"evaluation/{name}/predictions"
             self._log.picture(step, tag, self.run_dir / self._files[name].contact_sheet)
         self._log.write("evaluation", step, values)
-        if total_ap(values) > (-1.0 if earlier is None else total_ap(earlier)):
+        if self.best is self._log.rows[-1]:
             mark_best(self._checkpoints, self._checkpoints / step_name(step))
+        note = describe_losses(self._log.rows)
         self._drawing = self._scorer.submit(draw_curves, self.run_dir / CURVES, list(self._log.rows))
-        return Scored(step, results)
+        return Scored(step, results, note)
 
     @property
     def best(self) -> Row | None:
-        """The evaluation with the highest box AP + mask AP, the first among equals; None if no AP is defined yet."""
-        evaluations = [row for row in self._log.rows if row["kind"] == "evaluation" and total_ap(row) >= 0]
-        return max(evaluations, key=total_ap, default=None)
+        """The best evaluation, the first among equals; None if no AP is defined yet."""
+        return best_of(self._log.rows, best_by=self._best_by)
+
+    @property
+    def evaluations_since_best(self) -> int:
+        return evaluations_since_best(self._log.rows, best_by=self._best_by)
+
+    def verdict(self, total_steps: int) -> str | None:
+        """Write a sentence about the best evaluation; None if no AP is defined."""
+        return verdict(self._log.rows, best_by=self._best_by, total_steps=total_steps)
+
+    def evaluation_of(self, step: int) -> Row | None:
+        """Return the numbers of the weights after `step` updates; None if they have not been evaluated."""
+        of_step = (row for row in self._log.rows if row["kind"] == "evaluation" and row["step"] == step)
+        return next(of_step, None)
 
     def _minutes(self) -> float:
         return (time.perf_counter() - self._began) / 60
-
-    def is_evaluated(self, step: int) -> bool:
-        """Return whether the weights after `step` updates have been evaluated."""
-        return any(row["kind"] == "evaluation" and row["step"] == step for row in self._log.rows)
 
     def close(self) -> None:
         """Draw the final curves and close the logs."""
@@ -178,7 +208,8 @@ class RunRecord:
     def report(self, *, name: str, plan: str) -> None:
         """Write report.md of a finished run."""
         path = self.run_dir / REPORT
-        write_run_report(path, name=name, plan=plan, rows=self._log.rows, curves=CURVES, files=self._files)
+        rows, best = self._log.rows, self.best
+        write_run_report(path, name=name, plan=plan, rows=rows, best=best, curves=CURVES, files=self._files)
 
     def contents(self) -> str:
         """Return a line for each file and folder in the run directory, with its path."""

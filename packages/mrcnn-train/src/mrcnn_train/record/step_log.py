@@ -41,6 +41,7 @@ class StepLog:
         self._meter = EpochMeter(images_per_step=images_per_step)
         self._images_per_step = images_per_step
         self._is_first = True
+        self._first = 0  # number of the first step
 
     def add(
         self, done: int, metrics: StepMetrics, batches: Sequence[Batch], *, learning_rate: float, data_wait: float
@@ -52,7 +53,8 @@ class StepLog:
         """
         image_ids = [image_id for batch in batches for image_id in batch.image_ids]
         self._window.add(done, metrics, learning_rate=learning_rate, image_ids=image_ids, data_wait=data_wait)
-        self._data_wait = data_wait
+        self._data_wait, self._last = data_wait, metrics
+        self._first = done if self._is_first else self._first
 
     def write(self, done: int, due: Due, *, epoch: float, began: float) -> None:
         """Show and record what is due after a step, which began when `time.perf_counter()` was `began`.
@@ -69,6 +71,9 @@ class StepLog:
             self._display.log(
                 done, numbers.means, epoch=epoch, images_per_step=self._images_per_step, is_first=self._is_first
             )
+        elif done == self._first + 1:
+            self._last.measured.total.numpy()  # waits for the device
+            self._display.second_step(done, seconds=time.perf_counter() - began)
         if not self._is_first:  # the first step compiles
             self._meter.add(seconds=time.perf_counter() - began, data_wait=self._data_wait)
         self._is_first = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,12 +74,24 @@ def open_data(config: RunConfig, *, rank: int, size: int) -> RunData:
     described = describe_plan(config, plan, train=train, val=datasets, buckets=list(loader.buckets))
     print(described, flush=True)
     if rank == 0:
+        warn_of_warmup(plan)
         for line in describe_fit(config, train=train, val=datasets):
             print(f"{'fit:':17} {visible(line, limit=2000)}", flush=True)
         check_data(config.data, train, val)
     for dataset in datasets:
         check_evaluation(config.data, config.eval, dataset)
     return RunData(plan, described, loader, train, val)
+
+
+def warn_of_warmup(plan: Plan) -> None:
+    """Print a warning if the run ends before its rate has risen."""
+    if plan.schedule.warmup_begin == 0 and plan.schedule.warmup_steps >= plan.total_steps:
+        print(
+            f"WARNING: the run of {plan.total_steps} steps ends within its warm-up of {plan.schedule.warmup_steps}: "
+            f"give optimizer.warmup_steps={plan.total_steps // 10}, or train longer",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def open_train(data: DataOptions) -> CocoDataset:

@@ -18,7 +18,8 @@ class Cadence(NamedTuple):
         save_steps: steps from one checkpoint to the next; None: steps do not decide.
         save_epochs: epochs from one checkpoint to the next; None: epochs do not decide.
         evaluates: whether there is a validation set.
-        evaluate_epochs: epochs from one evaluation to the next; None: evaluate only at the end.
+        evaluate_epochs: epochs from one evaluation to the next; None: epochs do not decide.
+        evaluate_steps: updates after which the run evaluates, besides the last one.
     """
 
     total_steps: int
@@ -27,6 +28,7 @@ class Cadence(NamedTuple):
     save_epochs: float | None
     evaluates: bool
     evaluate_epochs: float | None
+    evaluate_steps: tuple[int, ...] = ()
 
 
 class Due(NamedTuple):
@@ -55,7 +57,8 @@ def make_cadence(config: RunConfig, plan: Plan, *, evaluates: bool) -> Cadence:
         save_steps=config.checkpoint.every_steps,
         save_epochs=config.checkpoint.every_epochs,
         evaluates=evaluates,
-        evaluate_epochs=config.eval.every_epochs,
+        evaluate_epochs=None if config.train.minutes is not None else config.eval.every_epochs,
+        evaluate_steps=plan.evaluate_steps,
     )
 
 
@@ -73,7 +76,7 @@ def what_is_due(
     evaluate = (
         cadence.evaluates
         and not has_to_stop
-        and (is_last or crosses(cadence.evaluate_epochs, epoch_before, epoch_after))
+        and (is_last or done in cadence.evaluate_steps or crosses(cadence.evaluate_epochs, epoch_before, epoch_after))
     )
     save = (
         is_last

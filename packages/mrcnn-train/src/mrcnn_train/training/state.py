@@ -42,6 +42,7 @@ class TrainingState(NamedTuple):
         data: fingerprint of the training data, on rank 0.
         start_step: number of updates done before this launch.
         elapsed_seconds: time of the run before this launch.
+        budget_seconds: of it, those that count for `train.minutes`.
         weights_report: how the given weights fit the model; None without given weights.
     """
 
@@ -52,6 +53,7 @@ class TrainingState(NamedTuple):
     data: Fingerprint | None
     start_step: int = 0
     elapsed_seconds: float = 0.0
+    budget_seconds: float = 0.0
     weights_report: WeightsReport | None = None
 
 
@@ -86,8 +88,8 @@ def share(state: TrainingState, processes: Processes) -> TrainingState:
     if state.loss_scale is not None:
         variables += state.loss_scale.variables.values()
     processes.broadcast_variables(variables)
-    start_step, elapsed_seconds = processes.broadcast((state.start_step, state.elapsed_seconds))
-    return state._replace(start_step=start_step, elapsed_seconds=elapsed_seconds)
+    names = ("start_step", "elapsed_seconds", "budget_seconds")
+    return state._replace(**processes.broadcast({name: getattr(state, name) for name in names}))
 
 
 def make_rule(options: OptimizerOptions) -> Rule:
@@ -156,7 +158,9 @@ def _resumed(run_dir: Path, state: TrainingState, *, accept_changes: bool) -> Tr
     assert state.data is not None
     require_same_data(saved.data, state.data, accept=accept_changes, option=option)
     print(f"{'resumed from:':17} {visible(newest, limit=2000)}", flush=True)
-    return state._replace(start_step=saved.step, elapsed_seconds=saved.elapsed_seconds)
+    return state._replace(
+        start_step=saved.step, elapsed_seconds=saved.elapsed_seconds, budget_seconds=saved.budget_seconds
+    )
 
 
 def _load_initial_weights(options: Any, state: TrainingState) -> WeightsReport:

@@ -1,0 +1,1 @@
+"""Validation while training: losses, the best evaluation, patience."""
