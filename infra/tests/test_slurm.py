@@ -47,13 +47,21 @@ DEMO = (
     "data.val=null",
     "log.every=1",
 )
+# Each task takes a GPU as a process of a job does, of GPUs that are pretended.
 PROBE = """
 import json, os
-from mrcnn_train.job.devices import own_gpu
+import tensorflow as tf
+import mrcnn_model.device
 from mrcnn_train.job.place import launched_place
-place = launched_place()
-shown = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
-print(json.dumps([os.uname().nodename, *place, own_gpu(place, shown)]))
+place, chosen = launched_place(), []
+tf.config.list_physical_devices = lambda kind: os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+tf.config.set_visible_devices = lambda gpu, kind: chosen.append(gpu)
+tf.config.experimental.set_memory_growth = lambda gpu, grows: None
+tf.config.experimental.get_device_details = lambda gpu: {}
+mrcnn_model.device.read_driver = lambda: None
+mrcnn_model.device.build_info = lambda: {"cuda": "12.9: 90"}
+mrcnn_model.device.use_device("gpu", number=place.local_rank, processes=place.local_size)
+print(json.dumps([os.uname().nodename, *place, *chosen]))
 """
 
 
