@@ -126,7 +126,7 @@ def classes_and_boxes(rng, num_rois):
 
 def masks(rng, num_rois):
     x = tf.constant(np.maximum(rng.normal(size=[num_rois, 14, 14, 8]), 0), tf.float32)
-    classes = tf.constant(rng.integers(0, 5, num_rois), tf.int32)
+    classes = tf.constant(rng.integers(1, 5, num_rois), tf.int64)
     targets = tf.constant(rng.uniform(size=[num_rois, 28, 28]) < 0.3, tf.float32)
 
     def run(head):
