@@ -103,8 +103,10 @@ def test_a_timetable_moves_up_and_down_before_the_rate_drops() -> None:
     assert (faster.warmup_begin, faster.warmup_end) == (FIRST.warmup_begin, FIRST.warmup_end)
 
 
-def test_after_a_drop_a_timetable_only_moves_down() -> None:
-    assert after(430, seconds=430.0, step_seconds=0.2) is FIRST
+def test_after_a_drop_only_the_end_and_further_drops_move() -> None:
+    faster = after(430, seconds=430.0, step_seconds=0.5)
+    assert faster.total_steps == 430 + (600 - 430 - 3 * 6) * 2
+    assert faster.drop_steps == (405, round(0.9 * 734))
     slower = after(430, seconds=500.0, step_seconds=2.0)
     assert slower.total_steps == 430 + (600 - 500 - 3 * 6) // 2
     assert slower.drop_steps == (405, 430)  # the second drop comes at once
@@ -225,6 +227,7 @@ PROFILES = {
     "even": lambda time: 0.7,
     "twice as slow from the middle": lambda time: 0.5 if time < 90 else 1.0,
     "three times as slow at the end": lambda time: 0.5 if time < 150 else 1.5,
+    "twice as fast at the end": lambda time: 0.8 if time < 140 else 0.4,
     "twice as fast soon": lambda time: 1.0 if time < 30 else 0.5,
     "noisy": noisy,
     "a long pause": lambda time: 40.0 if 60 < time < 61 else 0.6,

@@ -121,6 +121,13 @@ class Pace:
         self._evaluation_seconds = self._clock.seconds - began
         self._evaluating += self._evaluation_seconds
 
+    def count_evaluation(self) -> None:
+        """Count an evaluation that an earlier launch made after it had saved its position."""
+        if self._timetables:
+            seconds = self._timetables[-1].evaluation_seconds
+            self._clock.leave_out(-seconds)
+            self._evaluating += seconds
+
     def describe(self) -> str:
         """Return lines about the budget for the plan of the run; empty without a budget."""
         if not self._timetables:
