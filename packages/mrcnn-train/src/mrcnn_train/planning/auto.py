@@ -17,7 +17,7 @@ from mrcnn_train.config.plan import plan_line
 from mrcnn_train.config.values import option_value, with_values
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.distributed import Processes
-from mrcnn_train.planning.rules import Choice, Wanted, choose
+from mrcnn_train.planning.rules import AS_WEIGHTS, Choice, Wanted, choose
 from mrcnn_train.planning.survey import DataFacts, Machine, survey_data, survey_machine
 from mrcnn_train.record.run_files import write_run_file
 from mrcnn_train.training.datasets import open_train, open_val
@@ -102,7 +102,12 @@ def _planned(config: RunConfig, devices: Sequence[Device]) -> tuple[RunConfig, A
         minutes=config.train.minutes,
         processes=len(devices),
     )
-    plan = AutoPlan(data, machine, wanted.rules, choose(data, machine, wanted), given)
+    choices = [
+        one
+        for one in choose(data, machine, wanted)
+        if one.reason != AS_WEIGHTS or one.value != option_value(config, one.option)  # a network has sixty options
+    ]
+    plan = AutoPlan(data, machine, wanted.rules, choices, given)
     planned = with_values(config, {one.option: one.value for one in plan.choices} | {"auto": None})
     for line in plan.lines():
         print(line, flush=True)
