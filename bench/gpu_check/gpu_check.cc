@@ -11,6 +11,7 @@
 #include <cstdlib>
 
 #include "cuda/kernels.h"
+#include "full_size.h"
 #include "tests/grid_checks.h"
 
 namespace mrcnn {
@@ -104,6 +105,49 @@ class GpuMachine {
     wait("multiclass_nms");
   }
 
+  template <class T>
+  void fold(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs) {
+    require(cuda::fold_batch_norm(shape, kernel, norm, outputs, stream_), "fold_batch_norm");
+    wait("fold_batch_norm");
+  }
+
+  template <class T>
+  void fold_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                     const FoldGradients& gradients) {
+    const DeviceArray<char> scratch(fold_backward_scratch_bytes(shape));
+    require(cuda::fold_batch_norm_backward(shape, inputs, norm, gradients, scratch.data(), stream_),
+            "fold_batch_norm_backward");
+    wait("fold_batch_norm_backward");
+  }
+
+  template <class T>
+  void group_norm(const GroupNormShape& shape, const T* x, const float* gamma, const float* beta, T* y,
+                  const GroupStatistics& statistics) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+    require(cuda::group_norm(shape, x, gamma, beta, y, statistics, scratch.data(), stream_), "group_norm");
+    wait("group_norm");
+  }
+
+  template <class T>
+  void group_norm_backward(const GroupNormShape& shape, const NormInputs<T>& inputs, T* dx, float* dgamma,
+                           float* dbeta) {
+    const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+    require(cuda::group_norm_backward(shape, inputs, dx, dgamma, dbeta, scratch.data(), stream_),
+            "group_norm_backward");
+    wait("group_norm_backward");
+  }
+
+  void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
+    const DeviceArray<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));
+    require(cuda::gradient_norm(variables, num_variables, scale, norm, scratch.data(), stream_), "gradient_norm");
+    wait("gradient_norm");
+  }
+
+  void sgd(const SgdVariable* variables, int num_variables, const SgdNumbers& numbers) {
+    require(cuda::sgd(variables, num_variables, numbers, stream_), "sgd");
+    wait("sgd");
+  }
+
   // Median time of `launch` over 20 runs after 3, in milliseconds.
   template <class Launch>
   double milliseconds(const Launch& launch) {
@@ -160,22 +204,11 @@ class Stopwatch {
   double bytes_per_millisecond_;
 };
 
-// The pyramid of an image of 800 x 1344.
-RoiAlignParams full_size_params(int num_boxes, int output_size) {
-  RoiAlignParams params = roi_align_params(2, num_boxes, 256, output_size, 4);
-  params.canonical_size = 224.0f;
-  for (int level = 0; level < 4; ++level) {
-    params.heights[level] = 800 / (4 << level);
-    params.widths[level] = 1344 / (4 << level);
-  }
-  return params;
-}
-
 template <class T>
-void time_roi_align(GpuMachine& machine, Stopwatch& stopwatch, int num_boxes, int output_size) {
-  const RoiAlignParams params = full_size_params(num_boxes, output_size);
+void time_roi_align(GpuMachine& machine, Stopwatch& stopwatch, int num_images, int num_boxes, int output_size) {
+  const RoiAlignParams params = full_size_params(num_images, num_boxes, output_size);
   Random random(3);
-  const auto boxes = machine.upload(random_boxes(random, 2 * num_boxes, 800.0f));
+  const auto boxes = machine.upload(random_boxes(random, num_images * num_boxes, 800.0f));
   std::vector<DeviceArray<T>> memory;
   T* maps[kMaxLevels] = {};
   double map_bytes = 0.0;
@@ -187,8 +220,9 @@ void time_roi_align(GpuMachine& machine, Stopwatch& stopwatch, int num_boxes, in
   const auto crops = machine.allocate<T>(elements_of_output(params));
   // Maps and crops once each.
   const double bytes = map_bytes + static_cast<double>(elements_of_output(params)) * sizeof(T);
-  const std::string name = std::string("ROIAlign ") + type_name<T>() + ", 2 x " + std::to_string(num_boxes) + " of " +
-                           std::to_string(output_size) + " x " + std::to_string(output_size);
+  const std::string name = std::string("ROIAlign ") + type_name<T>() + ", " + std::to_string(num_images) + " x " +
+                           std::to_string(num_boxes) + " of " + std::to_string(output_size) + " x " +
+                           std::to_string(output_size);
   stopwatch.time(name, bytes, [&](cudaStream_t stream) {
     return cuda::roi_align_forward<T>(params, maps, boxes.data(), crops.data(), stream);
   });
@@ -205,23 +239,25 @@ void time_roi_align(GpuMachine& machine, Stopwatch& stopwatch, int num_boxes, in
 // Three anchors at each place of five levels of 800 x 1344.
 const std::vector<int> kLevelSizes = {201600, 50400, 12600, 3150, 819};
 
-void time_proposals(GpuMachine& machine, Stopwatch& stopwatch) {
+void time_proposals(GpuMachine& machine, Stopwatch& stopwatch, int num_images) {
   Random random(4);
-  ProposalCase test = proposal_case("", random, kLevelSizes, 2, 2000, 1000, 1000);
+  ProposalCase test = proposal_case("", random, kLevelSizes, num_images, 2000, 1000, 1000);
   test.anchors = random_boxes(random, test.params.num_anchors, 800.0f);
-  test.image_sizes = {800, 1344, 800, 1200};
+  test.image_sizes.clear();
+  for (int i = 0; i < num_images; ++i) test.image_sizes.insert(test.image_sizes.end(), {800, 1344});
   const ProposalParams& params = test.params;
   const auto logits = machine.upload(test.logits);
   const auto deltas = machine.upload(test.deltas);
   const auto anchors = machine.upload(test.anchors);
   const auto image_sizes = machine.upload(test.image_sizes);
-  const auto boxes = machine.allocate<Box>(2000);
-  const auto scores = machine.allocate<float>(2000);
-  const auto valid = machine.allocate<bool>(2000);
+  const auto boxes = machine.allocate<Box>(1000 * num_images);
+  const auto scores = machine.allocate<float>(1000 * num_images);
+  const auto valid = machine.allocate<bool>(1000 * num_images);
   const DeviceArray<char> scratch(cuda::scratch_bytes(params));
-  // Logits of both images and anchors once; the selected deltas and the results are small.
-  const double bytes = params.num_anchors * (2.0 * sizeof(float) + sizeof(Box));
-  stopwatch.time("generate_proposals, 2 x 268,569 anchors, 2,000 a level", bytes, [&](cudaStream_t stream) {
+  // Logits of all images and anchors once; the selected deltas and the results are small.
+  const double bytes = params.num_anchors * (1.0 * num_images * sizeof(float) + sizeof(Box));
+  const std::string name = "generate_proposals, " + std::to_string(num_images) + " x 268,569 anchors, 2,000 a level";
+  stopwatch.time(name, bytes, [&](cudaStream_t stream) {
     return cuda::generate_proposals(params, {logits.data(), deltas.data(), anchors.data(), image_sizes.data()},
                                     {boxes.data(), scores.data(), valid.data()}, scratch.data(), stream);
   });
@@ -275,7 +311,66 @@ void time_detections(GpuMachine& machine, Stopwatch& stopwatch) {
   });
 }
 
-int run() {
+// The second stage of a ResNet-50 at 800 x 1344.
+void time_group_norm(GpuMachine& machine, Stopwatch& stopwatch) {
+  const GroupNormShape shape = {2, 200 * 336, 256, 32, 1e-5f, true};
+  const int64_t count = shape.images * shape.positions * shape.channels;
+  const auto x = machine.upload(many_values<BFloat16>(count)), dy = machine.upload(many_values<BFloat16>(count));
+  const auto gamma = machine.upload(many_values<float>(256)), beta = machine.upload(many_values<float>(256));
+  const auto y = machine.allocate<BFloat16>(count), dx = machine.allocate<BFloat16>(count);
+  const auto mean = machine.allocate<float>(64), deviation = machine.allocate<float>(64);
+  const auto dgamma = machine.allocate<float>(256), dbeta = machine.allocate<float>(256);
+  const DeviceArray<char> scratch(cuda::scratch_bytes(shape));
+  const double bytes = 2.0 * count;
+  stopwatch.time("group_norm bfloat16, 2 x 200 x 336 x 256", 2 * bytes, [&](cudaStream_t stream) {
+    return cuda::group_norm(shape, x.data(), gamma.data(), beta.data(), y.data(),
+                            GroupStatistics{mean.data(), deviation.data()}, scratch.data(), stream);
+  });
+  const NormInputs<BFloat16> inputs = {x.data(), dy.data(), gamma.data(), beta.data(), mean.data(), deviation.data()};
+  stopwatch.time("group_norm bfloat16, gradient", 3 * bytes, [&](cudaStream_t stream) {
+    return cuda::group_norm_backward(shape, inputs, dx.data(), dgamma.data(), dbeta.data(), scratch.data(), stream);
+  });
+}
+
+// As many numbers as R50-FPN has, in 168 variables.
+void time_sgd(GpuMachine& machine, Stopwatch& stopwatch) {
+  const SgdCase test = {"", std::vector<int64_t>(168, 264000), true, true};
+  const SgdArrays<DeviceArray<float>> arrays(test,
+                                             [&](const std::vector<float>& values) { return machine.upload(values); });
+  const auto one = machine.upload(std::vector<float>{1.0f});
+  const auto is_taken = machine.upload(Flags{1});
+  const auto norm = machine.allocate<float>(1);
+  const int count = static_cast<int>(arrays.variables.size());
+  const DeviceArray<char> scratch(gradient_norm_scratch_bytes(arrays.variables.data(), count));
+  const double bytes = 168.0 * 264000 * sizeof(float);
+  stopwatch.time("gradient_norm, 168 variables, 44 M numbers", 2 * bytes, [&](cudaStream_t stream) {
+    return cuda::gradient_norm(arrays.variables.data(), count, one.data(), norm.data(), scratch.data(), stream);
+  });
+  stopwatch.time("sgd, 168 variables, 44 M numbers", 5 * bytes, [&](cudaStream_t stream) {
+    return cuda::sgd(arrays.variables.data(), count,
+                     {one.data(), one.data(), one.data(), reinterpret_cast<const bool*>(is_taken.data()), 0.9f},
+                     stream);
+  });
+}
+
+void time_everything(GpuMachine& machine) {
+  Stopwatch stopwatch(machine);
+  for (const auto& [num_boxes, output_size] : {std::pair{512, 7}, {128, 14}}) {
+    time_roi_align<float>(machine, stopwatch, 2, num_boxes, output_size);
+    time_roi_align<Half>(machine, stopwatch, 2, num_boxes, output_size);
+    for (const int num_images : {1, 2, 12}) {
+      time_roi_align<BFloat16>(machine, stopwatch, num_images, num_boxes, output_size);
+    }
+  }
+  for (const int num_images : {1, 2, 12}) time_proposals(machine, stopwatch, num_images);
+  time_matching(machine, stopwatch, 20);
+  time_matching(machine, stopwatch, 2000);
+  time_detections(machine, stopwatch);
+  time_group_norm(machine, stopwatch);
+  time_sgd(machine, stopwatch);
+}
+
+int run(bool checks, bool times) {
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess || num_devices == 0) {
@@ -294,23 +389,27 @@ int run() {
 
   GpuMachine machine;
   Report report;
-  check_everything(machine, report);
-  std::printf("%d checks passed, %d failed\n", report.num_passed(), report.num_failed());
-
-  Stopwatch stopwatch(machine);
-  for (const auto& [num_boxes, output_size] : {std::pair{512, 7}, {128, 14}}) {
-    time_roi_align<float>(machine, stopwatch, num_boxes, output_size);
-    time_roi_align<Half>(machine, stopwatch, num_boxes, output_size);
-    time_roi_align<BFloat16>(machine, stopwatch, num_boxes, output_size);
+  if (checks) {
+    check_everything(machine, report);
+    check_full_size(machine, report);
+    std::printf("%d checks passed, %d failed\n", report.num_passed(), report.num_failed());
   }
-  time_proposals(machine, stopwatch);
-  time_matching(machine, stopwatch, 20);
-  time_matching(machine, stopwatch, 2000);
-  time_detections(machine, stopwatch);
+  if (times) time_everything(machine);
   return report.num_failed() == 0 ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace mrcnn
 
-int main() { return mrcnn::run(); }
+int main(int count, char** arguments) {
+  bool checks = count == 1, times = count == 1;
+  for (int i = 1; i < count; ++i) {
+    const bool is_checks = std::strcmp(arguments[i], "--checks") == 0;
+    if (!is_checks && std::strcmp(arguments[i], "--times") != 0) {
+      std::fprintf(stderr, "gpu_check: %s: expected --checks or --times\n", arguments[i]);
+      return 2;
+    }
+    (is_checks ? checks : times) = true;
+  }
+  return mrcnn::run(checks, times);
+}

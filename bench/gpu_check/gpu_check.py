@@ -6,10 +6,13 @@ Needs Python, nvcc and its C++ compiler; no TensorFlow. Without a GPU it only bu
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +36,7 @@ def compilations(arch: str) -> list[tuple[str, list[str]]]:
         avx2 = [str(CSRC / "cpu/simd_kernels.cc"), "-DMRCNN_ISA=avx2", "-Xcompiler=-mavx2,-mfma,-mf16c"]
         units.append(("simd_avx2", avx2))
     units += [(f"cpu_{name}", [str(CSRC / f"cpu/{name}.cc")]) for name in ("detections", "proposals", "roi_align_plan")]
-    for name in ("detections", "matching", "proposals", "roi_align"):
+    for name in ("batch_norm", "detections", "group_norm", "matching", "proposals", "roi_align", "sgd"):
         units.append((f"cuda_{name}", [str(CSRC / f"cuda/{name}.cu"), f"-arch={arch}"]))
     return units
 
@@ -41,10 +44,15 @@ def compilations(arch: str) -> list[tuple[str, list[str]]]:
 def build(*, nvcc: str, arch: str, folder: Path) -> Path:
     """Compile everything into `folder`; return the path of the program."""
     folder.mkdir(parents=True, exist_ok=True)
-    objects = []
-    for name, arguments in compilations(arch):
-        objects.append(str(folder / f"{name}.o"))
-        subprocess.run([nvcc, *NVCC_FLAGS, "-c", *arguments, "-o", objects[-1]], check=True)
+
+    def compile_one(unit: tuple[str, list[str]]) -> str:
+        name, arguments = unit
+        target = str(folder / f"{name}.o")
+        subprocess.run([nvcc, *NVCC_FLAGS, "-c", *arguments, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, compilations(arch)))
     program = folder / "gpu_check"
     subprocess.run([nvcc, *objects, "-o", str(program)], check=True)
     return program
@@ -56,6 +64,9 @@ def main() -> int:
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--arch", default="native", help="nvcc's -arch, such as sm_90 (default: this machine's GPU)")
     parser.add_argument("--build-dir", type=Path, default=HERE / "build")
+    parser.add_argument("--checks", action="store_true", help="only compare, as under compute-sanitizer")
+    parser.add_argument("--times", action="store_true", help="only time")
+    parser.add_argument("--run-with", default="", help="a command that runs the program, such as compute-sanitizer")
     arguments = parser.parse_args()
     nvcc = shutil.which(arguments.nvcc)
     if nvcc is None:
@@ -66,7 +77,8 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"gpu_check: compilation failed: {' '.join(error.cmd)}", file=sys.stderr)
         return 1
-    return subprocess.run([str(program)], check=False).returncode
+    parts = [f"--{part}" for part in ("checks", "times") if getattr(arguments, part)] or ["--checks", "--times"]
+    return subprocess.run([*shlex.split(arguments.run_with), str(program), *parts], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from mrcnn_eval.cli import main
-from mrcnn_model import PrecisionChoice
+from mrcnn_model import DeviceError, PrecisionChoice
 from mrcnn_ops import Driver, Gpu
 
 
@@ -104,6 +104,21 @@ def test_the_precision_is_this_machine_s_and_printed(checkpoint, root, chosen, c
     assert metrics(run)["settings"]["precision"] == "mixed_bfloat16"
     assert main(["--checkpoint", str(run), "--images", str(root / "val/1.png"), "--precision", "auto"]) == 0
     assert capsys.readouterr().out.splitlines()[1:3] == ["device: CPU (no GPU is visible)", line]
+
+
+def test_tf32_is_used_unless_it_is_switched_off(checkpoint, monkeypatch, capsys):
+    asked = []
+
+    def refuse(wanted, *, tf32, **options):
+        asked.append(tf32)
+        raise DeviceError("no device")
+
+    monkeypatch.setattr("mrcnn_model.device.use_device", refuse)
+    assert main(["--checkpoint", str(checkpoint())]) == 2
+    assert main(["--checkpoint", str(checkpoint()), "--no-tf32"]) == 2
+    assert asked == [True, False]
+    assert main(["--results", "r.json", "--annotations", "a.json", "--no-tf32"]) == 2
+    assert "--no-tf32" in capsys.readouterr().err
 
 
 def test_a_gpu_that_would_not_be_used_is_one_line_with_the_cure(checkpoint, monkeypatch, capsys):

@@ -65,6 +65,12 @@ def score(files, *options):
     return main([str(part) for part in command])
 
 
+def test_a_notebook_does_not_take_the_tables_of_a_file(example, tmp_path, monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    write_ap_table(tmp_path / "ap_table.txt", scored(example).evaluate())
+    assert "mean over IoU" in (tmp_path / "ap_table.txt").read_text()
+
+
 def test_tables_show_each_name_once_and_escaped(example, tmp_path):
     result = scored(example).evaluate()
     console = Console(width=200, force_terminal=True, color_system=None)

@@ -16,6 +16,7 @@ tf = pytest.importorskip("tensorflow")
 from mrcnn_data import CocoDataset, DatasetError, EvalLoader, default_buckets, instance_masks  # noqa: E402
 from mrcnn_eval import CocoEvaluator  # noqa: E402
 from mrcnn_eval.inference import (  # noqa: E402
+    PackedDetections,
     Preprocessing,
     Share,
     add_detections,
@@ -278,8 +279,44 @@ def test_the_network_works_while_masks_are_encoded(dataset, monkeypatch):
 
     monkeypatch.setattr("mrcnn_eval.inference.detection.add_detections", slow)
     model = Finder()
-    detect_dataset(model, dataset, RESIZED, batch_size=1, detect=model.detect)
+    detect_dataset(model, dataset, RESIZED, batch_size=1, detect=lambda *of: PackedDetections.of(model.detect(*of)))
     assert waited == [True] * 4
+
+
+def test_the_device_is_waited_for_once_a_batch_and_only_by_the_encoder(dataset, monkeypatch):
+    fetched, added = [], []
+
+    def fetch(self):
+        fetched.append(threading.current_thread())
+        return fetch_once(self)
+
+    def add(evaluator, batch, detections, **options):
+        added.extend(map(type, detections))
+        return add_detections(evaluator, batch, detections, **options)
+
+    fetch_once = PackedDetections.fetch
+    monkeypatch.setattr(PackedDetections, "fetch", fetch)
+    monkeypatch.setattr("mrcnn_eval.inference.detection.add_detections", add)
+    detect_dataset(RectangleFinder(), dataset, RESIZED, batch_size=1)
+    assert len(fetched) == 4
+    assert threading.current_thread() not in fetched
+    assert added == [np.ndarray] * len(Detections._fields) * 4
+
+
+@pytest.mark.parametrize("mask_edge", [0, 28])
+def test_packed_detections_have_the_same_bits(mask_edge):
+    rng = np.random.default_rng(0)
+    detections = Detections(
+        boxes=rng.normal(size=(2, 3, 4)).astype(np.float32),
+        scores=np.array([[1, np.nan, -0.0], [1e-45, np.inf, 0.5]], np.float32),
+        classes=np.array([[1, 0, 2**24 - 1], [80, 1203, 2]], np.int32),
+        masks=rng.random((2, 3, mask_edge, mask_edge), np.float32),
+        valid=rng.random((2, 3)) > 0.5,
+    )
+    fetched = tf.function(PackedDetections.of)(Detections(*map(tf.constant, detections))).fetch()
+    for value, expected in zip(fetched, detections, strict=True):
+        assert (value.dtype, value.shape) == (expected.dtype, expected.shape)
+        assert value.tobytes() == expected.tobytes()
 
 
 def test_progress_reaches_the_number_of_images(dataset):

@@ -22,7 +22,7 @@ def images_of_l():
     images = np.zeros((2, 64, 96, 3), np.uint8)
     for image, (x1, y1, x2, y2) in zip(images, BOXES.astype(int), strict=True):
         image[y1:y2, x1 : (x1 + x2) // 2] = image[(y1 + y2) // 2 : y2, x1:x2] = 255
-    return tf.constant(images)
+    return images
 
 
 class Seer:
@@ -91,21 +91,21 @@ def test_a_scale_that_makes_no_sense_is_refused(scale):
 )
 @pytest.mark.parametrize("ops", [COMPILED_OPS, PORTABLE_OPS], ids=["compiled", "portable"])
 def test_boxes_and_masks_of_all_views_meet_in_the_image(looks, ops):
-    detections = augmented_detect(Seer(ops=ops), looks)(images_of_l(), tf.constant(SIZES))
-    assert detections.valid.numpy().tolist() == [[True, False, False]] * 2  # one object, however often it is seen
-    np.testing.assert_allclose(detections.boxes.numpy()[:, 0], BOXES, atol=1e-4)
-    np.testing.assert_allclose(detections.scores.numpy()[:, 0], 0.9, atol=1e-6)
+    detections = augmented_detect(Seer(ops=ops), looks)(images_of_l(), SIZES).fetch()
+    assert detections.valid.tolist() == [[True, False, False]] * 2  # one object, however often it is seen
+    np.testing.assert_allclose(detections.boxes[:, 0], BOXES, atol=1e-4)
+    np.testing.assert_allclose(detections.scores[:, 0], 0.9, atol=1e-6)
     drawn = np.zeros((28, 28), bool)
     drawn[:, :14] = drawn[14:, :] = True
-    for mask in detections.masks.numpy()[:, 0]:
+    for mask in detections.masks[:, 0]:
         assert ((mask > 0.5) == drawn).mean() > 0.97  # mirrored wrongly it would be 0.5 in two quarters
-    assert not detections.masks.numpy()[:, 1:].any()
+    assert not detections.masks[:, 1:].any()
 
 
 def test_without_masks():
-    detections = augmented_detect(Seer(masks=False), views(flip=True))(images_of_l(), tf.constant(SIZES))
+    detections = augmented_detect(Seer(masks=False), views(flip=True))(images_of_l(), SIZES).fetch()
     assert detections.masks.shape == (2, 3, 0, 0)
-    np.testing.assert_allclose(detections.boxes.numpy()[:, 0], BOXES, atol=1e-4)
+    np.testing.assert_allclose(detections.boxes[:, 0], BOXES, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +136,12 @@ def test_plain_view_is_the_models_own_answer_and_flips_are_symmetric(tiny_model)
     sizes = tf.constant([[64, 96], [64, 96]], tf.int32)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
     images = tf.constant(pixels)
-    for mine, own in zip(
-        augmented_detect(tiny_model, [PLAIN])(images, sizes), tiny_model.detect(images, sizes), strict=True
-    ):
-        np.testing.assert_allclose(mine.numpy(), own.numpy(), atol=1e-4)
+    plain = augmented_detect(tiny_model, [PLAIN])(images, sizes).fetch()
+    for mine, own in zip(plain, tiny_model.detect(images, sizes), strict=True):
+        np.testing.assert_allclose(mine, own.numpy(), atol=1e-4)
     detect = augmented_detect(tiny_model, views(flip=True))
-    found, mirrored = detect(images, sizes), detect(tf.constant(pixels[:, :, ::-1].copy()), sizes)
+    found, mirrored = detect(images, sizes).fetch(), detect(pixels[:, :, ::-1].copy(), sizes).fetch()
     np.testing.assert_allclose(found.scores, mirrored.scores, atol=1e-5)
-    x1, y1, x2, y2 = np.moveaxis(mirrored.boxes.numpy(), -1, 0)
+    x1, y1, x2, y2 = np.moveaxis(mirrored.boxes, -1, 0)
     np.testing.assert_allclose(found.boxes, np.stack([96 - x2, y1, 96 - x1, y2], -1), atol=1e-2)
-    np.testing.assert_allclose(found.masks, mirrored.masks.numpy()[..., ::-1], atol=1e-3)
+    np.testing.assert_allclose(found.masks, mirrored.masks[..., ::-1], atol=1e-3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import tensorflow as tf
 
-from mrcnn_model import Device, DeviceError, use_device
+from mrcnn_model import Device, DeviceError, use_device, use_tf32
 from mrcnn_model.device import device_fault
 from mrcnn_ops import Driver, Gpu
 
@@ -18,13 +20,15 @@ def machine(monkeypatch):
     """Pretends a machine; returns the devices that are made visible, and those whose memory grows."""
     chosen, growing = [], []
 
-    def pretend(*, num_gpus: int, driver: Driver | None = H100, kernels: str = KERNELS):
+    def pretend(*, num_gpus: int, driver: Driver | None = H100, kernels: str = KERNELS, capability=(7, 5)):
         gpus = [f"gpu {number}" for number in range(num_gpus)]
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
         monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: chosen.append(devices))
         monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: growing.append((gpu, on)))
         monkeypatch.setattr(
-            tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"NVIDIA H100 {gpu[-1]}"}
+            tf.config.experimental,
+            "get_device_details",
+            lambda gpu: {"device_name": f"NVIDIA H100 {gpu[-1]}", "compute_capability": capability},
         )
         monkeypatch.setattr("mrcnn_model.device.read_driver", lambda: driver)
         monkeypatch.setattr("mrcnn_model.device.build_info", lambda: {"cuda": kernels})
@@ -39,6 +43,16 @@ def test_one_process_takes_one_of_many_gpus_whose_memory_grows(machine):
     assert use_device(number=1, processes=2) == Device("NVIDIA H100 1", "number 1 of 2", "bb")
     assert chosen == ["gpu 0", "gpu 1"]
     assert growing == [("gpu 0", True), ("gpu 1", True)]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, str(4 << 30)), ("123", "123")])
+def test_compiled_kernels_are_kept(machine, monkeypatch, given, kept):
+    machine(num_gpus=0, driver=None)
+    monkeypatch.setenv("CUDA_CACHE_MAXSIZE", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_CACHE_MAXSIZE")
+    use_device()
+    assert os.environ["CUDA_CACHE_MAXSIZE"] == kept
 
 
 def test_a_process_that_is_shown_its_own_gpu_takes_it(machine):
@@ -115,3 +129,44 @@ def test_a_choice_that_comes_too_late_is_explained(machine, monkeypatch):
     monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
     with pytest.raises(DeviceError, match=r"TensorFlow computes already.*cannot be modified"):
         use_device()
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Collects what is set instead of setting it: whether TF32 is used, and the options of Grappler."""
+    found = []
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", found.append)
+    monkeypatch.setattr(tf.config.optimizer, "set_experimental_options", found.append)
+    return found
+
+
+def test_float32_on_tensor_cores_keeps_the_layout_of_the_network(machine, settings):
+    machine(num_gpus=2, capability=(9, 0))
+    device = use_device(number=1)
+    assert str(device) == "NVIDIA H100 1 with TF32 (number 1 of 2)"
+    assert settings == [True, {"layout_optimizer": False}]
+    settings.clear()
+    assert str(use_tf32(device, False)) == "NVIDIA H100 1 without TF32 (number 1 of 2)"
+    assert settings == [False, {"layout_optimizer": True}]
+    assert use_device(tf32=False).tf32 is False
+
+
+def test_other_devices_are_left_as_they_are(machine, settings):
+    machine(num_gpus=1, capability=(7, 5))
+    assert str(use_device(tf32=False)) == "NVIDIA H100 0"
+    machine(num_gpus=0, driver=None, kernels="none")
+    assert str(use_device(tf32=False)) == "CPU (no GPU is visible)"
+    assert settings == []
+
+
+def test_the_settings_reach_tensorflow():
+    gpu = Device("NVIDIA H100", tf32=True)
+    try:
+        use_tf32(gpu, False)
+        assert not tf.config.experimental.tensor_float_32_execution_enabled()
+        assert tf.config.optimizer.get_experimental_options()["layout_optimizer"]
+        use_tf32(gpu, True)
+        assert tf.config.experimental.tensor_float_32_execution_enabled()
+        assert not tf.config.optimizer.get_experimental_options()["layout_optimizer"]
+    finally:
+        tf.config.optimizer.set_experimental_options({"layout_optimizer": True})

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import mrcnn_ops
-from mrcnn_model import DetectionOps
+from mrcnn_model import COMPILED_OPS
 from mrcnn_model.export import PORTABLE_OPS
 from mrcnn_model.layers.affine import sum_positions
 from mrcnn_model.layers.convolution import Conv, Dense
@@ -184,7 +184,9 @@ def test_gradients_of_a_folded_batch_norm(precision):
     x = tf.constant(np.random.default_rng(3).normal(size=[2, 48, 64, 8]), tf.float32)
 
     def make(dtype):
-        norm = Norm("frozen_bn")
+        # The compiled op has no float64.
+        is_exact = dtype.compute_dtype == "float64"
+        norm = Norm("frozen_bn", fold_batch_norm=(PORTABLE_OPS if is_exact else COMPILED_OPS).fold_batch_norm)
         return [Conv(in_channels=8, out_channels=8, kernel_size=3, norm=norm, name="conv", dtype=dtype)]
 
     def run(conv):
@@ -223,14 +225,17 @@ def network_gradients(monkeypatch, make_tiny_model, make_batch):
     arrays = make_batch(height=96, width=96, num_gt=6, num_valid=6)
     batch = {name: tf.constant(array) for name, array in arrays.items()}
     proposals = given_proposals(batch, np.random.default_rng(4))
-    ops = DetectionOps(generate_proposals=lambda *_, **__: proposals)
+
+    def group_norm(*inputs, relu, **options):
+        y = mrcnn_ops.group_norm(*inputs, **options)
+        return tf.nn.relu(y) if relu else y  # as TensorFlow's function, which a test may replace
 
     def compute(precision, options):
-        roi_align = PORTABLE_OPS.multilevel_roi_align if precision == "float64" else ops.multilevel_roi_align
+        ops = PORTABLE_OPS if precision == "float64" else COMPILED_OPS._replace(group_norm=group_norm)
         with monkeypatch.context() as patch:
             patch.setattr(keras, "DTypePolicy", lambda _: POLICIES[precision])
             model = make_tiny_model(
-                ops=ops._replace(multilevel_roi_align=roi_align),
+                ops=ops._replace(generate_proposals=lambda *_, **__: proposals),
                 backbone_width=16,
                 roi_samples=40,
                 roi_foreground_fraction=0.75,

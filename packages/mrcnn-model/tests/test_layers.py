@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_model import COMPILED_OPS, PORTABLE_OPS
 from mrcnn_model.flops import needed_ops
 from mrcnn_model.layers.convolution import Conv, Dense, Upsample
 from mrcnn_model.layers.fpn import upsample_nearest
-from mrcnn_model.layers.normalization import Norm, group_norm
+from mrcnn_model.layers.normalization import Norm
 
 FLOAT32 = keras.DTypePolicy("float32")
 
@@ -44,7 +45,8 @@ def test_folded_batch_norm_equals_unfolded_with_gradients():
     assert [v.name for v in layer.non_trainable_variables] == ["moving_mean", "moving_variance"]
 
 
-def test_group_norm_equals_keras_with_gradients():
+@pytest.mark.parametrize("ops", [COMPILED_OPS, PORTABLE_OPS], ids=["compiled", "portable"])
+def test_group_norm_equals_keras_with_gradients(ops):
     rng = np.random.default_rng(1)
     x = tf.constant(rng.standard_normal([2, 5, 6, 8]) * 3 + 1, tf.float32)
     gamma, beta = (tf.constant(rng.standard_normal(8), tf.float32) for _ in range(2))
@@ -55,7 +57,7 @@ def test_group_norm_equals_keras_with_gradients():
     weights = tf.constant(rng.standard_normal(x.shape), tf.float32)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([x, gamma, beta])
-        y = group_norm(x, gamma, beta, groups=4)
+        y = ops.group_norm(x, gamma, beta, groups=4)
         expected = reference(x)
         loss, expected_loss = (tf.reduce_sum(weights * tf.sin(v)) for v in (y, expected))
     np.testing.assert_allclose(y, expected, atol=1e-5)

@@ -8,7 +8,7 @@ def targets(masks, gt_boxes, gt_indices, rois, size=4):
     return mask_targets(
         tf.constant(masks, tf.uint8),
         tf.constant(gt_boxes, tf.float32),
-        tf.constant(gt_indices, tf.int32),
+        tf.constant(gt_indices, tf.int64),
         tf.constant(rois, tf.float32),
         size=size,
     ).numpy()

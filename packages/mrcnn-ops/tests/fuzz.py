@@ -173,7 +173,49 @@ def encoding(case: Case) -> list[tf.Tensor]:
     return []
 
 
-OPS = (roi_align, proposals, matching, detections, encoding)
+def folding(case: Case) -> list[tf.Tensor]:
+    kernel = case.floats(1 + case.count(2), 1, case.count(40), case.count(70), odd=0)
+    channels = kernel.shape[-1] if kernel.ndim else 1
+    trained = [tf.constant(a) for a in (kernel, case.floats(channels, odd=0), case.floats(channels, odd=0))]
+    variance = np.abs(case.floats(channels, odd=0))
+    epsilon, dtype = case.option(1e-5, 1e-3, 1.0), case.option("float32", "float16", "bfloat16", "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(trained)
+        results = mrcnn_ops.fold_batch_norm(
+            *trained, case.floats(channels, odd=0), variance, epsilon=epsilon, dtype=dtype
+        )
+    return [*results, *tape.gradient(results, trained)]
+
+
+def grouping(case: Case) -> list[tf.Tensor]:
+    channels, dtype = case.count(40), case.option("float32", "float16", "bfloat16", "float64")
+    x = tf.cast(case.floats(case.count(3), case.count(20), case.count(20), channels, odd=0), dtype)
+    inputs = [x, tf.constant(case.floats(channels, odd=0)), tf.constant(case.floats(channels, odd=0))]
+    groups = case.option(
+        int(case.rng.choice([g for g in range(1, channels + 1) if channels % g == 0] or [1])), 0, -1, 7
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = mrcnn_ops.group_norm(*inputs, groups=groups, epsilon=case.option(1e-5, 1e-3), relu=case.chance(0.5))
+    return [y, *tape.gradient(y, inputs)]
+
+
+def update(case: Case) -> list[tf.Tensor]:
+    """Finite numbers in, and an update that is finite or not taken."""
+    shapes = [(case.count(20), case.count(9)) for _ in range(1 + case.count(4))]
+    arrays = [[case.floats(*shape, odd=0) for shape in shapes] for _ in range(3)]
+    variables, momenta = [tf.Variable(a) for a in arrays[0]], [tf.Variable(a) for a in arrays[1]]
+    decays = [case.option(1e-4, 0.0, -1.0, 1e3)] * len(case.option(shapes, [], shapes + shapes))
+    norm = mrcnn_ops.gradient_norm(arrays[2], variables, weight_decays=decays, scale=case.option(1.0, 0.0, 1e-9, 1e30))
+    options = {"momentum": case.option(0.9, 0.0, 1.0), "weight_decays": decays, "rate_factors": [1.0] * len(shapes)}
+    is_taken = case.chance(0.8)
+    mrcnn_ops.apply_sgd(variables, momenta, arrays[2], rate=case.option(0.1, 0.0), is_taken=is_taken, **options)
+    for variable, before in zip([*variables, *momenta], arrays[0] + arrays[1], strict=True):
+        assert is_taken or np.array_equal(variable.numpy(), before)
+    return [norm, *(variable.read_value() for variable in [*variables, *momenta])]
+
+
+OPS = (roi_align, proposals, matching, detections, encoding, folding, grouping, update)
 REFUSALS = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, ValueError, TypeError)
 
 

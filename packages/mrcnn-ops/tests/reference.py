@@ -290,3 +290,37 @@ def decode_counts(counts: bytes, height, width):
     pixels = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
     assert len(pixels) == height * width
     return pixels.reshape(width, height).T
+
+
+def sgd(values, momenta, gradients, *, rate, momentum, weight_decays, rate_factors, scale=1.0, clip=1.0):
+    """The new values, the new momenta, and the norm before clipping, in float64."""
+    new_values, new_momenta, squares = [], [], 0.0
+    for w, v, g, decay, factor in zip(values, momenta, gradients, weight_decays, rate_factors, strict=True):
+        w, v = np.float64(w), np.float64(v)
+        decayed = scale * np.float64(g) + decay * w
+        squares += (decayed**2).sum()
+        new_momenta.append(momentum * v + clip * decayed)
+        new_values.append(w - rate * factor * new_momenta[-1])
+    return new_values, new_momenta, math.sqrt(squares)
+
+
+# ---- batch norm ----
+
+
+def fold_batch_norm(kernel, gamma, beta, mean, variance, *, epsilon):
+    """The folded kernel and bias, in float64."""
+    scale = np.float64(gamma) / np.sqrt(np.float64(variance) + epsilon)
+    return kernel * scale, beta - mean * scale
+
+
+def group_norm(x, gamma, beta, *, groups, epsilon, relu=False):
+    """One image, group and element after the other, in float64."""
+    y = np.empty(np.shape(x))
+    width = np.shape(x)[3] // groups
+    for image in range(len(x)):
+        for group in range(groups):
+            channels = slice(group * width, (group + 1) * width)
+            values = np.float64(x[image, :, :, channels])
+            normalised = (values - values.mean()) / np.sqrt(values.var() + epsilon)
+            y[image, :, :, channels] = normalised * gamma[channels] + beta[channels]
+    return np.maximum(y, 0) if relu else y

@@ -32,6 +32,14 @@ def encode(masks, boxes, image_sizes):
     return mrcnn_ops.encode_masks(masks, boxes, image_sizes)
 
 
+def fold(kernel, gamma, beta, mean, variance):
+    return mrcnn_ops.fold_batch_norm(kernel, gamma, beta, mean, variance, epsilon=1e-3)
+
+
+def normalise(x, gamma, beta):
+    return mrcnn_ops.group_norm(x, gamma, beta, groups=2, relu=True)
+
+
 # Name of each input -> its shape; "int" marks whole numbers.
 INPUTS = {
     align: {"features[0]": (2, 16, 16, 5), "features[1]": (2, 8, 8, 5), "boxes": (2, 6, 4)},
@@ -50,6 +58,8 @@ INPUTS = {
         "boxes_valid": ("bool", 2, 30),
     },
     detect: {"boxes": (2, 9, 3, 4), "scores": (2, 9, 3)},
+    fold: {"kernel": (3, 3, 5, 8), "gamma": (8,), "beta": (8,), "mean": (8,), "variance": (8,)},
+    normalise: {"x": (2, 5, 6, 8), "gamma": (8,), "beta": (8,)},
     encode: {"masks": (4, 7, 7), "boxes": (4, 4), "image_sizes": ("int", 4, 2)},
 }
 OPS = list(INPUTS)
@@ -100,13 +110,15 @@ WRONG = [
     for op, inputs in INPUTS.items()
     for name in inputs
     for change in ("rank", "last axis")
-    if not (change == "last axis" and name in ("level_sizes", "features[0]", "logits", "scores", "gt_valid"))
+    if not (
+        change == "last axis" and name in ("level_sizes", "features[0]", "logits", "scores", "gt_valid", "kernel", "x")
+    )
 ]
 
 
 @pytest.mark.parametrize(("op", "name", "change"), WRONG)
 def test_tracing_and_running_name_the_wrong_input_in_the_same_words(rng, op, name, change):
-    """The axes of `features[0]`, `logits` and so on stay as they are: the other inputs are compared with them."""
+    """The axes of `features[0]`, `kernel` and so on stay as they are: the other inputs are compared with them."""
     inputs = inputs_of(rng, op)
     position = list(INPUTS[op]).index(name)
     wrong = inputs[position][None] if change == "rank" else tf.concat([inputs[position]] * 2, -1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mrcnn_model import CheckpointError, ModelCard, build_model, load_model, resolve_checkpoint, variable_key
 from mrcnn_train.config.position import CheckpointState, read_state
@@ -88,6 +88,14 @@ def test_a_loss_scale_goes_with_the_checkpoint(parts: Parts, tiny, tmp_path: Pat
     )
     restore_checkpoint(folder, model=parts.model, optimizer=parts.optimizer, loss_scale=fresh)
     assert [v.numpy() for v in fresh.variables.values()] == [v.numpy() for v in saved.variables.values()]
+
+    arrays = load_file(folder / "trainer.safetensors")  # before 0.2, the counters were int32
+    counters = [key for key in arrays if arrays[key].dtype == np.int64]
+    assert len(counters) == 2
+    save_file(arrays | {key: arrays[key].astype(np.int32) for key in counters}, folder / "trainer.safetensors")
+    old = LossScale()
+    restore_checkpoint(folder, model=parts.model, optimizer=parts.optimizer, loss_scale=old)
+    assert [v.numpy() for v in old.variables.values()] == [v.numpy() for v in saved.variables.values()]
 
 
 def test_the_average_is_the_model_and_the_weights_are_beside_it(tiny, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mrcnn_train.errors import PeerLostError
 from mrcnn_train.job.distributed import EXCHANGE, Processes, RankStart, connect, is_of_exchange
 from mrcnn_train.job.launch import run_here
 from mrcnn_train.job.place import Place
+from mrcnn_train.job.watchdog import stack_traces
 from mrcnn_train.training.datasets import make_loader, open_train
 
 
@@ -177,3 +178,8 @@ def test_sigterm_reaches_all_processes(no_rendezvous, monkeypatch: pytest.Monkey
     monkeypatch.setattr("mrcnn_train.job.launch.time.sleep", sleep_and_terminate)
     assert run_here(["-c", code], count=2) == 143
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "0-ended", "1-ended"}
+
+
+def test_stack_traces_are_one_text() -> None:
+    """They name the function in which a process hangs."""
+    assert "in test_stack_traces_are_one_text\n" in stack_traces()

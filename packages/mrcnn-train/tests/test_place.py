@@ -144,3 +144,14 @@ def test_a_device_that_cannot_be_used_is_an_error_of_the_options(monkeypatch: py
     monkeypatch.setattr("mrcnn_model.device.use_device", other_tensorflow)
     with pytest.raises(ConfigError, match="was built for TensorFlow"):
         use_own_device(Place(), "auto")
+
+
+def test_tf32_is_an_option_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[bool] = []
+    monkeypatch.setattr("tensorflow.config.experimental.enable_tensor_float_32_execution", chosen.append)
+    monkeypatch.setattr("tensorflow.config.optimizer.set_experimental_options", lambda options: None)
+    taken = Processes()
+    taken.device = Device("NVIDIA H100", "", "a", tf32=True)  # taken before the process got its config
+    assert describe_devices(taken.devices("auto", tf32=True)) == "NVIDIA H100 with TF32"
+    assert describe_devices(taken.devices("auto", tf32=False) * 2) == "2 x NVIDIA H100 without TF32"
+    assert chosen == [True, False]

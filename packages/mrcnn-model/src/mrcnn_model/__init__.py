@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mrcnn_model.building import build_model
     from mrcnn_model.checkpoint import flush, load_model, save_model, variable_key
     from mrcnn_model.detection_ops import COMPILED_OPS, DetectionOps
-    from mrcnn_model.device import Device, use_device
+    from mrcnn_model.device import Device, use_device, use_tf32
     from mrcnn_model.export.portable import PORTABLE_OPS
     from mrcnn_model.flops import count_flops
     from mrcnn_model.mask_rcnn import MaskRCNN
@@ -42,7 +42,7 @@ _MODULES = {
     "building": ("build_model",),
     "checkpoint": ("flush", "load_model", "save_model", "variable_key"),
     "detection_ops": ("COMPILED_OPS", "DetectionOps"),
-    "device": ("Device", "use_device"),
+    "device": ("Device", "use_device", "use_tf32"),
     "export.portable": ("PORTABLE_OPS",),
     "flops": ("count_flops",),
     "mask_rcnn": ("MaskRCNN",),
@@ -95,6 +95,7 @@ __all__ = [
     "resolve_checkpoint",
     "save_model",
     "use_device",
+    "use_tf32",
     "variable_key",
 ]
 

@@ -34,7 +34,7 @@ def build_model(
             built from code computes the same on every machine.
         mean_over_processes: takes a float32 tensor of this process and returns its mean over all processes, by which
             `norm="sync_bn"` shares its statistics. For one process, the identity.
-        ops: the ops that pool RoIs, make proposals and choose detections.
+        ops: the ops that normalise, pool RoIs, make proposals and choose detections.
 
     Raises:
         ValueError: the precision is neither "auto" nor one of `PRECISIONS`.
@@ -44,7 +44,7 @@ def build_model(
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join((AUTO_PRECISION, *PRECISIONS))}")
     dtype = keras.DTypePolicy(precision)
-    backbone = _backbone(config, mean_over_processes, dtype)
+    backbone = _backbone(config, mean_over_processes, ops, dtype)
     pyramid = config.pyramid
     pool = RoiPool(ops.multilevel_roi_align, aligned=pyramid.roi_align_aligned, canonical_size=pyramid.canonical_size)
     return MaskRCNN(
@@ -53,7 +53,7 @@ def build_model(
         fpn=Fpn(
             in_channels=backbone.out_channels,
             channels=pyramid.fpn_channels,
-            norm=_head_norm(config.norms.fpn_norm, config),
+            norm=_head_norm(config.norms.fpn_norm, config, ops),
             dtype=dtype,
         ),
         rpn=RpnHead(
@@ -62,14 +62,16 @@ def build_model(
             num_anchors=config.anchors.num_anchors,
             dtype=dtype,
         ),
-        box_stages=_box_stages(config, pool, dtype),
-        mask_head=_mask_head(config, dtype) if config.mask.masks else None,
+        box_stages=_box_stages(config, pool, ops, dtype),
+        mask_head=_mask_head(config, ops, dtype) if config.mask.masks else None,
         pool=pool,
         ops=ops,
     )
 
 
-def _backbone(config: ModelConfig, mean_over_processes: MeanOverProcesses, dtype: keras.DTypePolicy) -> ResNet:
+def _backbone(
+    config: ModelConfig, mean_over_processes: MeanOverProcesses, ops: DetectionOps, dtype: keras.DTypePolicy
+) -> ResNet:
     resnet, norms = config.resnet, config.norms
     return ResNet(
         depth=resnet.backbone,
@@ -80,6 +82,8 @@ def _backbone(config: ModelConfig, mean_over_processes: MeanOverProcesses, dtype
             epsilon=norms.norm_epsilon,
             freeze_affine=norms.freeze_affine,
             mean_over_processes=mean_over_processes,
+            fold_batch_norm=ops.fold_batch_norm,
+            group_norm=ops.group_norm,
         ),
         freeze_at=resnet.freeze_at,
         symmetric_padding=resnet.symmetric_padding,
@@ -89,7 +93,7 @@ def _backbone(config: ModelConfig, mean_over_processes: MeanOverProcesses, dtype
     )
 
 
-def _box_stages(config: ModelConfig, pool: RoiPool, dtype: keras.DTypePolicy) -> list[BoxStage]:
+def _box_stages(config: ModelConfig, pool: RoiPool, ops: DetectionOps, dtype: keras.DTypePolicy) -> list[BoxStage]:
     box = config.box
     if box.cascade:
         stages = list(zip(box.cascade_foreground_ious, box.cascade_regression_weights, strict=True))
@@ -98,7 +102,7 @@ def _box_stages(config: ModelConfig, pool: RoiPool, dtype: keras.DTypePolicy) ->
         stages, names = [(config.rois.roi_foreground_iou, box.box_regression_weights)], ["box_head"]
     return [
         BoxStage(
-            head=_box_head(config, name, dtype),
+            head=_box_head(config, name, ops, dtype),
             pool=pool,
             pool_size=box.box_pool_size,
             foreground_iou=foreground_iou,
@@ -112,7 +116,7 @@ def _box_stages(config: ModelConfig, pool: RoiPool, dtype: keras.DTypePolicy) ->
     ]
 
 
-def _box_head(config: ModelConfig, name: str, dtype: keras.DTypePolicy) -> BoxHead:
+def _box_head(config: ModelConfig, name: str, ops: DetectionOps, dtype: keras.DTypePolicy) -> BoxHead:
     box = config.box
     return BoxHead(
         in_channels=config.pyramid.fpn_channels,
@@ -122,22 +126,23 @@ def _box_head(config: ModelConfig, name: str, dtype: keras.DTypePolicy) -> BoxHe
         channels=box.box_head_channels,
         num_classes=config.num_classes,
         class_agnostic=box.cascade or box.class_agnostic_boxes,
-        norm=_head_norm(config.norms.head_norm, config),
+        norm=_head_norm(config.norms.head_norm, config, ops),
         name=name,
         dtype=dtype,
     )
 
 
-def _mask_head(config: ModelConfig, dtype: keras.DTypePolicy) -> MaskHead:
+def _mask_head(config: ModelConfig, ops: DetectionOps, dtype: keras.DTypePolicy) -> MaskHead:
     return MaskHead(
         in_channels=config.pyramid.fpn_channels,
         channels=config.mask.mask_head_channels,
         num_convs=config.mask.mask_head_convs,
         num_classes=config.num_classes,
-        norm=_head_norm(config.norms.head_norm, config),
+        norm=_head_norm(config.norms.head_norm, config, ops),
         dtype=dtype,
     )
 
 
-def _head_norm(kind: str, config: ModelConfig) -> Norm:
-    return Norm(kind, groups=config.norms.gn_groups, after_relu=kind == "gn" and config.norms.gn_after_relu)
+def _head_norm(kind: str, config: ModelConfig, ops: DetectionOps) -> Norm:
+    after_relu = kind == "gn" and config.norms.gn_after_relu
+    return Norm(kind, groups=config.norms.gn_groups, after_relu=after_relu, group_norm=ops.group_norm)

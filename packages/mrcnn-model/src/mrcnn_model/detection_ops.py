@@ -1,4 +1,4 @@
-"""The ops of detection, as one value: the compiled ones, or others with the same arguments and results."""
+"""The ops of a model that detects, as one value: the compiled ones, or others with the same arguments and results."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,11 +7,13 @@ import mrcnn_ops
 
 
 class DetectionOps(NamedTuple):
-    """The ops that pool RoIs, make proposals and choose detections; see `mrcnn_ops` for arguments and results."""
+    """The ops that normalise, pool RoIs, make proposals and choose detections, with the arguments of `mrcnn_ops`."""
 
     multilevel_roi_align: Callable = mrcnn_ops.multilevel_roi_align
     generate_proposals: Callable = mrcnn_ops.generate_proposals
     multiclass_nms: Callable = mrcnn_ops.multiclass_nms
+    fold_batch_norm: Callable = mrcnn_ops.fold_batch_norm
+    group_norm: Callable = mrcnn_ops.group_norm
 
 
 COMPILED_OPS = DetectionOps()

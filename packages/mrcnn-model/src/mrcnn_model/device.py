@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from mrcnn_model.config.devices import CPU, DEVICES, DeviceError
 from mrcnn_ops import Driver, build_info, read_driver, too_old
+
+FIRST_WITH_TF32 = (8, 0)  # compute capability of NVIDIA's Ampere
 
 
 class Device(NamedTuple):
@@ -17,17 +20,31 @@ class Device(NamedTuple):
         name: "CPU", or the model of the GPU.
         note: what else to say about the choice; "" for nothing.
         uuid: of the GPU, as the driver gives it; None for the CPU, or without NVIDIA's driver.
+        tf32: whether it multiplies float32 as TF32; None for a device that cannot.
     """
 
     name: str
     note: str = ""
     uuid: str | None = None
+    tf32: bool | None = None
+
+    @property
+    def described(self) -> str:
+        """Name, and TF32 or not."""
+        return self.name if self.tf32 is None else f"{self.name} with{'' if self.tf32 else 'out'} TF32"
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.note})" if self.note else self.name
+        return f"{self.described} ({self.note})" if self.note else self.described
 
 
-def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu_option: str = "device=cpu") -> Device:
+def use_device(
+    wanted: str = "auto",
+    *,
+    number: int = 0,
+    processes: int = 1,
+    cpu_option: str = "device=cpu",
+    tf32: bool = True,
+) -> Device:
     """Take one GPU, whose memory TensorFlow then takes as it needs it, or the CPU.
 
     Args:
@@ -36,6 +53,7 @@ def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu
             process another one.
         processes: how many processes of this machine take a GPU.
         cpu_option: how the user chooses the CPU, for messages.
+        tf32: see `use_tf32`.
 
     Raises:
         ValueError: `wanted` is not one of `DEVICES`.
@@ -44,6 +62,9 @@ def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu
     """
     if wanted not in DEVICES:
         raise ValueError(f"{wanted!r} is not one of {', '.join(DEVICES)}")
+    # Before the driver is asked for the first time. TensorFlow has no machine code for the newest GPUs: the driver then
+    # compiles its kernels for minutes, and by default keeps 1 GB of them, less than TensorFlow has.
+    os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 << 30))
     gpus = tf.config.list_physical_devices("GPU")
     try:
         if wanted == "cpu":
@@ -72,11 +93,34 @@ def use_device(wanted: str = "auto", *, number: int = 0, processes: int = 1, cpu
         raise
     except RuntimeError as error:
         raise DeviceError(f"TensorFlow computes already, so its device cannot be chosen: {error}") from error
-    return Device(
-        tf.config.experimental.get_device_details(gpus[index]).get("device_name", "GPU"),
+    details = tf.config.experimental.get_device_details(gpus[index])
+    device = Device(
+        details.get("device_name", "GPU"),
         f"number {index} of {len(gpus)}" if len(gpus) > 1 else "",
         driver.gpus[index].uuid if driver is not None and len(driver.gpus) == len(gpus) else None,
+        tf32 if details.get("compute_capability", (0, 0)) >= FIRST_WITH_TF32 else None,
     )
+    return use_tf32(device, tf32)
+
+
+def use_tf32(device: Device, wanted: bool) -> Device:
+    """Choose whether a GPU multiplies float32 as TF32: on tensor cores, with 10 bits of the fraction instead of 23.
+
+    The layout of convolutions depends on it. With TF32, TensorFlow's kernels compute float32 convolutions in the layout
+    that they are given, and ours are NHWC, the layout of tensor cores. Grappler's layout optimizer would still turn
+    those of float32 to NCHW, with 64 transposes of feature maps in a step of ResNet-50, so it is switched off. Without
+    TF32 each kernel computes in NCHW and would transpose its own inputs, so it stays on. It leaves both half types in
+    NHWC either way.
+
+    Args:
+        device: of this process, from `use_device`; others than GPUs with TF32 are left as they are.
+        wanted: True is TensorFlow's own choice.
+    """
+    if device.tf32 is None:
+        return device
+    tf.config.experimental.enable_tensor_float_32_execution(wanted)
+    tf.config.optimizer.set_experimental_options({"layout_optimizer": not wanted})
+    return device._replace(tf32=wanted)
 
 
 def device_fault(wanted: str, *, driver: Driver | None, num_gpus: int, kernels: str) -> str | None:

@@ -38,7 +38,7 @@ class MaskRCNN:
         box_stages: one stage, or the three of a cascade.
         mask_head: None in a model without masks.
         pool: pools RoIs from the pyramid.
-        ops: the ops that pool RoIs, make proposals and choose detections.
+        ops: the ops that normalise, pool RoIs, make proposals and choose detections.
         parts: the Keras layers with variables: backbone, fpn, rpn, box heads, mask head.
     """
 
@@ -231,10 +231,15 @@ class MaskRCNN:
     def mask_logits(
         self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, classes: tf.Tensor, *, training: bool = False
     ) -> tf.Tensor:
-        """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m]."""
+        """Run the mask head on boxes [N, F, 4] for classes [N, F]: float32 [N, F, m, m].
+
+        Class 0, the background, is read as 1; the caller discards those masks.
+        """
         assert self.mask_head is not None
         pooled = self.pool(pyramid, boxes, self.config.mask.mask_pool_size)
-        logits = self.mask_head(pooled, tf.reshape(tf.cast(classes, tf.int64), [-1]), training=training)
+        # Grappler would reshape before a cast alone; int32 tensors are reshaped on the host of a GPU.
+        classes = tf.maximum(tf.cast(classes, tf.int64), 1)
+        logits = self.mask_head(pooled, tf.reshape(classes, [-1]), training=training)
         size = self.config.mask.mask_size
         return tf.reshape(logits, [tf.shape(boxes)[0], boxes.shape[1], size, size])
 

@@ -50,4 +50,34 @@ const RoiAlignKernels<BFloat16>& roi_align_kernels(const Kernels& kernels) {
   return kernels.roi_align_bf16;
 }
 
+template <>
+const FoldKernels<float>& fold_kernels(const Kernels& kernels) {
+  return kernels.fold_f32;
+}
+
+template <>
+const FoldKernels<Half>& fold_kernels(const Kernels& kernels) {
+  return kernels.fold_f16;
+}
+
+template <>
+const FoldKernels<BFloat16>& fold_kernels(const Kernels& kernels) {
+  return kernels.fold_bf16;
+}
+
+template <>
+const GroupNormKernels<float>& group_norm_kernels(const Kernels& kernels) {
+  return kernels.group_norm_f32;
+}
+
+template <>
+const GroupNormKernels<Half>& group_norm_kernels(const Kernels& kernels) {
+  return kernels.group_norm_f16;
+}
+
+template <>
+const GroupNormKernels<BFloat16>& group_norm_kernels(const Kernels& kernels) {
+  return kernels.group_norm_bf16;
+}
+
 }  // namespace mrcnn

@@ -7,10 +7,13 @@
 
 #include <cstddef>
 
+#include "batch_norm_grid.h"
 #include "detections_grid.h"
+#include "group_norm_grid.h"
 #include "matching_grid.h"
 #include "proposals_grid.h"
 #include "roi_align_grid.h"
+#include "sgd_grid.h"
 
 struct CUstream_st;
 
@@ -41,7 +44,32 @@ int match_boxes(const MatchParams& params, const MatchInputs& inputs, const Matc
 int multiclass_nms(const DetectionParams& params, const DetectionInputs& inputs, const Detections& detections,
                    void* scratch, Stream stream);
 
-// Of generate_proposals, match_boxes and multiclass_nms.
+// T: float, Half, BFloat16, the type of the folded kernel.
+template <class T>
+int fold_batch_norm(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs,
+                    Stream stream);
+
+// Scratch: fold_backward_scratch_bytes(shape).
+template <class T>
+int fold_batch_norm_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                             const FoldGradients& gradients, void* scratch, Stream stream);
+
+// T: float, Half, BFloat16. Scratch: scratch_bytes(shape).
+template <class T>
+int group_norm(const GroupNormShape& shape, const T* x, const float* gamma, const float* beta, T* y,
+               const GroupStatistics& statistics, void* scratch, Stream stream);
+
+template <class T>
+int group_norm_backward(const GroupNormShape& shape, const NormInputs<T>& inputs, T* dx, float* dgamma, float* dbeta,
+                        void* scratch, Stream stream);
+
+// `variables` is an array of the host. Scratch: gradient_norm_scratch_bytes().
+int gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm, void* scratch,
+                  Stream stream);
+
+int sgd(const SgdVariable* variables, int num_variables, const SgdNumbers& numbers, Stream stream);
+
+// Of generate_proposals, match_boxes, multiclass_nms, group_norm and its gradient.
 template <class Scratch, class Params>
 size_t scratch_bytes(const Params& params) {
   Divider divider(nullptr);
@@ -52,6 +80,7 @@ size_t scratch_bytes(const Params& params) {
 inline size_t scratch_bytes(const ProposalParams& params) { return scratch_bytes<ProposalScratch>(params); }
 inline size_t scratch_bytes(const MatchParams& params) { return scratch_bytes<MatchScratch>(params); }
 inline size_t scratch_bytes(const DetectionParams& params) { return scratch_bytes<DetectionScratch>(params); }
+inline size_t scratch_bytes(const GroupNormShape& shape) { return scratch_bytes<GroupNormScratch>(shape); }
 
 }  // namespace cuda
 }  // namespace mrcnn

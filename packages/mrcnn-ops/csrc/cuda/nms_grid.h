@@ -13,6 +13,9 @@ namespace mrcnn {
 
 constexpr int kWordBits = 64;
 
+// Candidates of a list: its matrix of bits is then 2 GB, and the bits of a row fit into shared memory.
+constexpr int kMostNmsCandidates = 1 << 17;
+
 MRCNN_HD static inline int words_of(int count) { return (count + kWordBits - 1) / kWordBits; }
 
 MRCNN_HD static inline int count_bits(uint64_t bits) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -150,6 +151,43 @@ inline DetectionResult cpu_multiclass_nms(const DetectionParams& params, const s
   merge_classes(params, boxes.data(), scores.data(), class_rois.data(), class_counts.data(), 0, params.num_images,
                 detections, scratch.data());
   return result;
+}
+
+template <class T>
+void cpu_fold(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs) {
+  std::vector<float> scale(shape.channels);
+  for (int64_t c = 0; c < shape.channels; ++c) {
+    scale[c] = fold_scale(norm, shape.epsilon, c);
+    outputs.bias[c] = folded_bias(norm, shape.epsilon, c);
+  }
+  fold_kernels<T>(kernels()).forward(kernel, scale.data(), shape.rows, shape.channels, outputs.kernel);
+}
+
+template <class T>
+void cpu_fold_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                       const FoldGradients& gradients) {
+  std::vector<float> scale(shape.channels), product_sums(shape.channels);
+  for (int64_t c = 0; c < shape.channels; ++c) scale[c] = fold_scale(norm, shape.epsilon, c);
+  fold_kernels<T>(kernels()).backward(inputs.kernel, inputs.folded_gradient, scale.data(), shape.rows, shape.channels,
+                                      gradients.kernel, product_sums.data());
+  for (int64_t c = 0; c < shape.channels; ++c) {
+    gradients.gamma[c] = gamma_gradient(norm, shape.epsilon, c, product_sums[c], inputs.bias_gradient[c]);
+    gradients.beta[c] = inputs.bias_gradient[c];
+  }
+}
+
+inline float cpu_gradient_norm(const std::vector<SgdVariable>& variables, float scale) {
+  double sum = 0.0;
+  for (const SgdVariable& variable : variables) {
+    for (int64_t chunk = 0; chunk < sgd_chunks(variable.count); ++chunk) {
+      sum += kernels().sum_of_squares(variable, sgd_range(variable.count, chunk), scale);
+    }
+  }
+  return static_cast<float>(std::sqrt(sum));
+}
+
+inline void cpu_sgd(const std::vector<SgdVariable>& variables, const SgdStep& step) {
+  for (const SgdVariable& variable : variables) kernels().sgd(variable, {0, variable.count}, step);
 }
 
 }  // namespace mrcnn

@@ -78,6 +78,45 @@ class HostMachine {
     multiclass_nms_on(grid, params, inputs, detections, scratch<DetectionScratch>(params));
   }
 
+  template <class T>
+  void fold(const FoldShape& shape, const float* kernel, const BatchNorm& norm, const FoldOutputs<T>& outputs) {
+    HostGrid grid(order_);
+    fold_on(grid, shape, kernel, norm, outputs);
+  }
+
+  template <class T>
+  void fold_backward(const FoldShape& shape, const FoldGradientInputs<T>& inputs, const BatchNorm& norm,
+                     const FoldGradients& gradients) {
+    HostGrid grid(order_);
+    Array<char> scratch(fold_backward_scratch_bytes(shape));
+    fold_backward_on(grid, shape, inputs, norm, gradients, scratch.data());
+  }
+
+  template <class T>
+  void group_norm(const GroupNormShape& shape, const T* x, const float* gamma, const float* beta, T* y,
+                  const GroupStatistics& statistics) {
+    HostGrid grid(order_);
+    group_norm_on(grid, shape, x, gamma, beta, y, statistics, scratch<GroupNormScratch>(shape));
+  }
+
+  template <class T>
+  void group_norm_backward(const GroupNormShape& shape, const NormInputs<T>& inputs, T* dx, float* dgamma,
+                           float* dbeta) {
+    HostGrid grid(order_);
+    group_norm_backward_on(grid, shape, inputs, dx, dgamma, dbeta, scratch<GroupNormScratch>(shape));
+  }
+
+  void gradient_norm(const SgdVariable* variables, int num_variables, const float* scale, float* norm) {
+    HostGrid grid(order_);
+    Array<char> scratch(gradient_norm_scratch_bytes(variables, num_variables));
+    gradient_norm_on(grid, variables, num_variables, scale, norm, scratch.data());
+  }
+
+  void sgd(const SgdVariable* variables, int num_variables, const SgdNumbers& numbers) {
+    HostGrid grid(order_);
+    sgd_on(grid, variables, num_variables, numbers);
+  }
+
  private:
   template <class Scratch, class Params>
   void* scratch(const Params& params) {
@@ -91,11 +130,20 @@ class HostMachine {
   Array<char> scratch_ = Array<char>(0);
 };
 
+// Without a special attribute, a kernel may ask for 48 KB.
+void check_shared_memory(Report& report) {
+  NmsBatch batch = {};
+  batch.candidates = kMostNmsCandidates;
+  const size_t bytes = KeepBest{batch, {}}.shared_bytes();
+  report.line("shared memory of NMS", bytes <= (48 << 10), std::to_string(bytes) + " bytes");
+}
+
 }  // namespace
 }  // namespace mrcnn
 
 int main() {
   mrcnn::Report report;
+  mrcnn::check_shared_memory(report);
   const std::pair<const char*, mrcnn::ThreadOrder> orders[] = {{"ascending", mrcnn::ThreadOrder::kAscending},
                                                                {"descending", mrcnn::ThreadOrder::kDescending},
                                                                {"shuffled", mrcnn::ThreadOrder::kShuffled}};

@@ -3,8 +3,9 @@
 //
 //   template <class T> Array<T>   memory of the machine, with data()
 //   upload(vector) -> Array, allocate<T>(count) -> Array, not initialised, download(Array) -> vector
-//   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms  as cuda/kernels.h has them,
-//       less stream and scratch
+//   roi_align_forward, roi_align_backward, generate_proposals, match_boxes, multiclass_nms,
+//       fold, fold_backward, group_norm, group_norm_backward, gradient_norm, sgd  as cuda/kernels.h has them, less
+//       stream and scratch
 #pragma once
 
 #include <cmath>
@@ -17,10 +18,13 @@
 #include <utility>
 #include <vector>
 
+#include "../cuda/batch_norm_grid.h"
 #include "../cuda/detections_grid.h"
+#include "../cuda/group_norm_grid.h"
 #include "../cuda/matching_grid.h"
 #include "../cuda/proposals_grid.h"
 #include "../cuda/roi_align_grid.h"
+#include "../cuda/sgd_grid.h"
 #include "cpu_reference.h"
 
 namespace mrcnn {
@@ -528,6 +532,229 @@ void check_detections(Machine& machine, Report& report, const DetectionCase& tes
               std::to_string(num_valid) + " detections, " + std::to_string(different) + " values differ");
 }
 
+// ---- folding of batch norm ----
+
+template <class Machine, class T>
+void check_fold(Machine& machine, Report& report, int64_t rows, int64_t channels) {
+  Random random(23);
+  const FoldShape shape = {rows, channels, 1e-5f};
+  const auto kernel = random_values<float>(random, rows * channels);
+  const auto gradient = random_values<T>(random, rows * channels);
+  const auto gamma = random_values<float>(random, channels), beta = random_values<float>(random, channels);
+  const auto mean = random_values<float>(random, channels), of_bias = random_values<float>(random, channels);
+  std::vector<float> variance(channels);
+  for (float& value : variance) value = uniform(random, 0.01f, 4.0f);
+
+  std::vector<T> folded(rows * channels);
+  std::vector<float> bias(channels), of_kernel(rows * channels), of_gamma(channels), of_beta(channels);
+  const BatchNorm norm = {gamma.data(), beta.data(), mean.data(), variance.data()};
+  cpu_fold<T>(shape, kernel.data(), norm, {folded.data(), bias.data()});
+  cpu_fold_backward<T>(shape, {kernel.data(), gradient.data(), of_bias.data()}, norm,
+                       {of_kernel.data(), of_gamma.data(), of_beta.data()});
+
+  const auto device_kernel = machine.upload(kernel);
+  const auto device_gradient = machine.upload(gradient);
+  const auto device_of_bias = machine.upload(of_bias);
+  const auto device_gamma = machine.upload(gamma);
+  const auto device_beta = machine.upload(beta);
+  const auto device_mean = machine.upload(mean);
+  const auto device_variance = machine.upload(variance);
+  const BatchNorm device_norm = {device_gamma.data(), device_beta.data(), device_mean.data(), device_variance.data()};
+  auto result = machine.template allocate<T>(rows * channels);
+  auto result_bias = machine.template allocate<float>(channels);
+  machine.fold(shape, device_kernel.data(), device_norm, FoldOutputs<T>{result.data(), result_bias.data()});
+  auto result_of_kernel = machine.template allocate<float>(rows * channels);
+  auto result_of_gamma = machine.template allocate<float>(channels);
+  auto result_of_beta = machine.template allocate<float>(channels);
+  machine.fold_backward(
+      shape, FoldGradientInputs<T>{device_kernel.data(), device_gradient.data(), device_of_bias.data()}, device_norm,
+      FoldGradients{result_of_kernel.data(), result_of_gamma.data(), result_of_beta.data()});
+
+  const int64_t different = count_different(machine.download(result), folded) +
+                            count_different(machine.download(result_bias), bias) +
+                            count_different(machine.download(result_of_kernel), of_kernel) +
+                            count_different(machine.download(result_of_beta), of_beta);
+  Difference sums;  // in another order than the CPU's
+  sums.add(machine.download(result_of_gamma), of_gamma);
+  report.line(
+      std::string("fold_batch_norm ") + type_name<T>() + ": " + std::to_string(rows) + " x " + std::to_string(channels),
+      different == 0 && sums.greatest <= 1e-4, std::to_string(different) + " values differ; gamma: " + sums.text());
+}
+
+// ---- group norm ----
+
+struct GroupNormResult {
+  std::vector<double> y, dx, dgamma, dbeta;
+};
+
+// Straight from the definition, in float64, one group after the other.
+template <class T>
+GroupNormResult group_norm_reference(const GroupNormShape& shape, const std::vector<T>& x, const std::vector<T>& dy,
+                                     const std::vector<float>& gamma, const std::vector<float>& beta) {
+  GroupNormResult result = {std::vector<double>(x.size()), std::vector<double>(x.size()),
+                            std::vector<double>(shape.channels), std::vector<double>(shape.channels)};
+  const int64_t width = shape.channels_of_group();
+  for (int64_t unit = 0; unit < shape.images * shape.groups; ++unit) {
+    const int64_t first = unit / shape.groups * shape.positions * shape.channels + unit % shape.groups * width;
+    const auto for_each = [&](const auto& visit) {  // index, channel
+      for (int64_t i = 0; i < shape.positions * width; ++i) {
+        visit(first + i / width * shape.channels + i % width, unit % shape.groups * width + i % width);
+      }
+    };
+    double sum = 0.0, squares = 0.0, a = 0.0, b = 0.0;
+    for_each([&](int64_t i, int64_t) { sum += to_float(x[i]); });
+    const double mean = sum / shape.count();
+    for_each([&](int64_t i, int64_t) { squares += (to_float(x[i]) - mean) * (to_float(x[i]) - mean); });
+    const double r = 1.0 / std::sqrt(squares / shape.count() + shape.epsilon);
+    std::vector<double> open(x.size());  // the gradient behind the ReLU
+    for_each([&](int64_t i, int64_t c) {
+      const double xhat = (to_float(x[i]) - mean) * r, y = xhat * gamma[c] + beta[c];
+      result.y[i] = shape.relu && y < 0.0 ? 0.0 : y;
+      open[i] = shape.relu && y <= 0.0 ? 0.0 : to_float(dy[i]);
+      result.dgamma[c] += open[i] * xhat;
+      result.dbeta[c] += open[i];
+      a += gamma[c] * open[i] / shape.count();
+      b += gamma[c] * open[i] * xhat / shape.count();
+    });
+    for_each(
+        [&](int64_t i, int64_t c) { result.dx[i] = r * (gamma[c] * open[i] - a - (to_float(x[i]) - mean) * r * b); });
+  }
+  return result;
+}
+
+template <class T>
+double greatest_error(const std::vector<T>& actual, const std::vector<double>& expected) {
+  double greatest = 0.0, scale = 1.0;
+  for (const double value : expected) scale = std::max(scale, std::abs(value));
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double error = std::abs(to_float(actual[i]) - expected[i]) / scale;
+    greatest = error <= greatest ? greatest : std::isnan(error) ? kInfinity : error;
+  }
+  return greatest;
+}
+
+template <class Machine, class T>
+void check_group_norm(Machine& machine, Report& report, const GroupNormShape& shape) {
+  Random random(29);
+  const int64_t count = shape.images * shape.positions * shape.channels;
+  const auto x = random_values<T>(random, count), dy = random_values<T>(random, count);
+  const auto gamma = random_values<float>(random, shape.channels), beta = random_values<float>(random, shape.channels);
+  const GroupNormResult expected = group_norm_reference(shape, x, dy, gamma, beta);
+  const auto device_x = machine.upload(x), device_dy = machine.upload(dy);
+  const auto device_gamma = machine.upload(gamma), device_beta = machine.upload(beta);
+  auto mean = machine.template allocate<float>(shape.images * shape.groups);
+  auto deviation = machine.template allocate<float>(shape.images * shape.groups);
+  auto y = machine.template allocate<T>(count), dx = machine.template allocate<T>(count);
+  auto dgamma = machine.template allocate<float>(shape.channels),
+       dbeta = machine.template allocate<float>(shape.channels);
+  machine.group_norm(shape, device_x.data(), device_gamma.data(), device_beta.data(), y.data(),
+                     GroupStatistics{mean.data(), deviation.data()});
+  machine.group_norm_backward(shape,
+                              NormInputs<T>{device_x.data(), device_dy.data(), device_gamma.data(), device_beta.data(),
+                                            mean.data(), deviation.data()},
+                              dx.data(), dgamma.data(), dbeta.data());
+  const double of_maps =
+      std::max(greatest_error(machine.download(y), expected.y), greatest_error(machine.download(dx), expected.dx));
+  const double of_parameters = std::max(greatest_error(machine.download(dgamma), expected.dgamma),
+                                        greatest_error(machine.download(dbeta), expected.dbeta));
+  char name[96], errors[64];
+  std::snprintf(name, sizeof(name), "group_norm %s: %d x %d x %d, %d groups%s", type_name<T>(),
+                static_cast<int>(shape.images), static_cast<int>(shape.positions), static_cast<int>(shape.channels),
+                static_cast<int>(shape.groups), shape.relu ? ", ReLU" : "");
+  std::snprintf(errors, sizeof(errors), "errors of %.1e and %.1e", of_maps, of_parameters);
+  report.line(name, of_maps <= tolerance<T>() && of_parameters <= 1e-5, errors);
+}
+
+inline std::vector<GroupNormShape> group_norm_shapes() {
+  return {{2, 257, 32, 8, 1e-5f, true}, {1, 9, 12, 3, 1e-5f, false},    {3, 4, 5, 5, 1e-3f, true},
+          {1, 600, 40, 1, 1e-5f, true}, {2, 1000, 64, 32, 1e-5f, true}, {1, 1, 8, 2, 1e-5f, false},
+          {0, 5, 8, 2, 1e-5f, true},    {2, 0, 8, 2, 1e-5f, true}};
+}
+
+// ---- SGD ----
+
+struct SgdCase {
+  const char* name;
+  std::vector<int64_t> counts;  // elements of each variable
+  bool in_place;
+  bool is_taken;
+};
+
+inline std::vector<SgdCase> sgd_cases() {
+  const std::vector<int64_t> edges = {1, 0, 7, 8, 255, 256, 257, kSgdChunk - 1, kSgdChunk, kSgdChunk + 1, 100001};
+  std::vector<int64_t> many;  // several launches
+  for (int64_t i = 0; i < 2 * SgdGroup::kMost + 1; ++i) many.push_back(i * i % 97);
+  return {
+      {"edges of blocks and chunks", edges, true, true},
+      {"new memory", edges, false, true},
+      {"not taken", edges, true, false},
+      {"not taken, new memory", edges, false, false},
+      {"more variables than a launch takes", many, true, true},
+      {"one number", {1}, true, true},
+      {"no element", {0, 0}, true, true},
+  };
+}
+
+// The arrays of one machine, and variables that point to them.
+template <class Array>
+struct SgdArrays {
+  std::vector<Array> gradients, values, momenta, new_values, new_momenta;
+  std::vector<SgdVariable> variables;
+
+  template <class Upload>
+  SgdArrays(const SgdCase& test, const Upload& upload) {
+    Random random(19);
+    for (const int64_t count : test.counts) {
+      for (auto* arrays : {&gradients, &values, &momenta})
+        arrays->push_back(upload(random_values<float>(random, count)));
+      for (auto* arrays : {&new_values, &new_momenta}) arrays->push_back(upload(std::vector<float>(count, kNan)));
+      const bool in_place = test.in_place;
+      variables.push_back({gradients.back().data(), values.back().data(), count, uniform(random, 0.0f, 0.1f),
+                           uniform(random, 1.0f, 2.0f), momenta.back().data(),
+                           (in_place ? values : new_values).back().data(),
+                           (in_place ? momenta : new_momenta).back().data()});
+    }
+  }
+};
+
+template <class Machine>
+void check_sgd(Machine& machine, Report& report, const SgdCase& test) {
+  const int count = static_cast<int>(test.counts.size());
+  SgdArrays<std::vector<float>> expected(test, [](const std::vector<float>& values) { return values; });
+  SgdArrays<decltype(machine.template allocate<float>(0))> actual(
+      test, [&](const std::vector<float>& values) { return machine.upload(values); });
+  const SgdStep step = {0.25f, 0.7f, 0.02f, 0.9f};
+  const auto scale = machine.upload(std::vector<float>{step.scale});
+  const auto clip = machine.upload(std::vector<float>{step.clip});
+  const auto rate = machine.upload(std::vector<float>{step.rate});
+  const auto is_taken = machine.upload(Flags{test.is_taken});
+  auto norm = machine.template allocate<float>(1);
+  machine.gradient_norm(actual.variables.data(), count, scale.data(), norm.data());
+  const float actual_norm = machine.download(norm)[0],
+              expected_norm = cpu_gradient_norm(expected.variables, step.scale);
+  report.line(std::string("gradient_norm: ") + test.name,
+              std::abs(actual_norm - expected_norm) <= 2e-7f * expected_norm,
+              std::to_string(actual_norm) + ", CPU: " + std::to_string(expected_norm));
+
+  machine.sgd(actual.variables.data(), count,
+              {scale.data(), clip.data(), rate.data(), reinterpret_cast<const bool*>(is_taken.data()), step.momentum});
+  if (test.is_taken) {
+    cpu_sgd(expected.variables, step);
+  } else if (!test.in_place) {
+    expected.new_values = expected.values;
+    expected.new_momenta = expected.momenta;
+  }
+  int64_t different = 0;
+  for (int i = 0; i < count; ++i) {
+    different += count_different(machine.download(actual.values[i]), expected.values[i]) +
+                 count_different(machine.download(actual.momenta[i]), expected.momenta[i]);
+    if (test.in_place) continue;
+    different += count_different(machine.download(actual.new_values[i]), expected.new_values[i]) +
+                 count_different(machine.download(actual.new_momenta[i]), expected.new_momenta[i]);
+  }
+  report.line(std::string("sgd: ") + test.name, different == 0, std::to_string(different) + " values differ");
+}
+
 template <class Machine>
 void check_everything(Machine& machine, Report& report) {
   for (const RoiAlignCase& test : roi_align_cases()) {
@@ -538,6 +765,18 @@ void check_everything(Machine& machine, Report& report) {
   for (const ProposalCase& test : proposal_cases()) check_proposals(machine, report, test);
   for (const MatchCase& test : match_cases()) check_matching(machine, report, test);
   for (const DetectionCase& test : detection_cases()) check_detections(machine, report, test);
+  const std::pair<int64_t, int64_t> folds[] = {{1, 1}, {0, 5}, {9, 31}, {255, 32}, {256, 33}, {257, 64}, {4608, 40}};
+  for (const auto& [rows, channels] : folds) {
+    check_fold<Machine, float>(machine, report, rows, channels);
+    check_fold<Machine, Half>(machine, report, rows, channels);
+    check_fold<Machine, BFloat16>(machine, report, rows, channels);
+  }
+  for (const GroupNormShape& shape : group_norm_shapes()) {
+    check_group_norm<Machine, float>(machine, report, shape);
+    check_group_norm<Machine, Half>(machine, report, shape);
+    check_group_norm<Machine, BFloat16>(machine, report, shape);
+  }
+  for (const SgdCase& test : sgd_cases()) check_sgd(machine, report, test);
 }
 
 }  // namespace mrcnn

@@ -23,6 +23,12 @@ inline absl::Status cuda_status(int error) {
   return tensorflow::errors::Internal("CUDA kernel could not be launched: ", cuda::error_text(error), " (", error, ")");
 }
 
+inline absl::Status check_candidates(const char* name, int candidates) {
+  if (candidates <= kMostNmsCandidates) return absl::OkStatus();
+  return tensorflow::errors::InvalidArgument(name, " must be at most ", kMostNmsCandidates,
+                                             " on a GPU, whose NMS needs memory for their pairs, got ", candidates);
+}
+
 // Device memory for the time of one op: freed when this goes out of scope, reused by TensorFlow in the order of the
 // stream.
 class Scratch {

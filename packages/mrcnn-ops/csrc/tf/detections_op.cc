@@ -121,6 +121,7 @@ class CudaMulticlassNmsOp : public MulticlassNmsOp {
 
   void run(OpKernelContext* context, const DetectionParams& params, const Box* boxes, const float* scores,
            const Detections& detections) override {
+    OP_REQUIRES_OK(context, check_candidates("boxes of an image", params.num_rois));
     Scratch scratch;
     OP_REQUIRES_OK(context, scratch.allocate(context, cuda::scratch_bytes(params)));
     OP_REQUIRES_OK(context, cuda_status(cuda::multiclass_nms(params, {boxes, scores}, detections, scratch.data(),

@@ -172,6 +172,8 @@ class CudaGenerateProposalsOp : public GenerateProposalsOp {
 
   void run(OpKernelContext* context, const ProposalParams& params, const ProposalInputs& inputs,
            const ProposalOutputs& outputs) override {
+    OP_REQUIRES_OK(context,
+                   check_candidates("pre_nms_top_k (or the anchors of a level)", max_level_candidates(params)));
     Scratch scratch;
     OP_REQUIRES_OK(context, scratch.allocate(context, cuda::scratch_bytes(params)));
     OP_REQUIRES_OK(context,

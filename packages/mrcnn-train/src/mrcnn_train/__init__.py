@@ -7,15 +7,16 @@ does not import TensorFlow.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mrcnn_train.api import train
     from mrcnn_train.config.options import RunConfig
     from mrcnn_train.errors import ConfigError, DivergedError, PeerLostError, SaveError
     from mrcnn_train.runner import run
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "DivergedError", "PeerLostError", "RunConfig", "SaveError", "__version__", "run"]
+__all__ = ["ConfigError", "DivergedError", "PeerLostError", "RunConfig", "SaveError", "__version__", "run", "train"]
 
-_HOMES = {"RunConfig": "config.options", "run": "runner"}
+_HOMES = {"RunConfig": "config.options", "run": "runner", "train": "api"}
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mrcnn_data import visible
 from mrcnn_model import CheckpointError, choose_precision, import_tensorflow_quietly, require_weights
+from mrcnn_train.config.composition import require_types
 from mrcnn_train.config.going_on import (
     CHECKPOINTS_DIR,
     complete_checkpoints,
@@ -57,6 +58,7 @@ def run(config: RunConfig, processes: Processes | None = None) -> int:
     """
     place = launched_place() if processes is None else processes.place
     size = number_of_processes(config.launch, place)
+    require_types(config)
     config = resolve(config, processes=size)
     with StopSignals(speaks=place.rank == 0) as stop, _quiet_unless_first(place):
         try:
@@ -241,7 +243,7 @@ def _settle_device(config: RunConfig, data: RunData, processes: Processes) -> Ru
         ConfigError: see `use_own_device`.
     """
     import_tensorflow_quietly()
-    return _with_line(data, "device", describe_devices(processes.devices(config.device)))
+    return _with_line(data, "device", describe_devices(processes.devices(config.device, tf32=config.tf32)))
 
 
 def _with_line(data: RunData, what: str, text: str) -> RunData:

@@ -49,7 +49,8 @@ def load_checkpoint(arguments: argparse.Namespace) -> Loaded:
             from mrcnn_model import load_model, use_device
         except ImportError as error:  # mrcnn-ops says in one line which TensorFlow it was built for
             raise UsageError(str(error)) from error
-        print(f"device: {use_device(arguments.device or 'auto', cpu_option='--device cpu')}", flush=True)
+        device = use_device(arguments.device or "auto", cpu_option="--device cpu", tf32=not arguments.no_tf32)
+        print(f"device: {device}", flush=True)
         if precision == AUTO_PRECISION:
             choice = choose_precision()
             precision = choice.precision

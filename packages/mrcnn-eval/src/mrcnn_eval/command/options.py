@@ -10,7 +10,7 @@ from typing import NoReturn
 from mrcnn_data import visible
 from mrcnn_model import AUTO_PRECISION, DEVICES, PRECISIONS
 
-NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precision", "device")
+NOT_WITH_RESULTS = ("data_root", "split", "limit", "batch_size", "tta", "precision", "device", "no_tf32")
 OF_DATA = ("data_root", "split", "annotations", "image_dir", "limit")
 OF_SCORING = ("honor_ignore", "mask_areas", "backend", "report", "compare")
 DEFAULT_BATCH_SIZE = 4
@@ -79,6 +79,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         help=f"of the arithmetic: {', '.join(PRECISIONS)}, or auto (default), the fastest here",
     )
     add("--device", choices=DEVICES, metavar="NAME", help="auto (default: a GPU, or the CPU without one), cpu, or gpu")
+    add("--no-tf32", action="store_true", help="on a GPU, multiply float32 with all 23 bits of the fraction, not 10")
     add(
         "--output",
         type=Path,

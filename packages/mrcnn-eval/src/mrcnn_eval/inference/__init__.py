@@ -13,12 +13,14 @@ if TYPE_CHECKING:
         new_evaluator,
     )
     from mrcnn_eval.inference.original_pixels import add_detections
+    from mrcnn_eval.inference.packing import PackedDetections
     from mrcnn_eval.inference.predictor import Found, Predictor, load
     from mrcnn_eval.inference.tta import View, augmented_detect, views
 
 __all__ = [
     "DetectFunction",
     "Found",
+    "PackedDetections",
     "Predictor",
     "Preprocessing",
     "Share",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("View", "augmented_detect", "views"), "tta"),
     **dict.fromkeys(("Found", "Predictor", "load"), "predictor"),
+    "PackedDetections": "packing",
     "add_detections": "original_pixels",
 }
 

@@ -10,17 +10,19 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_data import CocoDataset, EvalLoader, visible
+from mrcnn_data import Batch, CocoDataset, EvalLoader, visible
 from mrcnn_eval.inference.original_pixels import add_detections
+from mrcnn_eval.inference.packing import PackedDetections
 from mrcnn_eval.scoring.coco_evaluator import IOU_TYPES, Backend, CocoEvaluator, EvalResult
 from mrcnn_eval.scoring.image_results import ImageResults
 from mrcnn_eval.scoring.ranks import Gather, alone, merge_images, shares_of_all
-from mrcnn_model import Detections, MaskRCNN, ModelCard
+from mrcnn_model import MaskRCNN, ModelCard
 
 COCO_MAX_DETS = 100
 MAX_WAITING = 2  # batches whose masks wait to be encoded; more would only take memory
 
-DetectFunction: TypeAlias = Callable[[tf.Tensor, tf.Tensor], Detections]  # images, image_sizes
+Pixels: TypeAlias = np.ndarray | tf.Tensor
+DetectFunction: TypeAlias = Callable[[Pixels, Pixels], PackedDetections]  # images, image_sizes
 Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
 
 
@@ -62,13 +64,17 @@ WHOLE = Share()  # one process does all images
 
 def compiled_detect(model: MaskRCNN) -> DetectFunction:
     """Compile `model.detect`, once per shape of batch. Keep the result between evaluations, or each compiles again."""
-    compiled: dict[tuple[int, ...], DetectFunction] = {}
+    compiled: dict[tuple[int, ...], Callable[..., PackedDetections]] = {}
 
-    def detect(images: tf.Tensor, image_sizes: tf.Tensor) -> Detections:
+    def packed(images: tf.Tensor, image_sizes: tf.Tensor) -> PackedDetections:
+        return PackedDetections.of(model.detect(images, image_sizes))
+
+    def detect(images: Pixels, image_sizes: Pixels) -> PackedDetections:
+        images, image_sizes = tf.constant(images), tf.constant(image_sizes)
         shape = tuple(images.shape)
         if shape not in compiled:
             # One concrete function per bucket: a tf.function called with a new shape each time warns of retracing.
-            compiled[shape] = tf.function(model.detect).get_concrete_function(images, image_sizes)
+            compiled[shape] = tf.function(packed).get_concrete_function(images, image_sizes)
         return compiled[shape](images, image_sizes)
 
     return detect
@@ -207,14 +213,17 @@ def _detect_batches(
     *,
     progress: Progress | None,
 ) -> None:
-    """Detect on the batches of a loader; another thread encodes and checks the masks."""
+    """Detect on the batches of a loader; another thread waits for the device, encodes the masks and checks them."""
     encoder = ThreadPoolExecutor(1, thread_name_prefix="mrcnn-eval")
     encoding: deque[Future[None]] = deque()
     num_done = 0
+
+    def add(batch: Batch, detections: PackedDetections) -> None:
+        add_detections(evaluator, batch, detections.fetch(), category_ids=category_ids)
+
     try:
         for batch in loader:
-            detections = detect(tf.constant(batch.images), tf.constant(batch.image_sizes))
-            encoding.append(encoder.submit(add_detections, evaluator, batch, detections, category_ids=category_ids))
+            encoding.append(encoder.submit(add, batch, detect(batch.images, batch.image_sizes)))
             if len(encoding) > MAX_WAITING:
                 encoding.popleft().result()  # raises what the encoder raised
             num_done += sum(image_id is not None for image_id in batch.image_ids)

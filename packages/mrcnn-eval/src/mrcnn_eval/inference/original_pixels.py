@@ -25,22 +25,19 @@ def add_detections(
     Args:
         evaluator: of the data set of the batch.
         batch: `image_ids`, `image_sizes` and `original_sizes` are read; rows whose image id is None are padding.
-        detections: for the same N images, boxes in pixels of the resized images.
+        detections: arrays or tensors, for the same N images, boxes in pixels of the resized images.
         category_ids: of the contiguous classes 1, 2, ...
     """
+    boxes, scores, classes, masks, valid = map(np.asarray, detections)
     is_image = np.array([image_id is not None for image_id in batch.image_ids], bool)  # [N]
-    rows, columns = np.nonzero(detections.valid.numpy() & is_image[:, None])  # [K]
+    rows, columns = np.nonzero(valid & is_image[:, None])  # [K]
     boxes = to_original(
-        detections.boxes.numpy()[rows, columns],
-        image_sizes=batch.image_sizes[rows],
-        original_sizes=batch.original_sizes[rows],
+        boxes[rows, columns], image_sizes=batch.image_sizes[rows], original_sizes=batch.original_sizes[rows]
     )  # [K, 4]
-    has_masks = detections.masks.shape[-1] > 0
-    counts = _encode(
-        detections.masks.numpy()[rows, columns], boxes, batch.original_sizes[rows]
-    )  # [K], [] without masks
-    scores = detections.scores.numpy()[rows, columns]
-    found_category_ids = np.asarray(category_ids)[detections.classes.numpy()[rows, columns] - 1]
+    has_masks = masks.shape[-1] > 0
+    counts = _encode(masks[rows, columns], boxes, batch.original_sizes[rows])  # [K], [] without masks
+    scores = scores[rows, columns]
+    found_category_ids = np.asarray(category_ids)[classes[rows, columns] - 1]
     for row in np.flatnonzero(is_image):
         of_image = rows == row
         size = [int(edge) for edge in batch.original_sizes[row]]
@@ -69,4 +66,5 @@ def to_original(boxes: np.ndarray, *, image_sizes: np.ndarray, original_sizes: n
 def _encode(masks: np.ndarray, boxes: np.ndarray, sizes: np.ndarray) -> list[Any]:
     if masks.size == 0:
         return []
-    return list(encode_masks(tf.constant(masks), tf.constant(boxes), tf.constant(sizes, tf.int32)).numpy())
+    with tf.device("CPU"):  # where the op runs; a constant would go to the GPU, and come back
+        return list(encode_masks(tf.constant(masks), tf.constant(boxes), tf.constant(sizes, tf.int32)).numpy())

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_eval.inference.detection import DetectFunction
+from mrcnn_eval.inference.detection import DetectFunction, Pixels
+from mrcnn_eval.inference.packing import PackedDetections
 from mrcnn_model import Detections, MaskRCNN
 
 EDGE_MULTIPLE = 32  # of a batch: the coarsest stride of the backbone
@@ -81,8 +82,8 @@ def augmented_detect(model: MaskRCNN, looks: Sequence[View]) -> DetectFunction:
     """
     front, mask = _compiled(_front(model)), _compiled(_mask(model))
 
-    def detect(images: tf.Tensor, image_sizes: tf.Tensor) -> Detections:
-        pixels, sizes = images.numpy(), image_sizes.numpy()
+    def detect(images: Pixels, image_sizes: Pixels) -> PackedDetections:
+        pixels, sizes = np.asarray(images), np.asarray(image_sizes)
         seen = []
         for view in looks:
             viewed, its_sizes = _viewed(pixels, sizes, view)
@@ -95,11 +96,12 @@ def augmented_detect(model: MaskRCNN, looks: Sequence[View]) -> DetectFunction:
             max_detections=model.config.detections_per_image,
         )
         if model.config.masks:
-            masks = _mean_mask(mask, seen, best.boxes, best.classes, sizes=sizes)
+            classes = tf.cast(best.classes, tf.int64)  # a compiled function takes int32 in the host's memory
+            masks = _mean_mask(mask, seen, best.boxes, classes, sizes=sizes)
             masks = tf.where(best.valid[..., tf.newaxis, tf.newaxis], masks, 0.0)  # [N, D, M, M]
         else:
             masks = tf.zeros([*best.boxes.shape[:2], 0, 0])
-        return Detections(best.boxes, best.scores, best.classes, masks, best.valid)
+        return PackedDetections.of(Detections(best.boxes, best.scores, best.classes, masks, best.valid))
 
     return detect
 

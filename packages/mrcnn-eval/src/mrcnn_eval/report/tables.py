@@ -94,7 +94,8 @@ def _cell(value: float) -> str:
 def write_ap_table(path: Path, result: EvalResult) -> None:
     """Write the tables as plain text."""
     text = io.StringIO()
-    Console(file=text, width=TABLE_WIDTH).print(ap_tables(result))
+    # In a notebook, rich would show the tables there instead.
+    Console(file=text, width=TABLE_WIDTH, force_jupyter=False).print(ap_tables(result))
     write_output(path, text.getvalue().encode("utf-8"))
 
 

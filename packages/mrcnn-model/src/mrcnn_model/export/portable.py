@@ -1,6 +1,6 @@
-"""ROIAlign, proposals and class-wise NMS made of TensorFlow's own ops, for models that run without mrcnn_ops.
+"""The ops of detection made of TensorFlow's own ops, for models that run without mrcnn_ops.
 
-Arguments and results are those of `mrcnn_ops`. There are no gradients.
+Arguments and results are those of `mrcnn_ops`. Only those of the norms have gradients.
 
 Shapes: N images, R boxes an image, L levels, A anchors over all levels, C classes without background, P output size.
 """
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mrcnn_model.boxes import clip_boxes, decode_boxes
 from mrcnn_model.detection_ops import DetectionOps
+from mrcnn_model.layers.normalization import fold_batch_norm, group_norm
 from mrcnn_ops import GeneratedProposals, NmsDetections
 
 CANONICAL_LEVEL = 4
@@ -195,4 +196,4 @@ def _best_boxes(
     )
 
 
-PORTABLE_OPS = DetectionOps(multilevel_roi_align, generate_proposals, multiclass_nms)
+PORTABLE_OPS = DetectionOps(multilevel_roi_align, generate_proposals, multiclass_nms, fold_batch_norm, group_norm)

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_model.layers.affine import affine
-from mrcnn_model.layers.normalization import MOVING_MOMENTUM, Norm, batch_norm, fold_batch_norm, group_norm
+from mrcnn_model.layers.normalization import MOVING_MOMENTUM, Norm, batch_norm
 
 Initializer: TypeAlias = keras.initializers.Initializer
 
@@ -118,12 +118,14 @@ class Conv(LeafLayer):
         kind, after_relu = self.norm.kind, self.norm.after_relu
         if kind == "none" or after_relu:
             x = affine(self._convolve, x, _value(self.kernel), _value(self.bias), training=training)
-        elif kind == "gn" or (kind == "sync_bn" and training):
+        elif kind == "gn":
             x = affine(self._convolve, x, _value(self.kernel), training=training)
-            x = self._group_norm(x) if kind == "gn" else self._batch_norm(x)
+            return self._group_norm(x, relu=self.relu)
+        elif kind == "sync_bn" and training:
+            x = self._batch_norm(affine(self._convolve, x, _value(self.kernel), training=training))
         else:
             parameters = (self.kernel, self.gamma, self.beta, self.moving_mean, self.moving_variance)
-            fold = partial(fold_batch_norm, epsilon=self.norm.epsilon)
+            fold = partial(self.norm.fold_batch_norm, epsilon=self.norm.epsilon, dtype=self.compute_dtype)
             x = affine(self._convolve, x, *map(_value, parameters), prepare=fold, training=training)
         x = tf.nn.relu(x) if self.relu else x
         return self._group_norm(x) if kind == "gn" and after_relu else x
@@ -137,8 +139,11 @@ class Conv(LeafLayer):
         kernel = tf.cast(kernel, self.compute_dtype)
         return tf.nn.conv2d(x, kernel, strides=self.stride // self.subsampling, padding=padding)
 
-    def _group_norm(self, x: tf.Tensor) -> tf.Tensor:
-        return group_norm(x, _value(self.gamma), _value(self.beta), groups=self.norm.groups, epsilon=self.norm.epsilon)
+    def _group_norm(self, x: tf.Tensor, *, relu: bool = False) -> tf.Tensor:
+        norm = self.norm
+        scale, shift = _value(self.gamma), _value(self.beta)
+        y: tf.Tensor = norm.group_norm(x, scale, shift, groups=norm.groups, epsilon=norm.epsilon, relu=relu)
+        return y
 
     def _batch_norm(self, x: tf.Tensor) -> tf.Tensor:
         y, mean, variance = batch_norm(

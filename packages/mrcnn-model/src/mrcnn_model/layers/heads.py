@@ -123,7 +123,7 @@ class MaskHead(keras.layers.Layer):
 
         Args:
             rois: [K, P, P, F].
-            classes: int64 [K], 1..C-1. 0, the background, is read as 1; the caller discards those masks.
+            classes: int64 [K], 1..C-1.
             training: a gradient will be computed.
 
         Returns:
@@ -132,7 +132,7 @@ class MaskHead(keras.layers.Layer):
         for conv in self.convs:
             rois = conv(rois, training=training)
         features = self.upsample(rois, training=training)  # [K, P, P, 4, channels]
-        index = tf.maximum(classes, 1) - 1
+        index = classes - 1
         kernels = tf.gather(tf.transpose(self.logits.kernel.value[0, 0]), index)  # [K, channels]
         bias = tf.gather(self.logits.bias.value, index)  # [K]
         # A matrix-vector product per RoI: [K, P * P * 4, channels] x [K, channels, 1].

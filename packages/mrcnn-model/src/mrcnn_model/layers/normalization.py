@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+import mrcnn_ops
+
 NORM_EPSILON = 1e-5  # of the pretrained ResNets, and of Wu and He 2018
 MOVING_MOMENTUM = 0.9  # of the statistics that a synchronised batch norm keeps for inference, as in Tensorpack
 
@@ -27,6 +29,7 @@ class Norm(NamedTuple):
         after_relu: "gn" comes after bias and ReLU, as in Tensorpack's pyramid and heads; otherwise between
             convolution and ReLU.
         mean_over_processes: for "sync_bn".
+        fold_batch_norm, group_norm: the functions that do it, with the arguments of those of `mrcnn_ops`.
     """
 
     kind: str = "none"
@@ -35,6 +38,8 @@ class Norm(NamedTuple):
     freeze_affine: bool = False
     after_relu: bool = False
     mean_over_processes: MeanOverProcesses = tf.identity
+    fold_batch_norm: Callable = mrcnn_ops.fold_batch_norm
+    group_norm: Callable = mrcnn_ops.group_norm
 
 
 def fold_batch_norm(
@@ -45,42 +50,26 @@ def fold_batch_norm(
     variance: tf.Tensor,
     *,
     epsilon: float = NORM_EPSILON,
+    dtype: tf.DType = tf.float32,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Fold a batch norm with fixed statistics into the convolution before it.
+    """Compute what `mrcnn_ops.fold_batch_norm` does, by TensorFlow's own ops.
 
-    W' = W gamma / sqrt(variance + eps), b' = beta - mean gamma / sqrt(variance + eps). This saves a pass over the
-    feature map, and oneDNN and cuDNN fuse Conv -> BiasAdd -> ReLU. Gradients reach W, gamma and beta.
-
-    Args:
-        kernel: float32 [kh, kw, C_in, C], HWIO.
-        gamma, beta, mean, variance: float32 [C].
-
-    Returns:
-        The kernel [kh, kw, C_in, C] and bias [C] of the folded convolution, float32.
+    Folding saves a pass over the feature map, and oneDNN and cuDNN fuse Conv -> BiasAdd -> ReLU.
     """
     scale = gamma * tf.math.rsqrt(variance + epsilon)  # [C]
-    return kernel * scale, beta - mean * scale
+    return tf.cast(kernel * scale, dtype), beta - mean * scale
 
 
 def group_norm(
-    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, groups: int, epsilon: float = NORM_EPSILON
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, groups: int, epsilon: float = NORM_EPSILON, relu: bool = False
 ) -> tf.Tensor:
-    """Normalise every image over the positions and channels of each group (Wu and He 2018).
-
-    Args:
-        x: [N, H, W, C] of any float type.
-        gamma, beta: float32 [C].
-        groups: divides C.
-
-    Returns:
-        [N, H, W, C] of the type of `x`.
-    """
+    """Compute what `mrcnn_ops.group_norm` does, by TensorFlow's own ops."""
 
     def average(per_channel: tf.Tensor) -> tf.Tensor:
         return _group_mean(per_channel, groups)
 
     y, _, _ = _normalise(x, gamma, beta, average=average, epsilon=epsilon)
-    return y
+    return tf.nn.relu(y) if relu else y
 
 
 def batch_norm(

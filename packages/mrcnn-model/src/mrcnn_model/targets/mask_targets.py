@@ -48,7 +48,8 @@ def mask_targets(
     )  # [N*F, 2m, 2m, 1]
     cells = tf.nn.avg_pool2d(samples, ksize=SAMPLES_PER_CELL, strides=SAMPLES_PER_CELL, padding="VALID")
     targets = tf.cast(cells >= 0.5, tf.float32)
-    return tf.stop_gradient(tf.reshape(targets, [num_images, num_rois, size, size]))
+    # A shape of int32: one of int64 would be a constant on the GPU, which is copied to the host in every step.
+    return tf.stop_gradient(tf.reshape(targets, [tf.shape(rois)[0], num_rois, size, size]))
 
 
 def _aligned_corners(boxes: tf.Tensor, *, edge: int, size: int) -> tf.Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -20,13 +22,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from mrcnn_data import visible
 from mrcnn_model import AUTO_PRECISION
 from mrcnn_train.config.going_on import AUTO, PLANNED_GROUPS, newest_run, start_or_go_on
-from mrcnn_train.config.options import RunConfig
+from mrcnn_train.config.options import Options, RunConfig
 from mrcnn_train.config.resolving import as_saved, with_absolute_paths
 from mrcnn_train.config.saved import load_saved
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.place import launched_place
 
-CONFIG_PATH = "pkg://mrcnn_train.conf"
+CONFIG_MODULE = "mrcnn_train.conf"
+CONFIG_PATH = f"pkg://{CONFIG_MODULE}"
 CONFIG_NAME = "config"
 HYDRA_VERSION_BASE = "1.3"  # pinned: the defaults of chdir and of the defaults list depend on it
 SAVED_CONFIG = "config.yaml"
@@ -220,6 +223,37 @@ def _require_root_of_weights(config: DictConfig) -> None:
         raise ConfigError(
             f"model.weights is {weights} and data.root is not set: give data.root=DIR or model.weights=FILE"
         )
+
+
+def composed_config(experiment: str, options: Mapping[str, Any]) -> RunConfig:
+    """Compose the config of an experiment, or of the run that `resume` names, with options, from Python values.
+
+    Raises:
+        ConfigError: the experiment or an option does not exist, or a value has the wrong type.
+    """
+    require_known(list(options))
+    try:
+        with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
+            is_new = options.get("resume") is None
+            composed = hydra.compose(CONFIG_NAME, overrides=[f"+experiment={experiment}"] if is_new else [])
+        for name, value in options.items():
+            OmegaConf.update(composed, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    if is_new:
+        _require_one_length(list(options), minutes=composed.train.minutes)
+        return with_given(typed_config(composed), list(options))
+    return resumed_config(composed, [name for name in options if name != "resume"])
+
+
+def require_types(config: RunConfig) -> None:
+    """Raise ConfigError for an option whose value has the wrong type: Python code may have assigned anything."""
+    groups = {f"{name}.": value for name, value in vars(config).items() if isinstance(value, Options)}
+    for prefix, options in {**groups, "": config}.items():
+        try:
+            OmegaConf.structured(options)
+        except OmegaConfBaseException as error:
+            raise ConfigError(prefix + explain(error)) from error
 
 
 def config_text(config: RunConfig) -> str:

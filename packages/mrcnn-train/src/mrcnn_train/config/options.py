@@ -4,6 +4,7 @@ The defaults are Tensorpack's recipe for COCO with ResNet-50. Sizes are in pixel
 """
 
 import dataclasses
+import difflib
 from typing import Any
 
 from mrcnn_data import Augmentation
@@ -23,6 +24,10 @@ class Options:
     def __setattr__(self, name: str, value: object) -> None:
         if "_is_frozen" in self.__dict__:
             raise dataclasses.FrozenInstanceError(f"{name}: the options of a run do not change")
+        known = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise AttributeError(f"{type(self).__name__} has no option {name!r}; did you mean {nearest[0]!r}?")
         super().__setattr__(name, value)
 
 
@@ -221,5 +226,6 @@ class RunConfig(Options):
     auto: AutoOptions | None = None  # of the experiment `auto`
     precision: str = "auto"  # or "float32", "mixed_float16", "mixed_bfloat16"; auto: the fastest of the machine
     device: str = "auto"  # or "cpu", "gpu"; auto: a GPU for each process, or the CPU where there is none
+    tf32: bool = True  # on GPUs from Ampere on, products in float32 round their factors to 10 bits, as TensorFlow does
     resume: str | None = None  # run directory to continue; or "auto": start the run in run.dir, or continue it
     dry_run: bool = False  # print the plan and stop

@@ -34,13 +34,20 @@ def use_own_device(place: Place, wanted: str) -> Device:
         raise ConfigError(str(error)) from error
 
 
-def require_wanted(device: Device, wanted: str) -> None:
-    """Raise ConfigError if a process has taken a GPU, before it got the config of a resumed run that wants the CPU."""
+def settle_options(device: Device, wanted: str, *, tf32: bool) -> Device:
+    """Apply the options of the config to a device that the process has, which it may have taken before it got them.
+
+    Raises:
+        ConfigError: the process has a GPU, but the resumed run wants the CPU.
+    """
+    from mrcnn_model import use_tf32
+
     if wanted == "cpu" and device.name != CPU:
         raise ConfigError(
             "the run has device=cpu, but the processes have taken GPUs: give device=cpu, or another device, on the "
             "command line too"
         )
+    return use_tf32(device, tf32)
 
 
 def describe_devices(devices: Sequence[Device]) -> str:
@@ -54,7 +61,7 @@ def describe_devices(devices: Sequence[Device]) -> str:
     """
     if len(devices) == 1:
         return str(devices[0])
-    counts = Counter(str(device) if device.name == CPU else device.name for device in devices)
+    counts = Counter(str(device) if device.name == CPU else device.described for device in devices)
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 

@@ -18,7 +18,7 @@ from mrcnn_eval import OtherRankError, shares_of_all
 from mrcnn_train.errors import ConfigError, PeerLostError
 from mrcnn_train.job import slurm
 from mrcnn_train.job.cores import gpu_node, take_cores
-from mrcnn_train.job.devices import check_gpus_differ, require_wanted, use_own_device
+from mrcnn_train.job.devices import check_gpus_differ, settle_options, use_own_device
 from mrcnn_train.job.facts import read_gpus
 from mrcnn_train.job.hosts import interface_of, own_address_toward
 from mrcnn_train.job.place import Place, check_alone
@@ -58,18 +58,18 @@ class Processes:
         self.place = place or Place()
         self.device: Device | None = None  # of this process, once it is chosen
 
-    def devices(self, wanted: str) -> list[Device]:
+    def devices(self, wanted: str, *, tf32: bool = True) -> list[Device]:
         """Return the devices of all processes. A single process takes its device now, several did when they connected.
 
         Args:
-            wanted: the option `device`.
+            wanted, tf32: the options `device` and `tf32`.
 
         Raises:
-            ConfigError: see `use_own_device` and `require_wanted`.
+            ConfigError: see `use_own_device` and `settle_options`.
         """
         if self.device is None:
             self.device = use_own_device(self.place, wanted)
-        require_wanted(self.device, wanted)
+        self.device = settle_options(self.device, wanted, tf32=tf32)
         return self.gather(self.device)
 
     @property

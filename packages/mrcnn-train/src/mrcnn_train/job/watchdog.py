@@ -42,11 +42,22 @@ class Watchdog:
         while (left := self._last + self._patience - time.monotonic()) > 0:
             if self._stopped.wait(min(left, threading.TIMEOUT_MAX)):
                 return
-        faulthandler.dump_traceback(all_threads=True)
         print(
+            f"{stack_traces()}"
             f"mrcnn_train: error: process {self._rank}: no step and no exchange in {self._patience / 60:g} minutes "
             "(distributed.timeout_minutes): it hangs where the lines above show, or waits there for another process",
             file=sys.stderr,
             flush=True,
         )
         os._exit(EXIT_PEER_LOST)  # an exception would not reach the thread that hangs
+
+
+def stack_traces() -> str:
+    """Return where each thread of this process stands.
+
+    As one text: the processes of a job often end at the same moment, and faulthandler writes word by word, so that
+    direct output of two of them to the same file would be mixed within the lines.
+    """
+    file = os.memfd_create("stack traces")
+    faulthandler.dump_traceback(file, all_threads=True)
+    return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")

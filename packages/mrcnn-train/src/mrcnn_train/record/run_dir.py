@@ -78,15 +78,16 @@ def check_run_dir(config: RunConfig) -> None:
 
 def _make_run_dir(config: RunConfig) -> Path:
     if config.run.dir is None:
-        return _make_unshared(Path.cwd() / "outputs" / str(config.run.name) / time.strftime("%Y-%m-%d_%H-%M-%S"))
+        return new_run_dir(str(config.run.name))
     check_run_dir(config)
     run_dir = Path(config.run.dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     return run_dir
 
 
-def _make_unshared(wanted: Path) -> Path:
-    """Make a new directory; if several runs start in the same second, a number is added to the name."""
+def new_run_dir(name: str) -> Path:
+    """Make a directory named by the time in outputs/NAME; if several runs start in the same second, add a number."""
+    wanted = Path.cwd() / "outputs" / name / time.strftime("%Y-%m-%d_%H-%M-%S")
     numbered = (wanted.with_name(f"{wanted.name}_{number}") for number in itertools.count(2))
     for path in itertools.chain([wanted], numbered):
         try:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from mrcnn_eval import CocoEvaluator, EvalResult, bootstrap_ap
-from mrcnn_eval.inference import Preprocessing, Share, compiled_detect, detect_dataset, new_evaluator
+from mrcnn_eval.inference import PackedDetections, Preprocessing, Share, compiled_detect, detect_dataset, new_evaluator
 from mrcnn_eval.report import draw_contact_sheet, write_ap_table, write_metrics
-from mrcnn_model import Detections, MaskRCNN, ModelCard
+from mrcnn_model import MaskRCNN, ModelCard
 from mrcnn_train.config.options import EvalOptions
 from mrcnn_train.job.distributed import Processes
 from mrcnn_train.record.run_files import set_aside
@@ -125,7 +124,7 @@ class Evaluation:
         low, high = np.quantile(drawn, SPREAD)
         return {f"{what}_AP_low": float(low), f"{what}_AP_high": float(high), "val_images": images[0]}
 
-    def _timed_detect(self, images: tf.Tensor, image_sizes: tf.Tensor) -> Detections:
+    def _timed_detect(self, images: Any, image_sizes: Any) -> PackedDetections:
         began = time.perf_counter()
         detections = self._compiled(images, image_sizes)
         if tuple(images.shape) not in self._shapes:

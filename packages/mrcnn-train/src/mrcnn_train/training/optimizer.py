@@ -6,11 +6,14 @@ and Tensorpack clips after adding the weight decay. The tests compare each rule 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import keras
 import tensorflow as tf
+
+from mrcnn_ops import apply_sgd, gradient_norm
 
 NORMS = ("gamma", "beta")  # names of the scales and shifts of norms
 
@@ -36,10 +39,14 @@ class Step(NamedTuple):
 
     Attributes:
         rate: learning rate, float32 scalar.
+        scale: the gradients are multiplied by this, float32 scalar.
+        clip: so are the gradients with what is clipped with them, float32 scalar.
         is_taken: bool scalar; False for a step that is not finite.
     """
 
     rate: tf.Tensor
+    scale: tf.Tensor
+    clip: tf.Tensor
     is_taken: tf.Tensor
 
     def assign(self, variable: tf.Variable, value: tf.Tensor) -> tf.Tensor:
@@ -49,89 +56,118 @@ class Step(NamedTuple):
         return kept
 
 
+Slots: TypeAlias = dict[str, tf.Variable]
+
+
 class Rule(Protocol):
-    """How a gradient changes a parameter.
+    """How gradients change the parameters."""
 
-    Attributes:
-        clips_decay: whether weight decay is part of the gradient that is clipped.
-    """
-
-    clips_decay: bool
-
-    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+    def slots(self, parameter: Parameter) -> Slots:
         """Make the variables that the rule needs for a parameter."""
         ...
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
-        """Change the parameter and its slots; a step that is not taken leaves their values."""
+    def norm(self, parameters: Sequence[Parameter], gradients: Sequence[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
+        """Return the norm, over all parameters, of what is clipped: float32 scalar."""
+        ...
+
+    def update(
+        self, parameters: Sequence[Parameter], gradients: Sequence[tf.Tensor], slots: Sequence[Slots], step: Step
+    ) -> None:
+        """Change the parameters and their slots; a step that is not taken leaves their values."""
         ...
 
 
 class Sgd:
     """SGD with momentum: v = momentum v + g; w = w - rate v. As in Tensorpack, g is clipped with weight decay in it."""
 
-    clips_decay = True
-
     def __init__(self, *, momentum: float) -> None:
         self._momentum = momentum
 
-    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+    def slots(self, parameter: Parameter) -> Slots:
         return {"momentum": zeros_like(parameter.value)}
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
-        # One op for both variables. For a step that is not taken: v = 1 v + 0, w = w - 0 v.
-        tf.raw_ops.ResourceApplyMomentum(
-            var=parameter.value.handle,
-            accum=slots["momentum"].handle,
-            lr=tf.where(step.is_taken, step.rate, 0.0),
-            grad=gradient,
-            momentum=tf.where(step.is_taken, self._momentum, 1.0),
+    def norm(self, parameters: Sequence[Parameter], gradients: Sequence[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
+        values = [parameter.value for parameter in parameters]
+        return gradient_norm(gradients, values, weight_decays=[p.weight_decay for p in parameters], scale=scale)
+
+    def update(
+        self, parameters: Sequence[Parameter], gradients: Sequence[tf.Tensor], slots: Sequence[Slots], step: Step
+    ) -> None:
+        apply_sgd(
+            [parameter.value for parameter in parameters],
+            [of_parameter["momentum"] for of_parameter in slots],
+            gradients,
+            **step._asdict(),
+            momentum=self._momentum,
+            weight_decays=[parameter.weight_decay for parameter in parameters],
+            rate_factors=[parameter.rate_factor for parameter in parameters],
         )
 
 
-class Lars:
+class LayerWise(ABC):
+    """A rule that adapts the step to the norms of each layer. The weight decay is not clipped."""
+
+    @abstractmethod
+    def slots(self, parameter: Parameter) -> Slots: ...
+
+    @abstractmethod
+    def update_one(self, parameter: Parameter, gradient: tf.Tensor, slots: Slots, step: Step) -> None:
+        """Change a parameter by a gradient that is scaled and clipped."""
+
+    def norm(self, parameters: Sequence[Parameter], gradients: Sequence[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
+        return scale * tf.linalg.global_norm(gradients)
+
+    def update(
+        self, parameters: Sequence[Parameter], gradients: Sequence[tf.Tensor], slots: Sequence[Slots], step: Step
+    ) -> None:
+        factor = tf.where(step.is_taken, step.scale * step.clip, 0.0)
+        for parameter, gradient, of_parameter in zip(parameters, gradients, slots, strict=True):
+            rate = step.rate * parameter.rate_factor
+            # By 0, also NaN and infinity become 0.
+            scaled = tf.math.multiply_no_nan(gradient, factor)
+            self.update_one(parameter, scaled, of_parameter, step._replace(rate=rate))
+
+
+class Lars(LayerWise):
     """Layer-wise adaptive rates (You et al. 2017): v = momentum v + rate local (g + decay w); w = w - v.
 
     local = trust |w| / (|g| + decay |w|) for kernels, if both norms are positive; else 1.
     """
 
-    clips_decay = False
-
     def __init__(self, *, momentum: float, trust: float = 0.001) -> None:
         self._momentum = momentum
         self._trust = trust
 
-    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+    def slots(self, parameter: Parameter) -> Slots:
         return {"momentum": zeros_like(parameter.value)}
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
+    def update_one(self, parameter: Parameter, gradient: tf.Tensor, slots: Slots, step: Step) -> None:
         value, momentum = parameter.value, slots["momentum"]
         local = tf.constant(1.0)
         if parameter.is_kernel:
-            weight_norm, gradient_norm = tf.norm(value), tf.norm(gradient)
-            share = self._trust * weight_norm / (gradient_norm + parameter.weight_decay * weight_norm)
-            local = tf.where((weight_norm > 0) & (gradient_norm > 0), share, 1.0)
+            weight_norm, layer_norm = tf.norm(value), tf.norm(gradient)
+            share = self._trust * weight_norm / (layer_norm + parameter.weight_decay * weight_norm)
+            local = tf.where((weight_norm > 0) & (layer_norm > 0), share, 1.0)
         change = step.rate * local * (gradient + parameter.weight_decay * value)
         step.assign(value, value - step.assign(momentum, self._momentum * momentum + change))
 
 
-class NovoGrad:
+class NovoGrad(LayerWise):
     """Gradients divided by their layer's norm (Ginsburg et al. 2019, algorithm 1): m = b1 m + (g / sqrt(v) + decay w).
 
     v is the moving average of the layer's squared gradient norm and starts with that of the first step.
     """
 
-    clips_decay = False
     EPSILON = 1e-8  # avoids a division by zero for a layer whose gradient is zero
 
     def __init__(self, *, beta_1: float, beta_2: float = 0.98) -> None:
         self._beta_1 = beta_1
         self._beta_2 = beta_2
 
-    def slots(self, parameter: Parameter) -> dict[str, tf.Variable]:
+    def slots(self, parameter: Parameter) -> Slots:
         return {"momentum": zeros_like(parameter.value), "squared_norm": tf.Variable(-1.0, trainable=False)}
 
-    def update(self, parameter: Parameter, gradient: tf.Tensor, slots: dict[str, tf.Variable], step: Step) -> None:
+    def update_one(self, parameter: Parameter, gradient: tf.Tensor, slots: Slots, step: Step) -> None:
         value, momentum, squared_norm = parameter.value, slots["momentum"], slots["squared_norm"]
         square = tf.reduce_sum(tf.square(gradient))
         is_first = squared_norm < 0
@@ -210,36 +246,31 @@ class Optimizer:
             if "average" in slots:
                 slots["average"].assign(parameter.value)
 
-    def apply(self, gradients: Sequence[tf.Tensor], *, learning_rate: tf.Tensor, is_finite: tf.Tensor) -> tf.Tensor:
+    def apply(
+        self, gradients: Sequence[tf.Tensor], *, learning_rate: tf.Tensor, is_finite: tf.Tensor, scale: Any = 1.0
+    ) -> tf.Tensor:
         """Update the variables if the loss and the gradient are finite.
 
         Args:
             gradients: float32, one for each variable.
             learning_rate: float32 scalar.
             is_finite: bool scalar, whether the loss is finite.
+            scale: float32 scalar, by which the gradients are to be multiplied.
 
         Returns:
             Global norm of the gradient before clipping (for SGD, with weight decay in it), float32 scalar.
         """
-        if self._rule.clips_decay:
-            gradients = [_with_decay(g, p) for g, p in zip(gradients, self._parameters, strict=True)]
-        norm = tf.linalg.global_norm(gradients)
-        scale = tf.constant(1.0)
+        scale = tf.convert_to_tensor(scale, tf.float32)
+        norm = self._rule.norm(self._parameters, gradients, scale)
+        clip = tf.constant(1.0)
         if self._clip_norm is not None:
-            scale = tf.minimum(1.0, self._clip_norm / tf.maximum(norm, 1e-12))
+            clip = tf.minimum(1.0, self._clip_norm / tf.maximum(norm, 1e-12))
         # The host sees the losses only when it logs: until then a NaN must not reach the weights. All gradients are
         # known before the first weight changes, since the norm needs them.
-        is_taken = is_finite & tf.math.is_finite(norm)
-        scale = tf.where(is_taken, scale, 0.0)
-        steps = {
-            factor: Step(factor * learning_rate if factor != 1.0 else learning_rate, is_taken)
-            for factor in {parameter.rate_factor for parameter in self._parameters}
-        }
-        for parameter, slots, gradient in zip(self._parameters, self._slots, gradients, strict=True):
-            step = steps[parameter.rate_factor]
-            # By 0, also NaN and infinity become 0.
-            self._rule.update(parameter, tf.math.multiply_no_nan(gradient, scale), slots, step)
-            if self._ema_decay is not None:
+        step = Step(learning_rate, scale, clip, is_finite & tf.math.is_finite(norm))
+        self._rule.update(self._parameters, gradients, self._slots, step)
+        if self._ema_decay is not None:
+            for parameter, slots in zip(self._parameters, self._slots, strict=True):
                 average = slots["average"]
                 step.assign(average, self._ema_decay * average + (1.0 - self._ema_decay) * parameter.value)
         return norm
@@ -251,15 +282,6 @@ class Optimizer:
                 weights = tf.identity(parameter.value)
                 parameter.value.assign(slots["average"])
                 slots["average"].assign(weights)
-
-
-def _with_decay(gradient: tf.Tensor, parameter: Parameter) -> tf.Tensor:
-    if not parameter.weight_decay:
-        return gradient
-    # Wait for the gradient: otherwise TensorFlow computes the products of all weights at the start of the step, and
-    # keeps them in memory until its end.
-    with tf.control_dependencies([gradient]):
-        return gradient + parameter.weight_decay * tf.convert_to_tensor(parameter.value)
 
 
 def zeros_like(value: tf.Variable) -> tf.Variable:

@@ -160,16 +160,14 @@ class TrainStep:
         """
         mean = self._processes.mean
         gradients = [mean(g, name=f"gradient{i}", wire=self._wire) for i, g in enumerate(gradients)]
-        if self._loss_scale is not None:
-            gradients = [g / self._loss_scale.scale for g in gradients]
         measured, told = self._mean_over_processes(measured, told)
         size = self._processes.size
         votes, waits = told[:-size], told[-size:] * size
         is_finite = tf.math.is_finite(measured.total)
-        norm = self._optimizer.apply(gradients, learning_rate=rate, is_finite=is_finite)
+        scale = tf.constant(1.0) if self._loss_scale is None else tf.identity(self._loss_scale.scale)
+        norm = self._optimizer.apply(gradients, learning_rate=rate, is_finite=is_finite, scale=1.0 / scale)
         if self._loss_scale is None:
             return StepMetrics(measured, norm, votes, waits)
-        scale = tf.identity(self._loss_scale.scale)
         self._loss_scale.update(is_finite & tf.math.is_finite(norm))
         return StepMetrics(measured, norm, votes, waits, scale, tf.cast(self._loss_scale.skipped, tf.float32))
 
