@@ -34,6 +34,15 @@ def test_a_run_and_its_continuation(options, tmp_path: Path, monkeypatch: pytest
     assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")] == [1, 2, 3]
 
 
+def test_options_are_chosen_by_the_data(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(shapes, minutes=3, dry_run=True, **{"data.max_gt": 7, "data.cache_dir": None})
+    output = capsys.readouterr().out
+    assert "auto:             data.short_edge=64: " in output
+    assert "auto:             data.max_gt=7: given\n" in output
+    assert "steps:            as many as fit into 3 minutes" in output
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
