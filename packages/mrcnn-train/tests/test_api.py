@@ -1,5 +1,6 @@
 """Training from Python: `mrcnn_train.train`, and values that the command could not have composed."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,11 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ConfigError, DatasetError), match="nowhere"):
         train("nowhere")
+
+
+def test_options_reach_another_process_as_what_they_are() -> None:
+    """Rank 0 sends its config to the others, which check its types."""
+    assert pickle.loads(pickle.dumps(RunConfig())) == RunConfig()
 
 
 def test_fields_that_do_not_exist_and_values_of_wrong_types() -> None:
