@@ -255,18 +255,25 @@ def test_a_run_ends_in_time(budget, tmp_path: Path, profile: str) -> None:
     assert trained == pytest.approx({step: learning_rate(step - 1, plan.schedule) for step in trained})
 
 
-def test_a_resumed_run_keeps_its_timetable(budget, clock, tmp_path: Path, resume, capsys) -> None:
-    """The unbroken run and the resumed one do the same steps at the same rates, and evaluate after the same steps."""
+@pytest.mark.parametrize(("stop_after", "saving"), [(120, "null"), (130, "43")])
+def test_a_resumed_run_keeps_its_timetable(
+    budget, clock, tmp_path: Path, resume, capsys, stop_after: int, saving: str
+) -> None:
+    """The unbroken run and the resumed one do the same steps at the same rates, and evaluate after the same steps.
+
+    The timetable is compared with the clock after every fourth step from step 6 on: after 130, the first step of the
+    second resumed run, too.
+    """
     run_dir = tmp_path / "run"
-    logs = "log.every=1"
+    logs = ["log.every=1", f"checkpoint.every_steps={saving}"]
     budget.take(lambda time: 0.7)
-    assert run(budget(logs)) == 0
+    assert run(budget(*logs)) == 0
     unbroken = rows_of(run_dir)
     shutil.rmtree(run_dir)
     capsys.readouterr()
-    budget.take(lambda time: 0.7, stop_after=120)
+    budget.take(lambda time: 0.7, stop_after=stop_after)
     with pytest.raises(KeyboardInterrupt):
-        run(budget(logs))
+        run(budget(*logs))
     clock.time += 3600.0
     budget.take(lambda time: 0.7)
     assert run(resume(run_dir)) == 0

@@ -210,6 +210,8 @@ class Pace:
             if len(recent) >= LEAST_PARTS and sum(one.seconds for one in recent) >= left:
                 break
             recent.append(part)
+        if not recent:  # a resumed run that has only done its first step
+            return self._timetables[-1].step_seconds
         if len(recent) > 1:
             recent.remove(max(recent, key=lambda part: part.seconds / part.steps))
         return sum(part.seconds for part in recent) / sum(part.steps for part in recent)
