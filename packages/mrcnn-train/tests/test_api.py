@@ -1,5 +1,6 @@
 """Training from Python: `mrcnn_train.train`, and values that the command could not have composed."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_a_run_and_its_continuation(options, tmp_path: Path, monkeypatch: pytest
     assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")] == [1, 2, 3]
 
 
+def test_options_are_chosen_by_the_data(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(shapes, minutes=3, dry_run=True, **{"data.max_gt": 7, "data.cache_dir": None})
+    output = capsys.readouterr().out
+    assert "auto:             data.short_edge=64: " in output
+    assert "auto:             data.max_gt=7: given\n" in output
+    assert "steps:            as many as fit into 3 minutes" in output
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -57,6 +67,11 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ConfigError, DatasetError), match="nowhere"):
         train("nowhere")
+
+
+def test_options_reach_another_process_as_what_they_are() -> None:
+    """Rank 0 sends its config to the others, which check its types."""
+    assert pickle.loads(pickle.dumps(RunConfig())) == RunConfig()
 
 
 def test_fields_that_do_not_exist_and_values_of_wrong_types() -> None:

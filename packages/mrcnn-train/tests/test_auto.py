@@ -228,6 +228,18 @@ def test_the_plan_is_saved_and_kept(command, resume) -> None:
     shutil.rmtree("run")
 
 
+def test_weights_of_a_run_bring_their_network(command, tmp_path: Path) -> None:
+    assert command("model.backbone_width=8", "model.gn_groups=4", "train.max_steps=1")[0] == 0
+    code, output = command(f"model.weights={tmp_path / 'run'}", "run.dir=other", "dry_run=true", "train.minutes=3")
+    assert code == 0, output
+    lines = [line for line in output.splitlines() if line.endswith("as the given weights")]
+    assert lines == [
+        f"auto:             model.{name}: as the given weights" for name in ("backbone_width=8", "gn_groups=4")
+    ]
+    code, output = command(f"model.weights={tmp_path}", "run.dir=other", "dry_run=true")
+    assert (code, "model.weights: " in output) == (2, True)
+
+
 def test_wrong_rules_and_options_are_one_line(command) -> None:
     code, output = command("auto.rules=[size]")
     assert (code, "auto.rules is ['size']; expected a list of sizes, network, training" in output) == (2, True)

@@ -103,8 +103,10 @@ def test_a_timetable_moves_up_and_down_before_the_rate_drops() -> None:
     assert (faster.warmup_begin, faster.warmup_end) == (FIRST.warmup_begin, FIRST.warmup_end)
 
 
-def test_after_a_drop_a_timetable_only_moves_down() -> None:
-    assert after(430, seconds=430.0, step_seconds=0.2) is FIRST
+def test_after_a_drop_only_the_end_and_further_drops_move() -> None:
+    faster = after(430, seconds=430.0, step_seconds=0.5)
+    assert faster.total_steps == 430 + (600 - 430 - 3 * 6) * 2
+    assert faster.drop_steps == (405, round(0.9 * 734))
     slower = after(430, seconds=500.0, step_seconds=2.0)
     assert slower.total_steps == 430 + (600 - 500 - 3 * 6) // 2
     assert slower.drop_steps == (405, 430)  # the second drop comes at once
@@ -225,6 +227,7 @@ PROFILES = {
     "even": lambda time: 0.7,
     "twice as slow from the middle": lambda time: 0.5 if time < 90 else 1.0,
     "three times as slow at the end": lambda time: 0.5 if time < 150 else 1.5,
+    "twice as fast at the end": lambda time: 0.8 if time < 140 else 0.4,
     "twice as fast soon": lambda time: 1.0 if time < 30 else 0.5,
     "noisy": noisy,
     "a long pause": lambda time: 40.0 if 60 < time < 61 else 0.6,
@@ -252,18 +255,25 @@ def test_a_run_ends_in_time(budget, tmp_path: Path, profile: str) -> None:
     assert trained == pytest.approx({step: learning_rate(step - 1, plan.schedule) for step in trained})
 
 
-def test_a_resumed_run_keeps_its_timetable(budget, clock, tmp_path: Path, resume, capsys) -> None:
-    """The unbroken run and the resumed one do the same steps at the same rates, and evaluate after the same steps."""
+@pytest.mark.parametrize(("stop_after", "saving"), [(120, "null"), (130, "43")])
+def test_a_resumed_run_keeps_its_timetable(
+    budget, clock, tmp_path: Path, resume, capsys, stop_after: int, saving: str
+) -> None:
+    """The unbroken run and the resumed one do the same steps at the same rates, and evaluate after the same steps.
+
+    The timetable is compared with the clock after every fourth step from step 6 on: after 130, the first step of the
+    second resumed run, too.
+    """
     run_dir = tmp_path / "run"
-    logs = "log.every=1"
+    logs = ["log.every=1", f"checkpoint.every_steps={saving}"]
     budget.take(lambda time: 0.7)
-    assert run(budget(logs)) == 0
+    assert run(budget(*logs)) == 0
     unbroken = rows_of(run_dir)
     shutil.rmtree(run_dir)
     capsys.readouterr()
-    budget.take(lambda time: 0.7, stop_after=120)
+    budget.take(lambda time: 0.7, stop_after=stop_after)
     with pytest.raises(KeyboardInterrupt):
-        run(budget(logs))
+        run(budget(*logs))
     clock.time += 3600.0
     budget.take(lambda time: 0.7)
     assert run(resume(run_dir)) == 0

@@ -14,7 +14,7 @@ from mrcnn_train.record.run_dir import new_run_dir
 from mrcnn_train.runner import run
 
 
-def train(data: str | os.PathLike[str] | None = None, *, experiment: str = "small", **options: Any) -> Path:
+def train(data: str | os.PathLike[str] | None = None, *, experiment: str = "auto", **options: Any) -> Path:
     """Train on a folder of images with COCO annotations, and return the run directory.
 
     This is the command `python -m mrcnn_train +experiment=EXPERIMENT data.root=DATA NAME=VALUE ...`, in this process.
@@ -22,7 +22,8 @@ def train(data: str | os.PathLike[str] | None = None, *, experiment: str = "smal
 
     Args:
         data: the folder; None if the options say where the data are.
-        experiment: the name of an experiment, which `python -m mrcnn_train --help` lists.
+        experiment: the name of an experiment, which `python -m mrcnn_train --help` lists. "auto" chooses options by the
+            data and the machine, and keeps those that are given.
         options: options by their names. Names with a dot are given as `**{"data.short_edge": 320}`; `minutes`,
             `max_steps`, `epochs` and other options of `train` are found without their group.
 

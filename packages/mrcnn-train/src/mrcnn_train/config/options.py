@@ -45,6 +45,7 @@ ModelOptions: Any = dataclasses.make_dataclass(
     ],
     bases=(Options,),
 )
+ModelOptions.__module__ = __name__  # where other processes find the class: `make_dataclass` writes "types"
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ from mrcnn_train.config.plan import plan_line
 from mrcnn_train.config.values import option_value, with_values
 from mrcnn_train.errors import ConfigError
 from mrcnn_train.job.distributed import Processes
-from mrcnn_train.planning.rules import Choice, Wanted, choose
+from mrcnn_train.planning.rules import AS_WEIGHTS, Choice, Wanted, choose
 from mrcnn_train.planning.survey import DataFacts, Machine, survey_data, survey_machine
 from mrcnn_train.record.run_files import write_run_file
 from mrcnn_train.training.datasets import open_train, open_val
@@ -72,11 +72,13 @@ def plan_auto(config: RunConfig, processes: Processes) -> tuple[RunConfig, AutoP
     """
     if config.auto is None:
         return config, None
+    is_first_rank = processes.rank == 0
+    data = processes.together(lambda: _survey(config) if is_first_rank else None)
     import_tensorflow_quietly()
     devices = processes.devices(config.device)
 
     def on_rank_0() -> tuple[RunConfig, AutoPlan] | None:
-        return _planned(config, devices) if processes.rank == 0 else None
+        return None if data is None else _planned(config, data, devices)
 
     planned = processes.broadcast(processes.together(on_rank_0))
     assert planned is not None
@@ -89,10 +91,13 @@ def write_auto_plan(run_dir: Path, plan: AutoPlan) -> None:
     write_run_file(run_dir / PLAN_FILE, plan.yaml())
 
 
-def _planned(config: RunConfig, devices: Sequence[Device]) -> tuple[RunConfig, AutoPlan]:
-    assert config.auto is not None
+def _survey(config: RunConfig) -> DataFacts:
     train = open_train(config.data)
-    data = survey_data(train, [one.dataset for one in open_val(config.data, train)])
+    return survey_data(train, [one.dataset for one in open_val(config.data, train)])
+
+
+def _planned(config: RunConfig, data: DataFacts, devices: Sequence[Device]) -> tuple[RunConfig, AutoPlan]:
+    assert config.auto is not None
     machine = survey_machine([device.name for device in devices if device.name != CPU])
     given = {name: option_value(config, name) for name in config.auto.given}
     wanted = Wanted(
@@ -102,7 +107,12 @@ def _planned(config: RunConfig, devices: Sequence[Device]) -> tuple[RunConfig, A
         minutes=config.train.minutes,
         processes=len(devices),
     )
-    plan = AutoPlan(data, machine, wanted.rules, choose(data, machine, wanted), given)
+    choices = [
+        one
+        for one in choose(data, machine, wanted)
+        if one.reason != AS_WEIGHTS or one.value != option_value(config, one.option)  # a network has sixty options
+    ]
+    plan = AutoPlan(data, machine, wanted.rules, choices, given)
     planned = with_values(config, {one.option: one.value for one in plan.choices} | {"auto": None})
     for line in plan.lines():
         print(line, flush=True)

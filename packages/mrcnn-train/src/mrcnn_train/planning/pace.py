@@ -121,6 +121,13 @@ class Pace:
         self._evaluation_seconds = self._clock.seconds - began
         self._evaluating += self._evaluation_seconds
 
+    def count_evaluation(self) -> None:
+        """Count an evaluation that an earlier launch made after it had saved its position."""
+        if self._timetables:
+            seconds = self._timetables[-1].evaluation_seconds
+            self._clock.leave_out(-seconds)
+            self._evaluating += seconds
+
     def describe(self) -> str:
         """Return lines about the budget for the plan of the run; empty without a budget."""
         if not self._timetables:
@@ -203,6 +210,8 @@ class Pace:
             if len(recent) >= LEAST_PARTS and sum(one.seconds for one in recent) >= left:
                 break
             recent.append(part)
+        if not recent:  # a resumed run that has only done its first step
+            return self._timetables[-1].step_seconds
         if len(recent) > 1:
             recent.remove(max(recent, key=lambda part: part.seconds / part.steps))
         return sum(part.seconds for part in recent) / sum(part.steps for part in recent)

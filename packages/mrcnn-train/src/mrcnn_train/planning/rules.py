@@ -31,6 +31,7 @@ SAME_SHAPE = 1.1  # images whose aspect ratios differ by less need one batch sha
 GIB_PER_IMAGE = 5.0
 GIB_FOR_GPU = 0.7  # share of the memory that may be used
 FEW_IMAGES = 500
+AS_WEIGHTS = "as the given weights"  # the reason for each option of their network
 
 
 class Choice(NamedTuple):
@@ -182,7 +183,7 @@ def _network(machine: Machine, wanted: Wanted, pixels: int) -> Iterator[Choice]:
     if wanted.network is not None:
         width = int(wanted.network.get("backbone_width", 64))
         for name, value in wanted.network.items():
-            yield Choice(group, f"model.{name}", value, "as the given weights")
+            yield Choice(group, f"model.{name}", value, AS_WEIGHTS)
     elif machine.gpus:
         width = 64
         for name, value in (("backbone", "resnet50"), ("backbone_width", width), ("fpn_channels", 256)):

@@ -4,10 +4,10 @@
 fast the machine is at that moment. A timetable turns minutes into steps; it is saved, and a resumed run reads it.
 
 **The last timetable describes the whole run.** Until the first one is made, the rate stays at its start, and warm-up
-begins after it. Later ones may move the end only where that leaves the past as it was: up or down while the rate has
-not dropped, since until then it does not depend on the end; only down after the first drop. So a run whose timetable
-was changed has done what one with the last timetable would have done. (With a cosine, which always depends on the end,
-a change bends the curve from there on.)
+begins after it. Later ones move the end, the drops to come and the evaluations to come; warm-up and the drops that were
+done stay at their steps. While the rate has not dropped, it does not depend on the end: then a run whose timetable was
+changed has done what one with the last timetable would have done. (A cosine always depends on the end, so a change
+bends the curve from there on.)
 
 **A machine that gets slower must not overrun**, so the timetable is compared with the clock at every fiftieth of the
 run. It is changed when it is wrong by more than a tenth of what is left, near the end by a fiftieth of the run. If too
@@ -122,8 +122,7 @@ def next_timetable(
     """Return the timetable that suits what was measured; `last` itself if that is right within the tolerance.
 
     Args:
-        minutes: the budget. If a resumed run has another one, the evaluations are spread anew, and a run whose rate has
-            dropped may become longer, too.
+        minutes: the budget. If a resumed run has another one, the evaluations are spread anew.
         evaluations: as of `first_timetable`.
     """
     past = tuple(step for step in last.evaluate_steps if step <= now.step)
@@ -133,20 +132,16 @@ def next_timetable(
         to_come = _affordable(evaluations, now, minutes=minutes)
     left = 60 * minutes - now.seconds - (is_due + to_come) * now.evaluation_seconds
     total = now.step + _steps_in(left, now.step_seconds)
-    has_dropped = any(step < now.step for step in last.drop_steps)
-    if minutes == last.minutes:
-        if has_dropped:
-            total = min(total, last.total_steps)
-        left_over = TOLERANCE_OF_REST * (last.total_steps - now.step)
-        if abs(total - last.total_steps) <= max(TOLERANCE * last.total_steps, left_over):
-            return last
+    left_over = TOLERANCE_OF_REST * (last.total_steps - now.step)
+    if minutes == last.minutes and abs(total - last.total_steps) <= max(TOLERANCE * last.total_steps, left_over):
+        return last
     spread = evaluation_steps(total, to_come, begin=max(past, default=last.warmup_begin))
-    drops = zip(last.drop_steps, drop_fractions, strict=True)
+    dropped = tuple(step for step in last.drop_steps if step < now.step)
     return last._replace(
         step=now.step,
         minutes=minutes,
         total_steps=total,
-        drop_steps=tuple(step if step < now.step else max(now.step, round(share * total)) for step, share in drops),
+        drop_steps=dropped + tuple(max(now.step, round(share * total)) for share in drop_fractions[len(dropped) :]),
         evaluate_steps=past + tuple(step for step in spread if step > now.step),
         step_seconds=now.step_seconds,
         evaluation_seconds=now.evaluation_seconds,

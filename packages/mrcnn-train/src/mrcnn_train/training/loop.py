@@ -203,7 +203,9 @@ def _make_up_for_evaluation(job: Job, scoring: Scoring, pace: Pace) -> None:
     start, epoch_of = job.state.start_step, job.data.loader.epoch_of
     before, after = epoch_of(max(0, start - 1)), epoch_of(start)
     is_due = is_evaluation_due(start, _cadence(job, pace), epoch_before=before, epoch_after=after)
-    if is_due and not scoring.is_evaluated(start):
+    if is_due and scoring.is_evaluated(start):
+        pace.count_evaluation()
+    elif is_due:
         pace.evaluate(start, epoch=after)
 
 
