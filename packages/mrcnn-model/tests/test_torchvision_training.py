@@ -223,7 +223,9 @@ def ask_torchvision(case, folder, *, steps):
         gt_boxes=batch["gt_boxes"][0],
         gt_classes=batch["gt_classes"][0],
         proposals=case.proposals[0],
-        mask_targets=mask_targets(batch["gt_masks"], batch["gt_boxes"], best_gt, candidates, size=28)[0],
+        mask_targets=mask_targets(
+            batch["gt_masks"], batch["gt_boxes"], tf.cast(best_gt, tf.int64), candidates, size=28
+        )[0],
         **{f"weights/{name}": array for name, array in weights.items()},
     )
     options = {
