@@ -39,7 +39,8 @@ FULL_NETWORK = {
     "roi_samples": 512,
 }
 
-# R50-FPN in training, measured in float32 at 800 x 1333 with one image, by pixels and width.
+# A step of R50-FPN on one image of 800 x 1216 takes 2.0 to 2.4 GiB on a CPU (docs/RESULTS.md). Group norm, training of
+# all layers and the work space of a GPU take more, which has not been measured: twice that, by pixels and width.
 GIB_PER_IMAGE = 5.0
 GIB_FOR_GPU = 0.7  # share of the memory that may be used
 FEW_IMAGES = 500
