@@ -113,6 +113,10 @@ def test_a_gpu_gets_the_full_network() -> None:
     options = chosen(machine=SERVER)
     assert (options["data.short_edge"], options["model.backbone"]) == (608, "resnet50")  # not enlarged
     assert (options["train.images_per_gpu"], options["train.global_batch"]) == (4, 8)
+    assert (options["model.box_head_channels"], options["data.num_threads"]) == (1024, 8)
+    assert chosen(machine=SERVER, processes=8)["data.num_threads"] == 4
+    assert options["optimizer.base_lr"] == 0.00125
+    assert "optimizer.base_lr" not in chosen(machine=SERVER, rules=("sizes", "training"))
     assert options["model.anchor_sizes"] == [32.0, 64.0, 128.0, 256.0, 512.0]
     small = SERVER._replace(gpu_memory_gib=8.0)
     assert chosen(PHOTOS._replace(short_edge=1200), small)["train.images_per_gpu"] == 1

@@ -242,7 +242,7 @@ def test_a_run_ends_in_time(budget, tmp_path: Path, profile: str) -> None:
     assert run(budget()) == 0
     report = (tmp_path / "run" / "report.md").read_text()
     assert spent(report) == pytest.approx(3.0, rel=0.1)
-    assert f"and {COMPILATION / 60:.1f} of compilation" in report
+    assert f"compilation took {COMPILATION / 60:.1f} more in this launch" in report
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     evaluations = [row["step"] for row in rows if row["kind"] == "evaluation"]
     assert 8 <= len(evaluations) <= 11

@@ -128,20 +128,18 @@ class Pace:
             self._clock.leave_out(-seconds)
             self._evaluating += seconds
 
-    def describe(self) -> str:
-        """Return lines about the budget for the plan of the run; empty without a budget."""
+    def describe(self) -> list[str]:
+        """Return lines about the budget for the plan of the run; none without a budget."""
         if not self._timetables:
-            return ""
+            return []
+        rates = describe_rates(self.plan.schedule, self.plan.total_steps)
         minutes, left_out = self._clock.seconds / 60, self._clock.left_out / 60
-        return "\n".join(
-            (
-                plan_line("time budget", str(self._timetables[-1])),
-                plan_line("learning rate", describe_rates(self.plan.schedule, self.plan.total_steps)),
-                plan_line(
-                    "time spent", f"{minutes:.1f} of {self._minutes:g} minutes, and {left_out:.1f} of compilation"
-                ),
-            )
-        )
+        spent = f"{minutes:.2f} of {self._minutes:g} minutes; compilation took {left_out:.1f} more in this launch"
+        return [
+            plan_line("time budget", str(self._timetables[-1])),
+            plan_line("learning rate", rates),
+            plan_line("time spent", spent),
+        ]
 
     def _is_due(self, done: int) -> bool:
         if self._is_settled:

@@ -27,7 +27,20 @@ ANCHORS = {CPU_EDGE: [16.0, 32.0, 64.0, 128.0, 256.0], GPU_EDGE: [32.0, 64.0, 12
 OUTSIDE = math.sqrt(0.5)  # an object with an edge below this share of the smallest anchor has at most an IoU of 0.5
 SAME_SHAPE = 1.1  # images whose aspect ratios differ by less need one batch shape for each orientation
 
-# R50-FPN in training, measured in float32 at 800 x 1333 with one image, by pixels and width.
+# Tensorpack's widths, which the experiment narrows.
+FULL_NETWORK = {
+    "backbone": "resnet50",
+    "backbone_width": 64,
+    "gn_groups": 32,
+    "fpn_channels": 256,
+    "rpn_channels": 256,
+    "box_head_channels": 1024,
+    "mask_head_channels": 256,
+    "roi_samples": 512,
+}
+
+# A step of R50-FPN on one image of 800 x 1216 takes 2.0 to 2.4 GiB on a CPU (docs/RESULTS.md). Group norm, training of
+# all layers and the work space of a GPU take more, which has not been measured: twice that, by pixels and width.
 GIB_PER_IMAGE = 5.0
 GIB_FOR_GPU = 0.7  # share of the memory that may be used
 FEW_IMAGES = 500
@@ -186,8 +199,10 @@ def _network(machine: Machine, wanted: Wanted, pixels: int) -> Iterator[Choice]:
             yield Choice(group, f"model.{name}", value, AS_WEIGHTS)
     elif machine.gpus:
         width = 64
-        for name, value in (("backbone", "resnet50"), ("backbone_width", width), ("fpn_channels", 256)):
+        for name, value in FULL_NETWORK.items():
             yield Choice(group, f"model.{name}", value, "a GPU trains the full network from scratch")
+        threads = max(2, min(8, machine.cores // wanted.processes))
+        yield Choice(group, "data.num_threads", threads, f"of {machine.cores} cores; a GPU waits for two")
     else:
         yield Choice(group, "model.backbone", "resnet18", "from scratch on a CPU")
         yield Choice(group, "model.backbone_width", width, "narrow: many steps matter more than many channels")
@@ -222,8 +237,8 @@ def _training(data: DataFacts, machine: Machine, wanted: Wanted) -> Iterator[Cho
         steps = max(least, min(most, math.ceil(epochs * data.images / batch)))
         reason = f"about {steps * batch / data.images:.0f} epochs of {data.images} images; train.minutes=M sets a time"
         yield Choice(group, "train.max_steps", steps, reason)
-    if wanted.network is not None:
-        yield Choice(group, "optimizer.base_lr", 0.00125, "of Tensorpack's recipes, for trained weights")
+    if wanted.network is not None or (machine.gpus and "network" in wanted.rules):
+        yield Choice(group, "optimizer.base_lr", 0.00125, "of Tensorpack's recipes for ResNet-50")
     if "optimizer.drop_epochs" not in wanted.given and wanted.given.get("optimizer.decay", "steps") == "steps":
         reason = "the AP rises most within a few hundred steps after the rate has dropped"
         yield Choice(group, "optimizer.drop_fractions", [0.75, 0.93], reason)

@@ -49,10 +49,10 @@ def train_loop(job: Job) -> int:
     finally:
         _print_left_out(data.loader)
     if record is not None:
-        sentence = record.verdict(pace.plan.total_steps)
-        if sentence is not None:
-            print(sentence)
-        record.report(name=str(config.run.name), plan="\n".join(filter(None, (data.described, pace.describe()))))
+        budget = pace.describe()
+        for line in filter(None, (*budget[-1:], record.verdict(pace.plan.total_steps))):
+            print(line)
+        record.report(name=str(config.run.name), plan="\n".join((data.described, *budget)))
         print(record.contents(), flush=True)
         done = last_step(job.run_dir)
         pictures = data.val[0].dataset.image_path(0).parent if data.val else None
