@@ -81,7 +81,10 @@ def places(cluster: SlurmCluster, *options: str) -> list[list[Any]]:
 
 @pytest.mark.parametrize("mpi", ["none", "pmi2", "pmix"])
 def test_ranks_sizes_and_devices(cluster: SlurmCluster, mpi: str) -> None:
-    assert places(cluster, f"--mpi={mpi}", "-N1", "-n2") == [["one", 0, 2, 0, 2, "0"], ["one", 1, 2, 1, 2, "1"]]
+    assert places(cluster, f"--mpi={mpi}", "-N1", "-n2", "-w", "one") == [
+        ["one", 0, 2, 0, 2, "0"],
+        ["one", 1, 2, 1, 2, "1"],
+    ]
     assert places(cluster, f"--mpi={mpi}", "-N2", "-n2") == [["one", 0, 2, 0, 1, "0"], ["two", 1, 2, 0, 1, "0"]]
     spread = places(cluster, f"--mpi={mpi}", "-N2", "-n4", "-m", "cyclic")
     assert [place[:5] for place in spread] == [
