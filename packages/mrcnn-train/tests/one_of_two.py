@@ -149,7 +149,7 @@ def spoil_scores() -> None:
 
 
 def reach_target() -> None:
-    scoring.reaches = lambda target, scored: True
+    scoring._reaches = lambda target, numbers: True
 
 
 def stop_moving(how: Callable[[], None]) -> Callable[[], None]:
